@@ -1,0 +1,1 @@
+"""Backpropagation written by hand on raw tensors. Start with models/mlp.py."""

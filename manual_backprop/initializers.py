@@ -1,0 +1,80 @@
+"""Initial values: where on the cost surface the descent starts.
+
+An initializer is a pair of functions, for weights (out, in) and for biases (out,), that draw from a generator. They
+draw in float64 on the CPU whatever the network's dtype and device, so that one seed is one start everywhere.
+"""
+
+from collections.abc import Callable
+from math import prod, sqrt
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from manual_backprop.parameters import Parameters, Shape
+
+Draw = Callable[[Shape, Generator], Tensor]
+
+
+class Initializer(NamedTuple):
+    weight: Draw
+    bias: Draw
+
+
+def standard_normal(shape: Shape, generator: Generator) -> Tensor:
+    """w ~ N(0, 1). The lessons' start (Nielsen, chapter 1); sums of many such terms saturate a sigmoid."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def scaled_normal(shape: Shape, generator: Generator) -> Tensor:
+    """w ~ N(0, 1/fan_in): z is then of the size of the inputs, whatever their number (Nielsen, chapter 3)."""
+    return standard_normal(shape, generator) / sqrt(fan_in(shape))
+
+
+def xavier(shape: Shape, generator: Generator) -> Tensor:
+    """w ~ U(−r, r), r = √(6 / (fan_in + fan_out)): keeps variance forward and backward (Glorot and Bengio 2010)."""
+    r = sqrt(6 / (fan_in(shape) + fan_out(shape)))
+    return r * (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
+
+
+def he(shape: Shape, generator: Generator) -> Tensor:
+    """w ~ N(0, 2/fan_in): as many inputs again, because a relu passes half of them (He et al. 2015)."""
+    return sqrt(2) * scaled_normal(shape, generator)
+
+
+def zeros(shape: Shape, generator: Generator) -> Tensor:
+    """w = 0: every neuron of a layer stays the same neuron."""
+    return torch.zeros(shape, dtype=torch.float64)
+
+
+def constant(shape: Shape, generator: Generator) -> Tensor:
+    """w = ½: equal weights, the same symmetry as zeros, with gradients that are not zero."""
+    return torch.full(shape, 0.5, dtype=torch.float64)
+
+
+def fan_in(shape: Shape) -> int:
+    """Inputs of a neuron: the product of all dimensions but the first (`in` of a matrix, in·kh·kw of a convolution)."""
+    return prod(shape[1:])
+
+
+def fan_out(shape: Shape) -> int:
+    """Neurons that an input reaches: `out` of a matrix, out·kh·kw of a convolution."""
+    return shape[0] * prod(shape[2:])
+
+
+INITIALIZERS = {
+    "standard-normal": Initializer(standard_normal, standard_normal),
+    "scaled-normal": Initializer(scaled_normal, standard_normal),
+    "xavier": Initializer(xavier, zeros),
+    "he": Initializer(he, zeros),
+    "zeros": Initializer(zeros, zeros),
+    "constant": Initializer(constant, zeros),
+}
+
+
+def initialize(parameters: Parameters, initializer: Initializer, seed: int) -> None:
+    """Fill every parameter, in order, from one generator. Names that end in `.bias` are biases, all others weights."""
+    generator = Generator().manual_seed(seed)
+    for name, tensor in parameters.items():
+        draw = initializer.bias if name.endswith(".bias") else initializer.weight
+        tensor.copy_(draw(tuple(tensor.shape), generator))

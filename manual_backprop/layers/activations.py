@@ -1,0 +1,130 @@
+"""Activation functions: each value with its derivative beside it.
+
+    a = σ(z)                         forward, elementwise
+    dz = da ⊙ σ′(z)                  backward, the last factor of BP1 and BP2
+
+A derivative is given z and a = σ(z), because several are shorter in terms of a. All are safe for any finite z.
+At a kink (relu and leaky_relu at 0) the derivative is the one from the left, as torch has it.
+Sources: Nielsen, chapters 2 and 3; Maas et al. 2013 (leaky relu); Dugas et al. 2000 (softplus); Hendrycks and
+Gimpel 2016 (gelu).
+"""
+
+from collections.abc import Callable, Iterator
+from math import pi, sqrt
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Cache = tuple[Tensor, Tensor]
+
+
+class Activation(NamedTuple):
+    """A value and its derivative, and from these two the layer: `forward(z)`, `backward(da, cache)`."""
+
+    value: Callable[[Tensor], Tensor]  # σ(z)
+    derivative: Callable[[Tensor, Tensor], Tensor]  # σ′ from z and a
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Cache]:
+        a = self.value(z)
+        return a, (z, a)
+
+    def backward(self, da: Tensor, cache: Cache) -> Tensor:
+        z, a = cache
+        return da * self.derivative(z, a)
+
+
+def sigmoid(z: Tensor) -> Tensor:
+    """σ(z) = 1 / (1 + e⁻ᶻ)"""
+    return torch.sigmoid(z)
+
+
+def sigmoid_derivative(z: Tensor, a: Tensor) -> Tensor:
+    """σ′(z) = σ(z) (1 − σ(z))"""
+    return a * (1 - a)
+
+
+def tanh(z: Tensor) -> Tensor:
+    """tanh(z) = (eᶻ − e⁻ᶻ) / (eᶻ + e⁻ᶻ)"""
+    return torch.tanh(z)
+
+
+def tanh_derivative(z: Tensor, a: Tensor) -> Tensor:
+    """tanh′(z) = 1 − tanh²(z)"""
+    return 1 - a * a
+
+
+def relu(z: Tensor) -> Tensor:
+    """relu(z) = max(z, 0)"""
+    return torch.relu(z)
+
+
+def relu_derivative(z: Tensor, a: Tensor) -> Tensor:
+    """relu′(z) = 1 if z > 0 else 0"""
+    return (z > 0).to(z.dtype)
+
+
+LEAK = 0.01
+
+
+def leaky_relu(z: Tensor) -> Tensor:
+    """z if z > 0 else 0.01 z"""
+    return torch.where(z > 0, z, LEAK * z)
+
+
+def leaky_relu_derivative(z: Tensor, a: Tensor) -> Tensor:
+    """1 if z > 0 else 0.01"""
+    return torch.where(z > 0, torch.ones_like(z), LEAK)
+
+
+def softplus(z: Tensor) -> Tensor:
+    """ln(1 + eᶻ) = ln(e⁰ + eᶻ), by the logarithm of a sum of exponentials that cannot overflow"""
+    return torch.logaddexp(torch.zeros_like(z), z)
+
+
+def softplus_derivative(z: Tensor, a: Tensor) -> Tensor:
+    """softplus′(z) = σ(z)"""
+    return torch.sigmoid(z)
+
+
+def gelu(z: Tensor) -> Tensor:
+    """z Φ(z), where Φ is the standard normal distribution function, ½ (1 + erf(z / √2)) = ½ erfc(−z / √2)"""
+    return z * normal_cdf(z)
+
+
+def gelu_derivative(z: Tensor, a: Tensor) -> Tensor:
+    """Φ(z) + z φ(z), where φ(z) = e^(−z²/2) / √(2π)"""
+    return normal_cdf(z) + z * torch.exp(-0.5 * z * z) / sqrt(2 * pi)
+
+
+def normal_cdf(z: Tensor) -> Tensor:
+    """Φ(z). With erfc the left tail keeps its relative precision; 1 + erf would cancel there."""
+    return 0.5 * torch.erfc(-z / sqrt(2))
+
+
+def identity(z: Tensor) -> Tensor:
+    """a = z"""
+    return z
+
+
+def identity_derivative(z: Tensor, a: Tensor) -> Tensor:
+    """1"""
+    return torch.ones_like(z)
+
+
+ACTIVATIONS = {
+    "sigmoid": Activation(sigmoid, sigmoid_derivative),
+    "tanh": Activation(tanh, tanh_derivative),
+    "relu": Activation(relu, relu_derivative),
+    "leaky_relu": Activation(leaky_relu, leaky_relu_derivative),
+    "softplus": Activation(softplus, softplus_derivative),
+    "gelu": Activation(gelu, gelu_derivative),
+    "identity": Activation(identity, identity_derivative),
+}
+
+
+def examples(generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Activation, tuple]]:
+    """Pairs of a layer and its arguments: one z of odd sizes per activation, none nearer than 0.05 to a kink."""
+    for activation in ACTIVATIONS.values():
+        z = 2 * torch.randn(7, 5, generator=generator, dtype=torch.float64)
+        yield activation, ((z + 0.05 * z.sign()).to(dtype),)

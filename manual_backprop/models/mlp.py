@@ -1,0 +1,121 @@
+"""The multilayer perceptron, and the four equations of backpropagation.
+
+    zˡ = aˡ⁻¹ (Wˡ)ᵀ + bˡ,  aˡ = σ(zˡ)          forward, from a⁰ = x
+
+    BP1  δᴸ = ∇ₐC ⊙ σ′(zᴸ)                     the error δˡ = ∂C/∂zˡ of the output layer
+    BP2  δˡ = δˡ⁺¹ Wˡ⁺¹ ⊙ σ′(zˡ)               and of every layer before, from the layer after
+    BP3  ∂C/∂bˡ = Σ_batch δˡ
+    BP4  ∂C/∂Wˡ = (δˡ)ᵀ aˡ⁻¹
+
+Rows are examples: x is (B, n₀); zˡ, aˡ and δˡ are (B, nˡ); Wˡ is (nˡ, nˡ⁻¹) and bˡ (nˡ). The numbers are Nielsen's
+(chapter 2, where examples are columns). The 1/B of the mean is in ∇ₐC already (losses.py). docs/derivations.md
+derives all four.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from manual_backprop.layers.activations import ACTIVATIONS
+from manual_backprop.parameters import Receiver, Shape
+
+Caches = list[tuple[Tensor, Tensor, Tensor]]  # (aˡ⁻¹, zˡ, aˡ) for l = 1 … L
+
+
+@dataclass(frozen=True)
+class MLP:
+    """`sizes` (n₀, …, n_L) and one activation's name per layer; (784, 16, 16, 10) has three layers.
+
+    Raises ValueError for fewer than two sizes, a size below 1, an unknown activation or a number of activations other
+    than the number of layers.
+    """
+
+    sizes: tuple[int, ...]
+    activations: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.sizes) < 2 or min(self.sizes) < 1:
+            raise ValueError(f"sizes {self.sizes} make no network: give two or more sizes, each at least 1")
+        if len(self.activations) != len(self.sizes) - 1:
+            raise ValueError(
+                f"{len(self.activations)} activations ({', '.join(self.activations)}) do not fit "
+                f"{len(self.sizes) - 1} layers: give one per layer"
+            )
+        for name in self.activations:
+            if name not in ACTIVATIONS:
+                raise ValueError(f"{name!r} is not an activation; there are {', '.join(ACTIVATIONS)}")
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Names and shapes of the parameters, in the order in which θ holds them."""
+        shapes: dict[str, Shape] = {}
+        for l in range(1, len(self.sizes)):
+            shapes[f"layer{l}.weight"] = (self.sizes[l], self.sizes[l - 1])
+            shapes[f"layer{l}.bias"] = (self.sizes[l],)
+        return shapes
+
+    def initial_state(self) -> dict[str, Tensor]:
+        """Buffers that are no parameters: none."""
+        return {}
+
+    def forward(
+        self,
+        params: Mapping[str, Tensor],
+        x: Tensor,
+        *,
+        state: Mapping[str, Tensor] | None = None,
+        noise: None = None,
+        training: bool = False,
+    ) -> tuple[Tensor, Caches, Mapping[str, Tensor]]:
+        """aᴸ (B, n_L) for x (B, n₀), the caches, and the state, of which a perceptron has none."""
+        a = x
+        caches: Caches = []
+        for l, activation in enumerate(self.activations, start=1):
+            W, b = params[f"layer{l}.weight"], params[f"layer{l}.bias"]
+            a_before = a
+            z = torch.addmm(b, a_before, W.T)  # zˡ = aˡ⁻¹ (Wˡ)ᵀ + bˡ
+            a = ACTIVATIONS[activation].value(z)  # aˡ = σ(zˡ)
+            caches.append((a_before, z, a))
+        return a, caches, {}
+
+    def backward(
+        self,
+        params: Mapping[str, Tensor],
+        caches: Caches,
+        d_output: Tensor,
+        gradients: Receiver,
+        *,
+        deltas: Receiver | None = None,
+        need_dx: bool = False,
+    ) -> Tensor | None:
+        """Hand every parameter's gradient to `gradients`, and every δˡ to `deltas`, as soon as it is known.
+
+        `d_output` is ∇ₐC, the gradient of the cost with respect to the output. Returns ∂C/∂x if `need_dx`.
+        """
+        da = d_output
+        for l in range(len(self.activations), 0, -1):
+            a_before, z, a = caches[l - 1]
+            delta = da * ACTIVATIONS[self.activations[l - 1]].derivative(z, a)  # BP1 and BP2: ⊙ σ′(zˡ)
+            gradients[f"layer{l}.bias"] = delta.sum(dim=0)  # BP3
+            gradients[f"layer{l}.weight"] = delta.T @ a_before  # BP4
+            if deltas is not None:
+                deltas[f"layer{l}"] = delta
+            if l > 1 or need_dx:
+                da = delta @ params[f"layer{l}.weight"]  # BP2: δˡ Wˡ = ∂C/∂aˡ⁻¹
+        return da if need_dx else None
+
+    def intermediates(self, caches: Caches) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Every zˡ and every aˡ of a forward pass, named `layer1`, …; δˡ is the gradient of the z of the same name."""
+        z = {f"layer{l}": z for l, (_, z, _) in enumerate(caches, start=1)}
+        a = {f"layer{l}": a for l, (_, _, a) in enumerate(caches, start=1)}
+        return z, a
+
+    def equation(self, name: str) -> str:
+        """The label of the equation that a gradient (`layer2.weight`) or a δ (`layer2`) comes from."""
+        if name.endswith(".weight"):
+            return "BP4"
+        if name.endswith(".bias"):
+            return "BP3"
+        return "BP1" if name == f"layer{len(self.activations)}" else "BP2"

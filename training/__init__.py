@@ -1,0 +1,1 @@
+"""What both implementations share: data, configuration, the step, the loop, checkpoints, TensorBoard."""

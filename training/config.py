@@ -1,0 +1,228 @@
+"""The configuration of a run: one frozen dataclass, checked field by field, and how it is put together.
+
+default < preset (a TOML file) < command line. `resolved` replaces every `auto`, so that what is written into the run
+directory reproduces the run.
+"""
+
+import difflib
+import json
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+
+from manual_backprop.losses import LOSSES
+from training.data import Dataset
+from training.errors import UserError
+
+Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu", "softplus", "gelu", "identity"]
+
+PRESET_DIR = Path(__file__).parent / "presets"
+DEFAULT_PRESET = "3b1b"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is trained, on what, and how. Raises UserError for a value out of its range."""
+
+    impl: Literal["manual", "reference", "both"] = "manual"
+    """Gradients by hand, by autograd, or both in lock step, compared at every step."""
+    dataset: Literal["auto", "mnist", "fashion-mnist", "sample", "images", "npz", "points", "spiral"] = "auto"
+    """What to learn; auto is MNIST if it lies in the data directory, else the bundled sample of it."""
+    data_dir: str = "data"
+    """Where the data lies and is downloaded to; for images the folder of class folders, for npz the file."""
+    validation: int = 0
+    """Hold out the last N training examples and test on them instead of the test set."""
+    hidden: tuple[int, ...] = (16, 16)
+    """Neurons in each hidden layer."""
+    activation: tuple[Activation, ...] = ("sigmoid",)
+    """One for all layers, or one per layer with the output layer's last (identity there if the cost takes logits)."""
+    loss: Literal["quadratic", "squared-error", "sigmoid-cross-entropy", "softmax-cross-entropy"] = "quadratic"
+    """The cost of an example: ½‖a−y‖², ‖a−y‖², or a cross-entropy from logits."""
+    label_smoothing: float = 0.0
+    """Move the targets this far, from 0 to below 1, towards the uniform distribution (softmax-cross-entropy only)."""
+    optimizer: Literal["sgd"] = "sgd"
+    """How the gradient moves the parameters."""
+    lr: float = 10.0
+    """Learning rate η at the start of the schedule."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """How the learning rate goes on from there."""
+    momentum: float = 0.0
+    """Momentum μ, from 0 to below 1."""
+    l2: float = 0.0
+    """λ of the penalty ½λΣw² on weights (not biases): Nielsen's λ/n, torch's weight_decay."""
+    batch_size: int = 100
+    """Examples per mini-batch; the last one of an epoch may be smaller."""
+    epochs: int = 100
+    """Passes over the training set."""
+    max_steps: int = 0
+    """Stop after this many steps, if that is sooner; the schedule is laid out for it. 0 is no limit."""
+    init: Literal["standard-normal", "scaled-normal", "xavier", "he", "zeros", "constant"] = "scaled-normal"
+    """Initial weights: N(0, 1), N(0, 1/fan_in), Xavier, He, all zero, all one half."""
+    seed: int = 0
+    """Seed of the initial weights and of the order of the examples."""
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Number format of parameters, activations and gradients."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto is cuda where there is one, else cpu."""
+    threads: int = 0
+    """Threads for tensor operations; 0 leaves it to the size of the network."""
+    check_every: int = 0
+    """Check every N-th step of --impl manual against autograd; 0 is never."""
+    log_every: int = 100
+    """Steps between logged values of loss, learning rate, speed and gradient norms."""
+    histogram_every: int = 1000
+    """Steps between logged histograms; 0 is never."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "epochs", "log_every"):
+            self._check(name, getattr(self, name) >= 1, "a whole number from 1")
+        for name in ("validation", "max_steps", "threads", "check_every", "histogram_every"):
+            self._check(name, getattr(self, name) >= 0, "a whole number from 0")
+        self._check("seed", 0 <= self.seed < 2**63, "a whole number from 0 to 2⁶³ − 1")
+        self._check("lr", 0 < self.lr < math.inf, "a positive number")
+        self._check("l2", 0 <= self.l2 < math.inf, "a number from 0")
+        self._check("momentum", 0 <= self.momentum < 1, "from 0 to below 1")
+        self._check("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 to below 1")
+        self._check("hidden", bool(self.hidden) and min(self.hidden) >= 1, "one or more whole numbers from 1")
+        layers = len(self.hidden) + 1
+        fits = len(self.activation) in (1, layers)
+        self._check(
+            "activation", fits, f"one name for all layers or {layers} names, one per layer with the output layer's last"
+        )
+        if self.loss_from_logits and len(self.activation) == layers and self.activation[-1] != "identity":
+            raise UserError(
+                f"{self.loss} works on logits, so the output layer's activation must be identity, "
+                f"not {self.activation[-1]}: give identity last, or one activation for all hidden layers"
+            )
+        if self.label_smoothing and self.loss != "softmax-cross-entropy":
+            raise UserError(f"label smoothing goes with --loss softmax-cross-entropy, not with {self.loss}")
+        if self.check_every and self.impl != "manual":
+            raise UserError(f"--check-every goes with --impl manual, not with {self.impl}")
+
+    def _check(self, name: str, passed: bool, allowed: str) -> None:
+        if not passed:
+            value = getattr(self, name)
+            shown = " ".join(map(str, value)) or "empty" if isinstance(value, tuple) else value
+            raise UserError(f"{flag(name)} is {shown}, but it must be {allowed}")
+
+    @property
+    def loss_from_logits(self) -> bool:
+        return LOSSES[self.loss]().from_logits
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """One per layer."""
+        layers = len(self.hidden) + 1
+        if len(self.activation) == layers:
+            return self.activation
+        return (*self.activation * (layers - 1), "identity" if self.loss_from_logits else self.activation[0])
+
+    def resolved(self, data: Dataset) -> "Config":
+        """This configuration with nothing left open: the data that were loaded, device, threads, activations.
+
+        Raises UserError for a device that is not there or that cannot do this dtype.
+        """
+        return replace(
+            self,
+            dataset=data.name,  # type: ignore[arg-type]  # one of DATASETS
+            device=resolve_device(self.device, self.dtype),
+            threads=self.threads or self._best_threads(data),
+            activation=self.activations,  # type: ignore[arg-type]  # names of this very field
+        )
+
+    def sizes(self, data: Dataset) -> tuple[int, ...]:
+        """The network's sizes: the data's features, the hidden layers, the data's classes."""
+        return (data.train.x.shape[1], *self.hidden, len(data.classes))
+
+    def _best_threads(self, data: Dataset) -> int:
+        """One where the matrices are small, because handing out work costs more than it saves; else one per core."""
+        sizes = self.sizes(data)
+        multiplications = self.batch_size * sum(n_in * n_out for n_in, n_out in pairwise(sizes))
+        return 1 if multiplications < 10_000_000 else os.cpu_count() or 1
+
+    def to_toml(self) -> str:
+        """A TOML file that `--preset` reads back as the same configuration."""
+        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(self).items())
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def resolve_device(device: str, dtype: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device, dtype=getattr(torch, dtype))
+    except (RuntimeError, AssertionError, TypeError) as error:
+        here = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if torch.mps.is_available() else [])]
+        raise UserError(
+            f"--device {device} cannot be used with --dtype {dtype} here ({str(error).splitlines()[0]}); "
+            f"this machine has {', '.join(here)}"
+        ) from error
+    return device
+
+
+def preset_names() -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in PRESET_DIR.glob("*.toml")))
+
+
+def load_preset(name: str) -> Config:
+    """The configuration of a preset: one that ships with the project, by its name, or a TOML file, by its path.
+
+    Raises UserError for an unknown name, a file that is not TOML, an unknown key (naming the nearest) or an ill-typed
+    value.
+    """
+    path = Path(name) if name.endswith(".toml") else PRESET_DIR / f"{name}.toml"
+    if not path.is_file():
+        raise UserError(f"there is no preset {name!r}; give {', '.join(preset_names())} or the path of a .toml file")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a TOML file: {error}") from error
+    try:
+        return from_mapping(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def from_mapping(values: Mapping[str, Any]) -> Config:
+    """A Config from plain values, strictly: names and types must be those of its fields."""
+    hints = get_type_hints(Config)
+    names = [field.name for field in fields(Config)]
+    result = {}
+    for name, value in values.items():
+        if name not in hints:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            raise UserError(
+                f"unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(names)}")
+            )
+        result[name] = _typed(name, hints[name], value)
+    return Config(**result)
+
+
+def _typed(name: str, hint: Any, value: Any) -> Any:
+    """`value` as a field of type `hint` holds it; UserError if it is of another type."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            near = difflib.get_close_matches(str(value), get_args(hint), n=1)
+            meant = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(f"{name} is {value!r}{meant}, but it must be one of {', '.join(get_args(hint))}")
+        return value
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"{name} is {value!r}, but it must be a list")
+        return tuple(_typed(name, get_args(hint)[0], item) for item in value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        kind = {int: "a whole number", float: "a number", str: "text in quotes"}[hint]
+        raise UserError(f"{name} is {value!r}, but it must be {kind}")
+    return value

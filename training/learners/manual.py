@@ -1,0 +1,86 @@
+"""The hand-written implementation as a learner."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from manual_backprop.losses import Loss
+from manual_backprop.optimizers import Optimizer
+from manual_backprop.parameters import Parameters
+from training.data import Split
+from training.learners.base import Backpropagation, LearnerState
+from training.step import Model, backpropagate
+
+
+class ManualLearner:
+    """A model of manual_backprop, its parameters in one vector θ, and the gradient in another of the same layout.
+
+    `l2` is λ of manual_backprop/optimizers.py, for weights only. A fresh learner's parameters are all zeros.
+    """
+
+    def __init__(
+        self, model: Model, loss: Loss, optimizer: Optimizer, train: Split, *, dtype: torch.dtype, l2: float = 0.0
+    ) -> None:
+        self.model, self.loss, self.optimizer, self.train = model, loss, optimizer, train
+        self.dtype, self.device = dtype, train.x.device
+        self.params = Parameters(model.shapes, dtype=dtype, device=self.device)
+        self.gradients = self.params.zeros_like()
+        self.buffers = {name: self._own(tensor) for name, tensor in model.initial_state().items()}
+        self.decay = self.params.vector(lambda name: 0.0 if name.endswith(".bias") else l2) if l2 else None
+        self.optimizer_state = optimizer.init(self.params.theta)
+        self.steps = 0
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        return self.params
+
+    def advance(self, batches: Tensor, learning_rates: Tensor) -> Tensor:
+        losses = []
+        for indices, lr in zip(batches.to(self.device), learning_rates, strict=True):
+            result = self.backpropagate(*self.train.batch(indices, self.dtype))
+            self.apply(result, lr)
+            losses.append(result.loss)
+        return torch.stack(losses)
+
+    def backpropagate(self, x: Tensor, y: Tensor) -> Backpropagation:
+        return backpropagate(self.model, self.loss, self.params, self.buffers, x, y, self.gradients)
+
+    def apply(self, result: Backpropagation, lr: Tensor) -> None:
+        """Take the step that `result`, the newest from `backpropagate`, calls for."""
+        with torch.inference_mode():
+            self.optimizer.update(self.params.theta, self.gradients.theta, self.optimizer_state, lr, self.decay)
+        self.buffers = dict(result.buffers)
+        self.steps += 1
+
+    def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():
+            output, _, _ = self.model.forward(self.params, x, state=self.buffers, training=False)
+            return self.loss.forward(output, y, count=1)[0], output
+
+    def state_dict(self) -> LearnerState:
+        return {
+            "model": self.params.state_dict() | {name: tensor.clone() for name, tensor in self.buffers.items()},
+            "optimizer": {
+                key: {name: piece.clone() for name, piece in self.params.split(vector).items()}
+                for key, vector in self.optimizer_state.items()
+            },
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: LearnerState) -> None:
+        model = state["model"]
+        self.params.load_state_dict({name: tensor for name, tensor in model.items() if name not in self.buffers})
+        if missing := self.buffers.keys() - model.keys():
+            raise ValueError(f"the buffer {sorted(missing)[0]} is missing")
+        self.buffers = {name: self._own(model[name]) for name in self.buffers}
+        self.optimizer_state = self.optimizer.init(self.params.theta)
+        for key, tensors in state["optimizer"].items():
+            pieces = self.params.zeros_like()
+            pieces.load_state_dict(tensors)
+            self.optimizer_state[key] = pieces.theta
+        self.steps = state["steps"]
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """A clone on this learner's device; floating point in its dtype (a count of batches stays whole)."""
+        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype, copy=True)

@@ -1,0 +1,141 @@
+"""The autograd implementation as a learner: `nn.Module`, `Tensor.backward()`, `torch.optim`."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from reference import losses, optimizers
+from training.data import Split
+from training.learners.base import Backpropagation, LearnerState
+
+
+class Twin(Protocol):
+    """What a module of reference/ offers beside `nn.Module`'s own methods."""
+
+    def observed(self) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+        """The modules whose outputs are the hand-written model's z, and those whose outputs are its a, by its names."""
+        ...
+
+
+class ReferenceLearner:
+    """A module of reference/, made to work like any PyTorch training script would."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: losses.Loss,
+        train: Split,
+        *,
+        dtype: torch.dtype,
+        optimizer: str = "sgd",
+        **settings: float,
+    ) -> None:
+        self.train, self.dtype, self.device = train, dtype, train.x.device
+        self.module = module.to(self.device, dtype)
+        self.loss = loss
+        self.optimizer = optimizers.OPTIMIZERS[optimizer](self.module, **settings)
+        self.steps = 0
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        return {name: p.detach() for name, p in self.module.named_parameters()}
+
+    def advance(self, batches: Tensor, learning_rates: Tensor) -> Tensor:
+        losses = []
+        for indices, lr in zip(batches.to(self.device), learning_rates, strict=True):
+            x, y = self.train.batch(indices, self.dtype)
+            self.optimizer.zero_grad()
+            C = self.loss(self.module(x), y, len(x))
+            C.backward()
+            self._step(lr)
+            losses.append(C.detach())
+        return torch.stack(losses)
+
+    def backpropagate(self, x: Tensor, y: Tensor) -> Backpropagation:
+        """As for every learner; `apply` can take the step afterwards. Hooks keep every z and a with its gradient."""
+        before = {name: tensor.clone() for name, tensor in self.module.named_buffers()}
+        z_modules, a_modules = self.module.observed()  # type: ignore[operator]
+        with ExitStack() as hooks:
+            z_calls = {name: _record(module, hooks) for name, module in z_modules.items()}
+            a_calls = {name: _record(module, hooks) for name, module in a_modules.items()}
+            self.optimizer.zero_grad()
+            output = self.module(x)
+            output.retain_grad()
+            C = self.loss(output, y, len(x))
+            C.backward()
+        z, a = _numbered(z_calls), _numbered(a_calls)
+        buffers = {name: tensor.clone() for name, tensor in self.module.named_buffers()}
+        for name, tensor in self.module.named_buffers():
+            tensor.copy_(before[name])
+        return Backpropagation(
+            C.detach(),
+            {name: _gradient(p) for name, p in self.module.named_parameters()},
+            {name: _gradient(tensor) for name, tensor in {"output": output, **z}.items()},
+            {name: tensor.detach() for name, tensor in z.items()},
+            {name: tensor.detach() for name, tensor in a.items()},
+            buffers,
+        )
+
+    def apply(self, result: Backpropagation, lr: Tensor) -> None:
+        """Take the step that `result`, the newest from `backpropagate`, calls for."""
+        for name, tensor in self.module.named_buffers():
+            tensor.copy_(result.buffers[name])
+        self._step(lr)
+
+    def _step(self, lr: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr.item()
+        self.optimizer.step()
+        self.steps += 1
+
+    def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        self.module.eval()
+        with torch.no_grad():
+            output = self.module(x)
+            C = self.loss(output, y, 1)
+        self.module.train()
+        return C, output
+
+    def state_dict(self) -> LearnerState:
+        return {
+            "model": {name: tensor.clone() for name, tensor in self.module.state_dict().items()},
+            "optimizer": optimizers.state_of(self.optimizer, self.module),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: LearnerState) -> None:
+        try:
+            self.module.load_state_dict(state["model"])
+        except RuntimeError as error:  # torch's way to say that names or shapes differ
+            raise ValueError(" ".join(str(error).split())) from error
+        optimizers.load_state(self.optimizer, self.module, state["optimizer"])
+        self.steps = state["steps"]
+
+
+def _record(module: nn.Module, hooks: ExitStack) -> list[Tensor]:
+    """A list that fills with the module's outputs, one per call, while the hooks are in place."""
+    outputs: list[Tensor] = []
+
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        output.retain_grad()
+        outputs.append(output)
+
+    hooks.callback(module.register_forward_hook(hook).remove)
+    return outputs
+
+
+def _numbered(outputs: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    """`layer1` for a module that was called once; `cell[0]`, `cell[1]`, … for one that was called several times."""
+    return {
+        name if len(calls) == 1 else f"{name}[{t}]": tensor
+        for name, calls in outputs.items()
+        for t, tensor in enumerate(calls)
+    }
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    """The gradient that autograd left there; zero where the cost does not depend on the tensor."""
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.clone()
