@@ -58,10 +58,11 @@ def backpropagate(
     x: Tensor,
     y: Tensor,
     gradients: Parameters,
+    noise: Any = None,
 ) -> Backpropagation:
     """The cost of a batch and its whole gradient, which is handed to `gradients` tensor by tensor. θ does not move."""
     with torch.inference_mode():
-        output, caches, new_state = model.forward(params, x, state=state, training=True)
+        output, caches, new_state = model.forward(params, x, state=state, noise=noise, training=True)
         C, cache = loss.forward(output, y)
         d_output = loss.backward(1.0, cache)
         deltas = {"output": d_output}

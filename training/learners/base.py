@@ -1,12 +1,13 @@
 """What the training loop sees of an implementation, and all it sees."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 from torch import Tensor
 
 Buffers = Mapping[str, Tensor]
+Noise = Callable[[int, Tensor], Any]  # (steps taken, x) → `noise` for the model's forward; the same for the same steps
 
 
 @dataclass(frozen=True)

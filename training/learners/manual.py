@@ -9,20 +9,29 @@ from manual_backprop.losses import Loss
 from manual_backprop.optimizers import Optimizer
 from manual_backprop.parameters import Parameters
 from training.data import Split
-from training.learners.base import Backpropagation, LearnerState
+from training.learners.base import Backpropagation, LearnerState, Noise
 from training.step import Model, backpropagate
 
 
 class ManualLearner:
     """A model of manual_backprop, its parameters in one vector θ, and the gradient in another of the same layout.
 
-    `l2` is λ of manual_backprop/optimizers.py, for weights only. A fresh learner's parameters are all zeros.
+    `l2` is λ of manual_backprop/optimizers.py, for weights only. `noise` draws what the model's forward takes as such.
+    A fresh learner's parameters are all zeros.
     """
 
     def __init__(
-        self, model: Model, loss: Loss, optimizer: Optimizer, train: Split, *, dtype: torch.dtype, l2: float = 0.0
+        self,
+        model: Model,
+        loss: Loss,
+        optimizer: Optimizer,
+        train: Split,
+        *,
+        dtype: torch.dtype,
+        l2: float = 0.0,
+        noise: Noise | None = None,
     ) -> None:
-        self.model, self.loss, self.optimizer, self.train = model, loss, optimizer, train
+        self.model, self.loss, self.optimizer, self.train, self.noise = model, loss, optimizer, train, noise
         self.dtype, self.device = dtype, train.x.device
         self.params = Parameters(model.shapes, dtype=dtype, device=self.device)
         self.gradients = self.params.zeros_like()
@@ -44,7 +53,8 @@ class ManualLearner:
         return torch.stack(losses)
 
     def backpropagate(self, x: Tensor, y: Tensor) -> Backpropagation:
-        return backpropagate(self.model, self.loss, self.params, self.buffers, x, y, self.gradients)
+        noise = self.noise(self.steps, x) if self.noise else None
+        return backpropagate(self.model, self.loss, self.params, self.buffers, x, y, self.gradients, noise)
 
     def apply(self, result: Backpropagation, lr: Tensor) -> None:
         """Take the step that `result`, the newest from `backpropagate`, calls for."""

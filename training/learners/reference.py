@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reference import losses, optimizers
 from training.data import Split
-from training.learners.base import Backpropagation, LearnerState
+from training.learners.base import Backpropagation, LearnerState, Noise
 
 
 class Twin(Protocol):
@@ -31,9 +31,10 @@ class ReferenceLearner:
         *,
         dtype: torch.dtype,
         optimizer: str = "sgd",
+        noise: Noise | None = None,
         **settings: float,
     ) -> None:
-        self.train, self.dtype, self.device = train, dtype, train.x.device
+        self.train, self.dtype, self.device, self.noise = train, dtype, train.x.device, noise
         self.module = module.to(self.device, dtype)
         self.loss = loss
         self.optimizer = optimizers.OPTIMIZERS[optimizer](self.module, **settings)
@@ -48,7 +49,7 @@ class ReferenceLearner:
         for indices, lr in zip(batches.to(self.device), learning_rates, strict=True):
             x, y = self.train.batch(indices, self.dtype)
             self.optimizer.zero_grad()
-            C = self.loss(self.module(x), y, len(x))
+            C = self.loss(self._forward(x), y, len(x))
             C.backward()
             self._step(lr)
             losses.append(C.detach())
@@ -62,7 +63,7 @@ class ReferenceLearner:
             z_calls = {name: _record(module, hooks) for name, module in z_modules.items()}
             a_calls = {name: _record(module, hooks) for name, module in a_modules.items()}
             self.optimizer.zero_grad()
-            output = self.module(x)
+            output = self._forward(x)
             output.retain_grad()
             C = self.loss(output, y, len(x))
             C.backward()
@@ -78,6 +79,9 @@ class ReferenceLearner:
             {name: tensor.detach() for name, tensor in a.items()},
             buffers,
         )
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.module(x, self.noise(self.steps, x)) if self.noise else self.module(x)
 
     def apply(self, result: Backpropagation, lr: Tensor) -> None:
         """Take the step that `result`, the newest from `backpropagate`, calls for."""

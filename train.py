@@ -1,0 +1,90 @@
+"""Train by hand-written backpropagation, by autograd, or by both in lock step: python train.py --impl manual"""
+
+import argparse
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from training import run
+from training.config import DEFAULT_PRESET, Config, flag, load_preset, preset_names
+from training.errors import UserError
+from training.learners.checked import GradientMismatch
+from training.loop import NotFiniteError
+
+PRESET_HELP = (
+    f"Start from these settings: {', '.join(preset_names())}, or the path of a TOML file, such as a run's config.toml."
+)
+RESUMED_WITH = ("epochs", "max_steps")
+
+
+@dataclass(frozen=True)
+class Arguments(Config):
+    """Train a network by hand-written backpropagation, by autograd, or by both in lock step."""
+
+    preset: Annotated[str, tyro.conf.arg(metavar="NAME", help=PRESET_HELP)] = DEFAULT_PRESET
+    run_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Where to write the run; left out, a new directory under runs/."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR")] = None
+    """Go on with the run in this directory; only --epochs and --max-steps can be given with it."""
+    print_config: bool = False
+    """Print the configuration as TOML and stop."""
+
+    @property
+    def config(self) -> Config:
+        return Config(**{field.name: getattr(self, field.name) for field in fields(Config)})
+
+
+def parse(argv: list[str]) -> Arguments:
+    """default < preset (or the configuration of the run to be resumed) < command line."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default=DEFAULT_PRESET)
+    first.add_argument("--resume", type=Path)
+    known, _ = first.parse_known_args(argv)
+    base = run.load_config(known.resume) if known.resume else load_preset(known.preset)
+    arguments: Arguments = tyro.cli(
+        Arguments, args=argv, default=Arguments(**vars(base)), config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    if arguments.resume:
+        if arguments.run_dir or arguments.preset != DEFAULT_PRESET:
+            raise UserError("--resume goes on with a run as it is: leave out --run-dir and --preset")
+        for field in fields(Config):
+            if field.name not in RESUMED_WITH and getattr(arguments, field.name) != getattr(base, field.name):
+                raise UserError(
+                    f"{flag(field.name)} cannot change when a run is resumed; start a new one with "
+                    f"--preset {arguments.resume / 'config.toml'} {flag(field.name)} …"
+                )
+    return arguments
+
+
+def main(argv: list[str]) -> int:
+    """The exit status: 0, or 1 where manual and reference differ, 2 for a mistake in what was asked for, 3 where a
+    value was not finite, 130 after Ctrl-C, 143 after SIGTERM."""
+    try:
+        arguments = parse(argv)
+        config = arguments.config
+        if arguments.print_config:
+            print(config.to_toml(), end="")
+            return 0
+        if arguments.resume:
+            result = run.resume(arguments.resume, config)
+        else:
+            name = f"{Path(arguments.preset).stem}-{config.impl}-seed{config.seed}"
+            result = run.start(config, arguments.run_dir or run.free_run_dir(Path("runs"), name))
+    except GradientMismatch as error:
+        print(f"train.py: manual and reference differ at {error}", file=sys.stderr)
+        return 1
+    except NotFiniteError as error:
+        print(f"train.py: {error}; try a smaller --lr", file=sys.stderr)
+        return 3
+    except (UserError, OSError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    print(result.summary)
+    return 128 + result.signal if result.signal else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

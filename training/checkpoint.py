@@ -1,0 +1,84 @@
+"""Checkpoints: `last.pt` and `best.pt`, whole or not there at all.
+
+A checkpoint is a plain dict that `torch.load(path, weights_only=True)` reads; `checkpoint["model"]` is a
+`state_dict()` that either implementation, and any `nn.Module` with the same names, loads strictly.
+"""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import TypedDict, cast
+
+import torch
+from torch import Tensor
+
+from training.errors import UserError
+from training.learners.base import LearnerState
+
+FORMAT = 1
+
+
+class Progress(TypedDict):
+    """Where in its run a learner is, beside its own state."""
+
+    evaluated: bool  # whether the evaluation that is due at this step is done
+    best_accuracy: float
+    accuracy: float  # on the test set, when last evaluated
+    losses: Tensor  # costs of the steps since loss/train was last logged
+
+
+class Checkpoint(LearnerState):
+    """LearnerState's keys, and what else is needed to go on or to predict."""
+
+    format: int
+    config: dict[str, str | int | float | list[str] | list[int]]
+    data: dict[str, str | list[str] | list[int]]  # name, shape, classes
+    progress: Progress
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write to a temporary file, flush it to the disk, and put it in the place of `path` in one move.
+
+    Whenever the process dies, `path` holds the old checkpoint or the new one, whole.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if hasattr(os, "O_DIRECTORY"):  # make the move itself last; not every system opens directories
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint file, or the `last.pt` of a run directory, onto the CPU.
+
+    Raises UserError if there is none, if it is cut off or something else, or of another format version.
+    """
+    if path.is_dir():
+        if not (path / "last.pt").is_file():
+            raise UserError(f"{path} holds no checkpoint (last.pt): give the directory of a run, or a .pt file")
+        path = path / "last.pt"
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}: give the directory of a run, or a .pt file")
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        raise UserError(f"{path} is not a whole checkpoint: it was cut off, or it is another kind of file") from error
+    if not isinstance(checkpoint, dict) or not Checkpoint.__annotations__.keys() <= checkpoint.keys():
+        raise UserError(f"{path} is not a checkpoint of this project: train one with train.py")
+    if checkpoint["format"] != FORMAT:
+        raise UserError(
+            f"{path} has format version {checkpoint['format']}, this code reads version {FORMAT}: "
+            f"use the version of the code that wrote it, or train again"
+        )
+    return cast(Checkpoint, checkpoint)

@@ -1,0 +1,77 @@
+"""What a run prints: a table of the layers, then a progress bar on a terminal or a plain line per epoch elsewhere."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from manual_backprop.models.mlp import MLP
+
+
+def print_layers(model: MLP) -> None:
+    """A table of layers, activations, shapes and numbers of parameters."""
+    table = Table(title="-".join(map(str, model.sizes)), title_justify="left")
+    table.add_column("layer")
+    table.add_column("activation")
+    table.add_column("weight")
+    table.add_column("bias")
+    table.add_column("parameters", justify="right")
+    total = 0
+    for l, activation in enumerate(model.activations, start=1):
+        n_in, n_out = model.sizes[l - 1], model.sizes[l]
+        total += (count := n_out * n_in + n_out)
+        table.add_row(f"layer{l}", activation, f"({n_out}, {n_in})", f"({n_out},)", f"{count:,}")
+    table.add_section()
+    table.add_row("", "", "", "", f"{total:,}")
+    RichConsole(highlight=False).print(table)
+
+
+class RunConsole:
+    """Progress of a run of `total` steps, from step `start`; use it in a `with` statement."""
+
+    def __init__(self, total: int, epochs: int, batch_size: int, start: int = 0) -> None:
+        self.out = RichConsole(highlight=False, soft_wrap=True)
+        self.epochs, self.batch_size = epochs, batch_size
+        self.latest = ""
+        self.done, self.done_at, self.since = 0, 0, time.perf_counter()
+        self.progress = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=self.out,
+            disable=not self.out.is_terminal,
+        )
+        self.task = self.progress.add_task("", total=total, completed=start)
+
+    def __enter__(self) -> "RunConsole":
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def steps(self, done: int) -> None:
+        self.done += done
+        self.progress.update(self.task, advance=done)
+
+    def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None:
+        """Called after every evaluation, the one before the first step included."""
+        seconds = time.perf_counter() - self.since
+        speed = (self.done - self.done_at) * self.batch_size / seconds
+        self.done_at, self.since = self.done, time.perf_counter()
+        line = (
+            f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  loss/test {values['loss/test']:.4f}  "
+            f"accuracy/test {values['accuracy/test']:.2%}  accuracy/train {values['accuracy/train']:.2%}"
+        )
+        if step:
+            line += f"  {speed:,.0f} examples/s"
+        if self.out.is_terminal:
+            self.progress.update(self.task, description=line)
+        else:
+            print(line, flush=True)

@@ -1,0 +1,61 @@
+"""Data sets, whole in memory: `load` finds one by name and checks it."""
+
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from training.data.arrays import load_npz
+from training.data.dataset import Dataset, Split
+from training.data.mnist import has_mnist, load_fashion_mnist, load_mnist, load_sample
+from training.data.pictures import load_images, preparation_of, read_picture
+from training.data.synthetic import load_points, load_spiral, points_rule
+from training.errors import UserError
+
+__all__ = ["DATASETS", "Dataset", "Split", "load", "points_rule", "preparation_of", "read_picture"]
+
+LOADERS = {
+    "auto": lambda data_dir: (load_mnist if has_mnist(data_dir) else load_sample)(data_dir),
+    "mnist": load_mnist,
+    "fashion-mnist": load_fashion_mnist,
+    "sample": load_sample,
+    "images": load_images,
+    "npz": load_npz,
+    "points": lambda data_dir: load_points(),
+    "spiral": lambda data_dir: load_spiral(),
+}
+DATASETS: tuple[str, ...] = tuple(LOADERS)
+
+
+def load(name: str, data_dir: Path = Path("data"), *, validation: int = 0) -> Dataset:
+    """The data set `name`, one of DATASETS.
+
+    "auto" is MNIST if it lies in `data_dir`, else the bundled sample; any other name means that set and no other.
+    `data_dir` holds MNIST or Fashion-MNIST (downloaded if missing), or the class folders of "images"; for "npz" it is
+    the file itself. With `validation` = K > 0 the last K training examples leave `train` and become `test`, and the
+    real test set is not used.
+
+    Raises UserError, a ValueError, with one sentence if the data are missing, broken, or not to be had.
+    """
+    if name not in LOADERS:
+        near = get_close_matches(name, DATASETS, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ","
+        raise UserError(f"unknown dataset {name!r}{hint} use one of {', '.join(DATASETS)}")
+    dataset = LOADERS[name](data_dir)
+    return hold_out(dataset, validation) if validation else dataset
+
+
+def hold_out(dataset: Dataset, count: int) -> Dataset:
+    """The data set with the last `count` training examples in the place of its test set."""
+    kept = len(dataset.train) - count
+    if not 0 < kept < len(dataset.train):
+        raise UserError(
+            f"validation is {count:,}; it must be from 0 to {len(dataset.train) - 1:,}, "
+            f"{dataset.name} having {len(dataset.train):,} training examples"
+        )
+    x, y = dataset.train.x, dataset.train.y
+    return replace(
+        dataset,
+        train=Split(x[:kept], y[:kept]),
+        test=Split(x[kept:], y[kept:]),
+        source=f"{dataset.source}; the last {count:,} training examples are held out and take the test set's place",
+    )

@@ -1,0 +1,38 @@
+"""Makes the bundled sample of MNIST from a full copy: python -m training.data.make_sample --data-dir data"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from training.data.dataset import Split
+from training.data.idx import write_idx
+from training.data.mnist import SAMPLE, SAMPLE_COUNTS, load_mnist
+
+
+def make_sample(data_dir: Path, folder: Path = SAMPLE) -> list[Path]:
+    """Write the first images and labels of both splits of the MNIST in `data_dir` into `folder`; returns the paths."""
+    mnist = load_mnist(data_dir)
+    paths = []
+    for prefix, split, count in zip(("train", "t10k"), (mnist.train, mnist.test), SAMPLE_COUNTS, strict=True):
+        first = Split(split.x[:count], split.y[:count])
+        images, labels = folder / f"{prefix}-images-idx3-ubyte.gz", folder / f"{prefix}-labels-idx1-ubyte.gz"
+        write_idx(images, first.x.view(count, 28, 28))
+        write_idx(labels, first.y.byte())
+        paths += [images, labels]
+    return paths
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="make the bundled sample from a full copy of MNIST")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="holds MNIST/raw; default: data")
+    try:
+        for path in make_sample(parser.parse_args().data_dir):
+            print(f"{path}: {path.stat().st_size:,} bytes")
+    except (ValueError, OSError) as error:
+        print(f"make_sample: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

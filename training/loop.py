@@ -1,0 +1,252 @@
+"""The training loop: steps, evaluation, logging and checkpoints, the same for every implementation.
+
+A step has a number: how many steps were completed when it was. Epoch and position in it follow from the number, so a
+run can stop after any step and go on from there.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from manual_backprop.schedules import SCHEDULES
+from training import checkpoint
+from training.batches import epoch_order, steps_per_epoch
+from training.checkpoint import Checkpoint, Progress
+from training.config import Config
+from training.data import Dataset, Split
+from training.evaluation import Evaluation, evaluate
+from training.learners.base import Backpropagation, Learner, LearnerState
+from training.learners.checked import CheckedLearner, tensors_of
+from training.tensorboard import MetricsWriter
+
+STEPS_PER_CALL = 10  # so many that a call's cost is spread, so few that Ctrl-C is answered at once
+ACCURACY_EXAMPLES = 10_000  # of the training set, for accuracy/train
+
+
+class NotFiniteError(Exception):
+    """A value became infinite or NaN: says which was the first, of which layer, at which step."""
+
+
+class Console(Protocol):
+    """Where the loop reports (training/console.py)."""
+
+    def steps(self, done: int) -> None: ...
+
+    def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    finished: bool  # False after an interruption
+    steps: int
+    accuracy: float  # on the test set, when last evaluated
+    best_accuracy: float
+
+
+def total_steps(config: Config, data: Dataset) -> int:
+    """Steps of the whole run, for which the schedule is laid out."""
+    steps = config.epochs * steps_per_epoch(len(data.train), config.batch_size)
+    return min(steps, config.max_steps) if config.max_steps else steps
+
+
+class Loop:
+    """One run of `learner` in `run_dir`. `progress` is a checkpoint's when resuming; `stop` is asked between calls."""
+
+    def __init__(
+        self,
+        config: Config,
+        data: Dataset,
+        learner: Learner,
+        writer: MetricsWriter,
+        console: Console,
+        run_dir: Path,
+        progress: Progress | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.config, self.data, self.learner = config, data, learner
+        self.writer, self.console, self.run_dir, self.stop = writer, console, run_dir, stop
+        self.dtype = getattr(torch, config.dtype)
+        self.total = total_steps(config, data)
+        self.steps_per_epoch = steps_per_epoch(len(data.train), config.batch_size)
+        self.order = torch.empty(0, dtype=torch.int64)
+        self.order_epoch = -1
+        self.evaluation: Evaluation | None = None
+        self.seconds, self.examples = 0.0, 0  # since the last logged values
+        fresh: Progress = {"evaluated": False, "best_accuracy": 0.0, "accuracy": 0.0, "losses": torch.empty(0)}
+        self.progress = progress or fresh
+
+    def run(self) -> Outcome:
+        """Train to the end, or until `stop()`; either way `last.pt` holds where it stopped.
+
+        Raises NotFiniteError and GradientMismatch; `last.pt` is then the last good checkpoint.
+        """
+        if self.learner.steps == 0:
+            self.save("last.pt")
+        while not self.stop():
+            at_end = self.learner.steps >= self.total
+            if (at_end or self.learner.steps % self.steps_per_epoch == 0) and not self.progress["evaluated"]:
+                self.end_of_epoch()
+            elif at_end:
+                return self.outcome(finished=True)
+            else:
+                self.train_some()
+        self.save("last.pt")
+        return self.outcome(finished=False)
+
+    def outcome(self, finished: bool) -> Outcome:
+        return Outcome(finished, self.learner.steps, self.progress["accuracy"], self.progress["best_accuracy"])
+
+    def train_some(self) -> None:
+        """Take the next few steps: up to the next that is logged, which goes alone, or the end of the epoch."""
+        config, step = self.config, self.learner.steps
+        if step == 0:
+            self.histograms_of(self.batches(0, 1)[0])
+        to_log = config.log_every - step % config.log_every
+        to_histogram = config.histogram_every - step % config.histogram_every if config.histogram_every else self.total
+        position = step % self.steps_per_epoch
+        full_batches = len(self.data.train) // config.batch_size - position
+        steps = max(1, min(STEPS_PER_CALL, to_log - 1, to_histogram - 1, full_batches, self.total - step))
+        batches = self.batches(position, steps)
+        if to_log == 1:
+            self.logged_step(batches)
+        else:
+            self.advance(batches)
+        if to_histogram == 1:
+            self.histograms_of(batches[0])
+        self.progress["evaluated"] = False
+        self.console.steps(steps)
+
+    def batches(self, position: int, steps: int) -> Tensor:
+        """(steps, B) indices of training examples; B is smaller in the last batch of an epoch that does not divide."""
+        epoch, size = self.learner.steps // self.steps_per_epoch, self.config.batch_size
+        if epoch != self.order_epoch:
+            self.order, self.order_epoch = epoch_order(self.config.seed, epoch, len(self.data.train)), epoch
+        return self.order[position * size : (position + steps) * size].view(steps, -1)
+
+    def learning_rates(self, steps: int) -> Tensor:
+        """η of the next steps, 0-d in float64 each."""
+        schedule, first = SCHEDULES[self.config.schedule], self.learner.steps
+        factors = [schedule(t, self.total) for t in range(first, first + steps)]
+        return self.config.lr * torch.tensor(factors, dtype=torch.float64)
+
+    def advance(self, batches: Tensor) -> None:
+        """Take these steps; if a value stops being finite, take them again to name the first one, and raise."""
+        before = self.learner.state_dict()
+        learning_rates = self.learning_rates(len(batches))
+        start = time.perf_counter()
+        losses = self.learner.advance(batches, learning_rates)
+        finite = bool(losses.isfinite().all()) and all(
+            bool(p.isfinite().all()) for p in self.learner.parameters.values()
+        )
+        self.seconds += time.perf_counter() - start
+        self.examples += batches.numel()
+        if not finite:
+            self.replay(before, batches, learning_rates)
+        self.progress["losses"] = torch.cat([self.progress["losses"], losses.to("cpu", torch.float64)])
+
+    def logged_step(self, batches: Tensor) -> None:
+        """A step with its learning rate, gradients and update measured, and the mean cost since the last such step."""
+        before = {name: p.clone() for name, p in self.learner.parameters.items()}
+        gradients = {name: rms(g) for name, g in self.examine(batches[0]).gradients.items()}
+        learning_rate = self.learning_rates(1).item()
+        self.advance(batches)
+        values = {
+            "loss/train": self.progress["losses"].mean().item(),
+            "learning_rate": learning_rate,
+            "examples_per_second": self.examples / self.seconds,
+        }
+        for name, p in self.learner.parameters.items():
+            values[f"gradient_norm/{name}"] = gradients[name]
+            size = rms(before[name])
+            values[f"update_ratio/{name}"] = rms(p - before[name]) / size if size else 0.0
+        if isinstance(self.learner, CheckedLearner):
+            values["gradient_check/max_relative_error"] = self.learner.max_relative_error
+            self.learner.max_relative_error = 0.0
+        self.writer.scalars(self.learner.steps, values)
+        self.progress["losses"] = torch.empty(0, dtype=torch.float64)
+        self.seconds, self.examples = 0.0, 0
+
+    def histograms_of(self, indices: Tensor) -> None:
+        if self.config.histogram_every:
+            self.writer.histograms(self.learner.steps, self.learner.parameters, self.examine(indices))
+
+    def examine(self, indices: Tensor) -> Backpropagation:
+        """Forward and backward of these training examples at the present θ."""
+        return self.learner.backpropagate(*self.data.train.batch(indices.to(self.data.train.x.device), self.dtype))
+
+    def end_of_epoch(self) -> None:
+        """Evaluate, log, and save; leaves everything as it was if interrupted."""
+        some = Split(self.data.train.x[:ACCURACY_EXAMPLES], self.data.train.y[:ACCURACY_EXAMPLES])
+        on_test = evaluate(self.learner, self.data.test, self.dtype, self.stop)
+        on_train = evaluate(self.learner, some, self.dtype, self.stop) if on_test else None
+        if on_test is None or on_train is None:
+            return
+        step = self.learner.steps
+        if not isfinite(on_test.loss + on_train.loss):
+            raise NotFiniteError(f"after step {step} the cost of the test set is {on_test.loss}")
+        values = {
+            "loss/test": on_test.loss,
+            "accuracy/test": on_test.accuracy,
+            "accuracy/train": on_train.accuracy,
+        }
+        self.writer.scalars(step, values)
+        self.writer.pictures(step, self.learner.parameters)
+        self.evaluation = on_test
+        self.progress["evaluated"] = True
+        self.progress["accuracy"] = on_test.accuracy
+        if step and on_test.accuracy > self.progress["best_accuracy"]:
+            self.progress["best_accuracy"] = on_test.accuracy
+            self.save("best.pt")
+        self.save("last.pt")
+        self.console.epoch(-(-step // self.steps_per_epoch), step, values)
+
+    def final_figures(self) -> None:
+        """At the end of a run: pictures of the last evaluation, and the settings with the result for comparing runs."""
+        if self.evaluation is None:  # a finished run, resumed
+            self.evaluation = evaluate(self.learner, self.data.test, self.dtype)
+        assert self.evaluation is not None
+        self.writer.final_figures(self.learner.steps, self.evaluation.outputs, self.predict)
+        accuracy, loss = self.evaluation.accuracy, self.evaluation.loss
+        self.writer.hparams({"hparam/accuracy": accuracy, "hparam/loss": loss})
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Outputs for inputs x (B, features), on the CPU."""
+        x = x.to(self.data.test.x.device, self.dtype)
+        return self.learner.evaluate(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))[1].cpu()
+
+    def save(self, name: str) -> None:
+        config = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.config).items()}
+        shape, classes = list(self.data.shape), list(self.data.classes)
+        state = Checkpoint(
+            **self.learner.state_dict(),
+            format=checkpoint.FORMAT,
+            config=config,
+            data={"name": self.data.name, "shape": shape, "classes": classes},
+            progress=self.progress,
+        )
+        checkpoint.save(state, self.run_dir / name)
+
+    def replay(self, before: LearnerState, batches: Tensor, learning_rates: Tensor) -> None:
+        """Go back to `before`, take the steps one by one, and raise NotFiniteError at the first value to blame."""
+        self.learner.load_state_dict(before)
+        for i in range(len(batches)):
+            step = self.learner.steps + 1
+            for name, tensor in tensors_of(self.examine(batches[i])).items():
+                if not tensor.isfinite().all():
+                    where = name.replace("∂ ", "∂").replace(" ", " of ")
+                    raise NotFiniteError(f"step {step}: the first value that is not finite is in {where}")
+            self.learner.advance(batches[i : i + 1], learning_rates[i : i + 1])
+            for name, p in self.learner.parameters.items():
+                if not p.isfinite().all():
+                    raise NotFiniteError(f"step {step}: the first value that is not finite is in the new {name}")
+
+
+def rms(tensor: Tensor) -> float:
+    """Root mean square of the elements: a norm that does not grow with their number."""
+    return tensor.double().square().mean().sqrt().item()

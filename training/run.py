@@ -1,0 +1,164 @@
+"""A run from a configuration, or from a run directory to be resumed: what train.py does."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manual_backprop.models.mlp import MLP
+from training import checkpoint
+from training.checkpoint import Checkpoint
+from training.config import Config, load_preset
+from training.console import RunConsole, print_layers
+from training.data import Dataset, load
+from training.errors import UserError
+from training.figures import curves
+from training.interruption import Interruption
+from training.learners import make_learner
+from training.loop import Loop, Outcome, total_steps
+from training.tensorboard import MetricsWriter
+
+
+@dataclass(frozen=True)
+class Result:
+    outcome: Outcome
+    run_dir: Path
+    seconds: float  # of training, evaluation and logging
+    signal: int  # what ended it early; 0 if nothing did
+
+    @property
+    def summary(self) -> str:
+        outcome = self.outcome
+        state = "" if outcome.finished else f"stopped at step {outcome.steps:,} (--resume {self.run_dir} goes on); "
+        return (
+            f"{state}test accuracy {outcome.accuracy:.2%} (best {outcome.best_accuracy:.2%}) after {self.seconds:.1f} s; "
+            f"run in {self.run_dir}, curves in {self.run_dir / 'curves.png'}; to look inside: "
+            f"tensorboard --logdir {self.run_dir.parent}"
+        )
+
+
+def start(config: Config, run_dir: Path) -> Result:
+    """Train from the beginning in a new run directory.
+
+    Raises UserError for bad data, a device that is not there, or a directory that holds another run; NotFiniteError
+    and GradientMismatch from the training itself.
+    """
+    data = load_data(config)
+    config = config.resolved(data)
+    create(run_dir, config)
+    return _run(config, data, run_dir, None)
+
+
+def resume(run_dir: Path, config: Config) -> Result:
+    """Go on with a run where its `last.pt` stands, bit for bit as if it had not stopped.
+
+    `config` is the run's own (`load_config`), or has other epochs or max_steps, for which the rest of the schedule is
+    then laid out. Raises UserError if there is no run to resume or if its data are not there.
+    """
+    saved = checkpoint.load(run_dir)
+    data = load_data(config)
+    if {"name": data.name, "shape": list(data.shape), "classes": list(data.classes)} != saved["data"]:
+        raise UserError(f"the data in {config.data_dir} are not those that the run in {run_dir} was trained on")
+    if config != load_config(run_dir):
+        (run_dir / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    return _run(config, data, run_dir, saved)
+
+
+def load_config(run_dir: Path) -> Config:
+    if not (run_dir / "config.toml").is_file():
+        raise UserError(f"{run_dir} holds no run to resume: it has no config.toml")
+    return load_preset(str(run_dir / "config.toml"))
+
+
+def load_data(config: Config) -> Dataset:
+    data = load(config.dataset, Path(config.data_dir), validation=config.validation)
+    print(data.source, flush=True)
+    return data
+
+
+def _run(config: Config, data: Dataset, run_dir: Path, saved: Checkpoint | None) -> Result:
+    torch.set_num_threads(config.threads)
+    data = data.to(config.device)
+    learner = make_learner(config, data)
+    if saved is not None:
+        try:
+            learner.load_state_dict(saved)
+        except ValueError as error:
+            raise UserError(f"the checkpoint in {run_dir} is not of this network: {error}") from error
+    total = total_steps(config, data)
+    print_layers(MLP(config.sizes(data), config.activations))
+    writer = MetricsWriter(
+        run_dir, config, data, start_step=learner.steps + 1 if saved else 0, environment=environment(config)
+    )
+    console = RunConsole(total, config.epochs, config.batch_size, start=learner.steps)
+    progress = saved["progress"] if saved else None
+    began = time.perf_counter()
+    with Interruption() as stop, closing(writer), console:
+        loop = Loop(config, data, learner, writer, console, run_dir, progress, stop)
+        outcome = loop.run()
+        if outcome.finished:
+            loop.final_figures()
+    seconds = time.perf_counter() - began
+    curves({run_dir.name: run_dir / "metrics.jsonl"}, run_dir / "curves.png")
+    return Result(outcome, run_dir, seconds, stop.signal)
+
+
+def free_run_dir(parent: Path, name: str) -> Path:
+    """`parent/name`, or with -2, -3, … behind it where that is taken."""
+    run_dir, number = parent / name, 2
+    while run_dir.exists():
+        run_dir, number = parent / f"{name}-{number}", number + 1
+    return run_dir
+
+
+def create(run_dir: Path, config: Config) -> None:
+    """Make the run directory with the resolved configuration and the environment in it.
+
+    Raises UserError if it holds a run already, or if it cannot be written to.
+    """
+    if any((run_dir / name).exists() for name in ("config.toml", "last.pt", "metrics.jsonl")):
+        raise UserError(f"{run_dir} already holds a run: give another --run-dir, or go on with --resume {run_dir}")
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+        details = json.dumps(environment(config), indent=2)
+        (run_dir / "environment.json").write_text(details + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to the run directory {run_dir}: {error.strerror}; give another") from error
+
+
+def environment(config: Config) -> Mapping[str, Any]:
+    """What a run depends on beside its configuration."""
+    device = torch.cuda.get_device_name(config.device) if config.device.startswith("cuda") else platform.machine()
+    packages = ("torch", "tensorboard", "numpy")
+    return {
+        "command": " ".join(sys.argv),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "platform": platform.platform(),
+        "device": f"{config.device} ({device})",
+        "cores": os.cpu_count(),
+        "threads": config.threads,
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str:
+    """The commit of this checkout, with `+changes` if it was changed since; empty outside of git."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changes = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")

@@ -1,0 +1,219 @@
+"""What a run leaves behind to look at: TensorBoard's event file, and the same numbers exactly in metrics.jsonl.
+
+docs/metrics.md explains every tag.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from training.config import Config
+from training.data import Dataset
+from training.learners.base import Backpropagation
+
+METRICS = "metrics.jsonl"
+FLUSH_SECONDS = 5  # so that TensorBoard can be watched; the default is two minutes
+BINS = 64
+NEURONS = 100  # that `pictures` shows at most
+GRID_PIXELS = 400  # about the side of its grid
+
+BLUE, WHITE, RED = np.array([[33, 102, 172], [255, 255, 255], [178, 24, 43]], np.float32)
+GRAY = 190  # in red, green and blue
+
+
+class MetricsWriter:
+    """Writes a run's metrics into `run_dir`; a step is the number of parameter updates made so far.
+
+    `start_step` is 0 for a fresh run. A run that goes on after s steps, whose values are written already, gives s + 1,
+    and whatever an earlier process wrote from there on is dropped. `environment` (versions, device, …) is kept as text.
+    """
+
+    def __init__(
+        self, run_dir: Path, config: Config, data: Dataset, *, start_step: int = 0, environment: Mapping[str, Any]
+    ) -> None:
+        self.config, self.data = config, data
+        self.step = start_step  # of the newest scalars
+        self.writer = _event_writer(run_dir, start_step)
+        self.events: Any = self.writer.file_writer
+        self.jsonl = _continue_metrics(run_dir / METRICS, start_step)
+        if start_step == 0:
+            self.writer.add_text("config", _markdown_table("field", asdict(config)), 0)
+            self.writer.add_text("environment", _markdown_table("what", environment), 0)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One event and one line of metrics.jsonl with these values; there, NaN and ±∞ are null."""
+        self.step = step
+        numbers = {tag: float(value) for tag, value in values.items()}
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()])
+        self.events.add_summary(summary, step)  # one event for all: a tenth of the time of add_scalar for each
+        exact = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}
+        self.jsonl.write(json.dumps({"step": step, **exact}) + "\n")
+
+    def histograms(self, step: int, parameters: Mapping[str, Tensor], result: Backpropagation) -> None:
+        """Parameters, and the gradients, δs and activations of one mini-batch."""
+        tensors = {_parameter_tag(name): tensor for name, tensor in parameters.items()}
+        for kind in ("gradients", "deltas", "activations"):
+            tensors |= {f"{kind}/{name}": tensor for name, tensor in getattr(result, kind).items()}
+        for tag, tensor in tensors.items():
+            self._histogram(tag, tensor, step)
+
+    def pictures(self, step: int, parameters: Mapping[str, Tensor]) -> None:
+        """The first layer's weights, a picture for each neuron, where the examples are pictures."""
+        if len(self.data.shape) != 2:
+            return
+        features = math.prod(self.data.shape)
+        for weights in parameters.values():
+            if weights.ndim == 2 and weights.shape[1] == features:
+                self._image("first_layer_weights", weight_pictures(weights, self.data.shape), step)
+                return
+
+    def final_figures(self, step: int, outputs: Tensor, predict: Callable[[Tensor], Tensor]) -> None:
+        """Confusion matrix, most confident mistakes and, for points in the plane, the decision boundary.
+
+        `outputs` (N, classes) are the model's on the test set; `predict` maps inputs (M, 2) to outputs (M, classes).
+        """
+        from training import figures  # imports matplotlib, which takes longer than many a run's first epoch
+
+        test, classes = self.data.test, self.data.classes
+        outputs, labels = outputs.cpu(), test.y.cpu()
+        self._image("confusion_matrix", figures.confusion_matrix(labels, outputs.argmax(1), classes), step)
+        if len(self.data.shape) == 2:
+            confidence, unit = self._confidence(outputs.double())
+            picture = figures.mistakes(test.x, labels, confidence, self.data.shape, classes, unit)
+            if picture is not None:
+                self._image("mistakes", picture, step)
+        if self.data.shape == (2,):
+            self._image("decision_boundary", figures.decision_boundary(test.x, labels, predict, classes), step)
+
+    def hparams(self, metrics: Mapping[str, float]) -> None:
+        """The configuration as a row of TensorBoard's HPARAMS table, with `metrics` (hparam/accuracy, …) as columns."""
+        for summary in hparams(_flat(self.config), dict(metrics)):
+            self.events.add_summary(summary, 0)
+        self.scalars(self.step, metrics)
+
+    def flush(self) -> None:
+        self.writer.flush()
+        self.jsonl.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+        self.jsonl.close()
+
+    def _image(self, name: str, pixels: np.ndarray, step: int) -> None:
+        self.writer.add_image(f"images/{name}", pixels, step, dataformats="HWC")
+
+    def _histogram(self, tag: str, tensor: Tensor, step: int) -> None:
+        """Leaves out values that are not finite (or beyond ±10¹⁵⁰, whose squares are not), and tensors without others."""
+        values = tensor.detach().flatten().cpu().double()
+        values = values[values.abs() < 1e150]
+        if len(values) == 0:
+            return
+        low, high = values.min().item(), values.max().item()
+        margin = 1e-6 * max(-low, high) or 1e-12  # bins of a span much narrower would not differ in float64
+        counts = torch.histc(values, BINS, low - margin, high + margin)
+        self.writer.add_histogram_raw(
+            tag,
+            min=low,
+            max=high,
+            num=len(values),
+            sum=values.sum().item(),
+            sum_squares=values.square().sum().item(),
+            bucket_limits=torch.linspace(low - margin, high + margin, BINS + 1, dtype=torch.float64).tolist(),
+            bucket_counts=[0, *counts.tolist()],  # nothing lies below the first limit
+            global_step=step,
+        )
+
+    def _confidence(self, outputs: Tensor) -> tuple[Tensor, str]:
+        """What the network gives each class, and what that is called."""
+        if self.config.loss == "softmax-cross-entropy":
+            return outputs.softmax(1), "probability"
+        if self.config.loss == "sigmoid-cross-entropy":
+            return outputs.sigmoid(), "probability"
+        return outputs, "activation"
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a metrics.jsonl, in order; a last line that a killed process left unfinished is no part of it."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def weight_pictures(weights: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights (neurons, height·width) as one picture (H, W, 3) of bytes: a grid of the first 100 neurons' weights.
+
+    Blue is negative, white zero, red positive, black not finite. One scale for all, symmetric about zero, full at the
+    99th percentile of |w|: a few extreme weights would leave the rest pale.
+    """
+    w = weights.detach()[:NEURONS].float().cpu().reshape(-1, *shape).numpy()
+    finite = np.isfinite(w)
+    scale = np.quantile(np.abs(w[finite]), 0.99) if finite.any() else 0.0
+    t = np.clip(np.where(finite, w, 0) / max(scale, np.finfo(np.float32).tiny), -1, 1)[..., None]
+    colors = (WHITE + np.where(t < 0, -t * (BLUE - WHITE), t * (RED - WHITE))).round().astype(np.uint8)
+    colors[~finite] = 0
+
+    neurons, (height, width) = len(w), shape
+    columns = math.ceil(math.sqrt(neurons))
+    rows = math.ceil(neurons / columns)
+    zoom = max(1, GRID_PIXELS // (columns * max(shape)))
+    cells = np.full((rows * columns, height * zoom + 2, width * zoom + 2, 3), GRAY, np.uint8)  # a line between neurons
+    cells[:neurons, 2:, 2:] = colors.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    grid = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2).reshape(rows * cells.shape[1], -1, 3)
+    return np.pad(grid, ((0, 2), (0, 2), (0, 0)), constant_values=GRAY)
+
+
+def _event_writer(run_dir: Path, start_step: int) -> SummaryWriter:
+    """A new event file, the last of the directory in the order of names, in which TensorBoard reads them.
+
+    A name begins with the second, so a run that is resumed within the second of its start may have to try again.
+    """
+    deadline = time.monotonic() + 2
+    while True:
+        earlier = set(run_dir.glob("events.out.tfevents.*"))
+        writer = SummaryWriter(run_dir, purge_step=start_step, flush_secs=FLUSH_SECONDS)
+        (new,) = set(run_dir.glob("events.out.tfevents.*")) - earlier
+        if all(path < new for path in earlier) or time.monotonic() > deadline:
+            return writer
+        writer.close()
+        new.unlink()
+        time.sleep(0.05)
+
+
+def _continue_metrics(path: Path, start_step: int) -> TextIO:
+    """`path`, open for appending, with only the lines before `start_step` left in it."""
+    kept = [m for m in read_metrics(path) if m["step"] < start_step] if path.exists() else []
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(metrics) + "\n" for metrics in kept), encoding="utf-8")
+    temporary.replace(path)
+    return path.open("a", buffering=1, encoding="utf-8")  # line by line, so that a kill loses none
+
+
+def _parameter_tag(name: str) -> str:
+    """weights/layer1 for layer1.weight, biases/layer1 for layer1.bias, parameters/… for any other name."""
+    layer, _, kind = name.rpartition(".")
+    folder = {"weight": "weights", "bias": "biases"}.get(kind)
+    return f"{folder}/{layer}" if layer and folder else f"parameters/{name}"
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """The fields of a configuration as HPARAMS takes them: no lists."""
+    return {
+        name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in asdict(config).items()
+    }
+
+
+def _markdown_table(heading: str, values: Mapping[str, Any]) -> str:
+    rows = (f"| {name} | `{json.dumps(value, default=str, ensure_ascii=False)}` |" for name, value in values.items())
+    return "\n".join((f"| {heading} | value |", "|---|---|", *rows))
