@@ -1,0 +1,36 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup train test verify lint dashboard results
+
+help:  ## list these targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+setup: $(BIN)/python  ## make .venv and install everything, development tools included
+	$(BIN)/pip install -r requirements-dev.txt
+
+train:  ## train the digit network by hand-written backpropagation
+	$(BIN)/python train.py --impl manual
+
+test:  ## run all tests
+	$(BIN)/python -m pytest
+
+verify:  ## compare every gradient and δ with autograd's
+	$(BIN)/python verify.py --model mlp
+
+lint:  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+dashboard:  ## show all runs in TensorBoard
+	$(BIN)/tensorboard --logdir runs
+
+results:  ## measure everything in the README's tables again (about 15 minutes) and write them
+	$(BIN)/python -m benchmarks.results
+	$(BIN)/python -m benchmarks.speed

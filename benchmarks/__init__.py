@@ -1,0 +1,1 @@
+"""Everything that the README measures: `python -m benchmarks.results`, `python -m benchmarks.speed`."""

@@ -1,0 +1,105 @@
+"""How long a training step takes: by hand, by autograd on the same data, and in the usual DataLoader loop.
+
+    python -m benchmarks.speed
+
+The three take turns in one process, on one thread; the medians' ratios are what counts. Writes the README's table.
+"""
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision.transforms import ToTensor
+
+from benchmarks.readme import machine, write_section
+from reference.mlp import MLP
+from training.batches import epoch_order
+from training.config import Config, load_preset
+from training.data import Dataset, load
+from training.learners import make_manual, make_reference
+
+ROUNDS = 15
+STEPS = 100  # of each implementation in a round
+
+
+class Pictures(TorchDataset):
+    """As torchvision's MNIST gives them: a PIL image each, through ToTensor, and the label."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.x, self.y = data.train.x.view(-1, 28, 28).numpy(), data.train.y.tolist()
+        self.transform = ToTensor()
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.fromarray(self.x[index])), self.y[index]
+
+
+def usual_loop(config: Config, data: Dataset) -> Callable[[], None]:
+    """STEPS steps of the loop of every tutorial."""
+    model = MLP(config.sizes(data), config.activations)
+    optimizer = torch.optim.SGD(model.parameters(), lr=config.lr)
+    loader = DataLoader(Pictures(data), batch_size=config.batch_size, shuffle=True)
+
+    def run() -> None:
+        for step, (x, y) in enumerate(loader, start=1):
+            optimizer.zero_grad()
+            a = model(x.flatten(1))
+            loss = nn.functional.mse_loss(a, nn.functional.one_hot(y, 10).float(), reduction="sum") / (2 * len(x))
+            loss.backward()
+            optimizer.step()
+            if step == STEPS:
+                return
+
+    return run
+
+
+def measure(config: Config, data: Dataset) -> list[float]:
+    """Median microseconds a step of manual, reference and the usual loop."""
+    config = config.resolved(data)
+    manual, reference = make_manual(config, data), make_reference(config, data, torch.float32)
+    reference.load_state_dict(manual.state_dict())
+    batches = epoch_order(0, 0, len(data.train))[: STEPS * config.batch_size].view(STEPS, -1)
+    rates = torch.full((STEPS,), 0.1, dtype=torch.float64)
+    contenders = [
+        lambda: manual.advance(batches, rates),
+        lambda: reference.advance(batches, rates),
+        usual_loop(config, data),
+    ]
+    times: list[list[float]] = [[], [], []]
+    for _ in range(ROUNDS + 1):
+        for contender, own in zip(contenders, times, strict=True):
+            start = time.perf_counter()
+            contender()
+            own.append((time.perf_counter() - start) / STEPS * 1e6)
+    return [median(own[1:]) for own in times]  # the first round warms up
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    data = load("sample")
+    lines = [
+        "| network | by hand | autograd, same preloaded data | DataLoader loop | by hand / autograd | by hand / DataLoader |",
+        "|---|---|---|---|---|---|",
+    ]
+    for preset, name in (("3b1b", "784-16-16-10, batches of 100"), ("nielsen-ch1", "784-30-10, batches of 10")):
+        manual, reference, usual = measure(load_preset(preset), data)
+        lines.append(
+            f"| {name} | {manual:.0f} µs | {reference:.0f} µs | {usual:,.0f} µs | "
+            f"**{manual / reference:.2f}** | {manual / usual:.3f} |"
+        )
+    explanation = (
+        f"A training step, gathering the batch included: median of {ROUNDS} rounds in which the three take turns, {STEPS} steps each, "
+        f"float32, one thread. {machine()}. Measured by `python -m benchmarks.speed`."
+    )
+    write_section("speed", "\n".join([*lines, "", explanation]))
+
+
+if __name__ == "__main__":
+    main()
