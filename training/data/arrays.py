@@ -61,10 +61,10 @@ def load_npz(path: Path) -> Dataset:
 
 def _read(path: Path) -> dict[str, NDArray]:
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise UserError(f"{path} holds a single array; save x and y together with numpy.savez(path, x=x, y=y)")
-        with archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise UserError(f"{path} holds a single array; save x and y together with numpy.savez(path, x=x, y=y)")
             return {name: archive[name] for name in ("x", "y", "x_test", "y_test") if name in archive}
     except FileNotFoundError:
         raise UserError(

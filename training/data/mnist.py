@@ -4,10 +4,7 @@ Missing files are downloaded by torchvision. What lies on the disk is read and c
 at extracted files again, and importing it takes seconds.
 """
 
-import contextlib
 import http.client
-import io
-import sys
 import tempfile
 from pathlib import Path
 
@@ -122,12 +119,10 @@ def _download(name: str, title: str, torchvision_name: str, data_dir: Path) -> N
         ) from error
 
     folder = data_dir / torchvision_name / "raw"
-    print(f"downloading {title} into {data_dir}/", file=sys.stderr)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as scratch:
-            with contextlib.redirect_stdout(io.StringIO()):
-                getattr(datasets, torchvision_name)(scratch, download=True)
+            getattr(datasets, torchvision_name)(scratch, download=True)
             for file in _missing(folder):
                 (Path(scratch) / torchvision_name / "raw" / file).replace(folder / file)
     except (OSError, RuntimeError, EOFError, http.client.HTTPException) as error:

@@ -137,7 +137,7 @@ def _ink(grey: Grey, path: Path) -> Grey:
 
     level, spread = _level_and_spread(grey[border])
     paper = border & (abs(grey - level) <= spread)
-    coefficients, *_ = np.linalg.lstsq(plane[paper], grey[paper])
+    coefficients, *_ = np.linalg.lstsq(plane[paper], grey[paper], rcond=None)
     ink = grey - plane @ coefficients
     if (ink**3).mean() < 0:
         ink = -ink
