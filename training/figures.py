@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from training.tensorboard import read_metrics
@@ -23,15 +24,15 @@ VERMILION, BLUE, GREEN = "#D55E00", "#0072B2", "#009E73"
 COLORS = (VERMILION, BLUE, GREEN, "#E69F00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 
 
-def confusion_matrix(labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> np.ndarray:
-    """How often each label (a row) got each prediction (a column), (H, W, 3) bytes. Both (N,) int64."""
+def confusion_matrix(labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> Image.Image:
+    """How often each label (a row) got each prediction (a column). Both (N,) int64."""
     n = len(classes)
     counts = torch.bincount(labels * n + predictions, minlength=n * n).view(n, n)
     share = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    side = min(4 + 0.35 * n, 16)
+    side = min(3.2 + 0.3 * n, 16)
     figure = _figure(side + 0.6, side)
     axes = figure.add_subplot()
-    axes.imshow(share.sqrt(), cmap="Blues", vmin=0, vmax=1)  # the root, so that rare mistakes show
+    axes.imshow(share.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)  # the root, so that rare mistakes show
     if n <= 20:
         for (row, column), count in np.ndenumerate(counts.numpy()):
             color = "white" if share[row, column] > 0.36 else "black" if count else "#bbbbbb"
@@ -45,7 +46,7 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, classes: Sequence[str]
     crowded = max(map(len, names)) * len(names) > 70
     axes.set_xticks(every, names, rotation=90 if crowded else 0, parse_math=False)
     axes.set_yticks(every, names, parse_math=False)
-    return _pixels(figure)
+    return _drawn(figure)
 
 
 def mistakes(
@@ -57,8 +58,8 @@ def mistakes(
     unit: str,
     rows: int = 4,
     columns: int = 8,
-) -> np.ndarray | None:
-    """The examples that the network is most sure of and wrong about, (H, W, 3) bytes; None if it makes no mistake.
+) -> Image.Image | None:
+    """The examples that the network is most sure of and wrong about; None if it makes no mistake.
 
     x (N, height·width) bytes or floating point, labels (N,), confidence (N, classes), whose largest entry is the
     prediction; `unit` says what confidence is.
@@ -70,52 +71,55 @@ def mistakes(
     shown = wrong[sure[wrong].argsort(descending=True)][: rows * columns]
     rows, columns = -(-len(shown) // columns), min(len(shown), columns)
     height, width = shape
-    margin, caption = 0.12 * width, 0.45 * height  # around the pictures, in their pixels
+    shorts = [_short(name) for name in classes]
+    arrow = " → " if max(map(len, shorts)) < 6 else "\n→ "
+    margin, caption = 0.12 * width, (0.45 if arrow == " → " else 0.6) * height  # around the pictures, in their pixels
     figure = _figure(max(4, 1.25 * columns + 0.3), 1.25 * rows * (height + caption) / (width + margin) + 0.6)
     axes = figure.add_subplot()
     axes.axis("off")
     for k, i in enumerate(shown.tolist()):
         left, top = k % columns * (width + margin), k // columns * (height + caption)
-        picture = x[i].float().cpu().view(shape)
+        picture = x[i].float().cpu().view(shape).numpy()
         axes.imshow(picture, cmap="gray", extent=(left, left + width, top + height, top))
-        text = f"{_short(classes[int(labels[i])])} → {_short(classes[int(predictions[i])])}\n{sure[i]:.3f}"
+        text = f"{shorts[int(labels[i])]}{arrow}{shorts[int(predictions[i])]}\n{sure[i]:.3f}"
         axes.text(left + width / 2, top + height * 1.05, text, ha="center", va="top", fontsize=9, parse_math=False)
     axes.set_xlim(-margin, columns * (width + margin))
     axes.set_ylim(rows * (height + caption), -margin)
     axes.set_title(f"{len(shown)} of {len(wrong):,} mistakes: label → prediction, {unit}")
-    return _pixels(figure)
+    return _drawn(figure)
 
 
 def decision_boundary(
     x: Tensor, labels: Tensor, predict: Callable[[Tensor], Tensor], classes: Sequence[str], resolution: int = 300
-) -> np.ndarray:
-    """What the network says everywhere in the plane (pale), and examples x (N, 2) with labels (N,); (H, W, 3) bytes.
+) -> Image.Image:
+    """What the network says everywhere in the plane (pale), and examples x (N, 2) with their labels (N,).
 
     `predict` maps inputs (M, 2) of x's dtype and device to outputs (M, classes).
     """
     from matplotlib.colors import to_rgb
 
     low, high = x.amin(0), x.amax(0)
-    low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
-    horizontal, vertical = (
-        torch.linspace(float(a), float(b), resolution, dtype=x.dtype) for a, b in zip(low, high, strict=True)
-    )
+    margin = torch.where(high > low, 0.05 * (high - low), 1.0)
+    (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
+    horizontal = torch.linspace(left, right, resolution, dtype=x.dtype)
+    vertical = torch.linspace(bottom, top, resolution, dtype=x.dtype)
     grid = torch.cartesian_prod(vertical, horizontal).flip(1)
     predictions = predict(grid.to(x.device)).argmax(1).view(resolution, resolution).cpu()
     colors = np.array([to_rgb(color) for color, _ in zip(cycle(COLORS), classes, strict=False)])
     figure = _figure(7, 6.4)
     axes = figure.add_subplot()
-    extent = (float(low[0]), float(high[0]), float(low[1]), float(high[1]))
-    axes.imshow(1 - 0.35 * (1 - colors[predictions]), extent=extent, origin="lower", aspect="auto")
-    points = x.cpu()
+    area = 1 - 0.35 * (1 - colors[predictions])
+    axes.imshow(area, extent=(left, right, bottom, top), origin="lower", aspect="auto")
+    points = x.cpu().numpy()
     for index, name in enumerate(classes):
-        own = points[labels == index][:400]
+        own = points[labels.numpy() == index][:400]
         axes.scatter(own[:, 0], own[:, 1], s=14, color=colors[index], edgecolors="white", linewidths=0.5, label=name)
     axes.set_xlabel("x₁")
     axes.set_ylabel("x₂")
     axes.set_title("prediction (area) and label (points)")
-    _legend(axes, loc="upper left", bbox_to_anchor=(1, 1))
-    return _pixels(figure)
+    if len(classes) <= 20:
+        _legend(axes, loc="upper left", bbox_to_anchor=(1, 1))
+    return _drawn(figure)
 
 
 def curves(runs: Mapping[str, Path], destination: Path) -> None:
@@ -174,15 +178,15 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
-def _pixels(figure: Figure) -> np.ndarray:
-    """The drawn figure, (H, W, 3) bytes. A letter that the font lacks is drawn as a box, without a warning."""
+def _drawn(figure: Figure) -> Image.Image:
+    """The drawn figure. A letter that the font lacks is drawn as a box, without a warning."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _short(name: str, length: int = 12) -> str:

@@ -1,0 +1,28 @@
+"""What all tests share: one thread, and the data."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.data import Dataset, load
+from training.data.mnist import has_mnist
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """The directory that holds the full MNIST; tests that need it are skipped where there is none."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = Path(os.environ.get("MANUAL_BACKPROP_DATA", beside))
+    if not has_mnist(path):
+        pytest.skip(f"the full MNIST is not in {path}: set MANUAL_BACKPROP_DATA to the directory that holds MNIST/raw")
+    return path
+
+
+@pytest.fixture(scope="session")
+def sample() -> Dataset:
+    """The bundled sample of MNIST."""
+    return load("sample")
