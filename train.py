@@ -40,8 +40,8 @@ class Arguments(Config):
 def parse(argv: list[str]) -> Arguments:
     """default < preset (or the configuration of the run to be resumed) < command line."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default=DEFAULT_PRESET)
-    first.add_argument("--resume", type=Path)
+    first.add_argument("--preset", nargs="?", default=DEFAULT_PRESET, const=DEFAULT_PRESET)
+    first.add_argument("--resume", nargs="?", type=Path)
     known, _ = first.parse_known_args(argv)
     base = run.load_config(known.resume) if known.resume else load_preset(known.preset)
     arguments: Arguments = tyro.cli(
@@ -82,6 +82,8 @@ def main(argv: list[str]) -> int:
     except (UserError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before the first step, or after the last
+        return 130
     print(result.summary)
     return 128 + result.signal if result.signal else 0
 

@@ -83,8 +83,8 @@ def main(data_dir: Path = ROOT / "data", seeds: int = 5) -> None:
         curves({name: run / "metrics.jsonl" for name, run in metrics.items()}, README.parent / "docs" / "curves.png")
     explanation = (
         f"Full MNIST (60,000/10,000), seeds 0 to {seeds - 1}, accuracy on the test images after the last epoch, mean ± "
-        f"standard deviation; *classes lost* lists the seeds that ended up recognizing less than half of a digit; the time is that "
-        f"of the whole process. {machine()}. Measured by `python -m benchmarks.results`."
+        f"standard deviation; *classes lost* lists the seeds that ended up recognizing less than half of a class; the "
+        f"time is that of the whole process. {machine()}. Measured by `python -m benchmarks.results`."
     )
     write_section("results", "\n".join([*table, "", explanation]))
 

@@ -21,7 +21,7 @@ from reference.mlp import MLP
 from training.batches import epoch_order
 from training.config import Config, load_preset
 from training.data import Dataset, load
-from training.learners import make_manual, make_reference
+from training.learners.factory import make_manual, make_reference
 
 ROUNDS = 15
 STEPS = 100  # of each implementation in a round
@@ -85,7 +85,7 @@ def main() -> None:
     torch.set_num_threads(1)
     data = load("sample")
     lines = [
-        "| network | by hand | autograd, same preloaded data | DataLoader loop | by hand / autograd | by hand / DataLoader |",
+        "| network | by hand | autograd, same data path | DataLoader loop | hand / autograd | hand / DataLoader |",
         "|---|---|---|---|---|---|",
     ]
     for preset, name in (("3b1b", "784-16-16-10, batches of 100"), ("nielsen-ch1", "784-30-10, batches of 10")):
@@ -95,8 +95,8 @@ def main() -> None:
             f"**{manual / reference:.2f}** | {manual / usual:.3f} |"
         )
     explanation = (
-        f"A training step, gathering the batch included: median of {ROUNDS} rounds in which the three take turns, {STEPS} steps each, "
-        f"float32, one thread. {machine()}. Measured by `python -m benchmarks.speed`."
+        f"A training step, gathering the batch included: median of {ROUNDS} rounds in which the three take turns, "
+        f"{STEPS} steps each, float32, one thread. {machine()}. Measured by `python -m benchmarks.speed`."
     )
     write_section("speed", "\n".join([*lines, "", explanation]))
 

@@ -31,7 +31,7 @@ ELEMENT = 16
 
 @dataclass(frozen=True)
 class Row:
-    """The verdict on one tensor. Errors are relative: to the norm, and the largest element's to the root mean square."""
+    """The verdict on one tensor; errors are relative to the norm, the largest element's to the root mean square."""
 
     name: str
     label: str
@@ -86,26 +86,28 @@ def compare_gradients(
     *,
     truth: Mapping[str, Tensor] | None = None,
     labels: Mapping[str, str] | None = None,
-    condition: float = 1.0,
+    condition: float | Mapping[str, float] = 1.0,
     zeros: Mapping[str, float] | None = None,
 ) -> Report:
     """Compare `actual` with `expected`, tensor by tensor; a missing or superfluous name fails too.
 
     `truth` holds the same tensors in float64 and is required for every dtype but float64 (ValueError). `labels` says
-    what the report calls a tensor. `condition` (at least 1) is the size of the summands over the size of the result
-    where that is known to be large. `zeros` maps names to the size (the norm) of the summands that cancel.
+    what the report calls a tensor. `condition` (at least 1; one for all or by name) is the size of the summands over
+    the size of the result where that is known to be large. `zeros` maps names to the size (the norm) of the summands
+    that cancel.
     """
     labels, zeros = labels or {}, zeros or {}
+    conditions = condition if isinstance(condition, Mapping) else dict.fromkeys(expected, condition)
     rows = []
     for name, tensor in expected.items():
         label = labels.get(name, name)
-        if name not in actual:
+        if actual.get(name) is None:
             rows.append(Row(name, label, tuple(tensor.shape), False, "no gradient was returned"))
             continue
         if tensor.dtype != torch.float64 and (truth is None or name not in truth):
             raise ValueError(f"{name} is {tensor.dtype}: give `truth`, the same gradient computed in float64")
         true = tensor if truth is None or name not in truth else truth[name]
-        rows.append(_judge(name, label, actual[name], tensor, true, condition, zeros.get(name)))
+        rows.append(_judge(name, label, actual[name], tensor, true, conditions.get(name, 1.0), zeros.get(name)))
     for name in actual.keys() - expected.keys():
         rows.append(Row(name, labels.get(name, name), tuple(actual[name].shape), False, "nothing to compare it with"))
     return Report(tuple(rows))

@@ -1,5 +1,6 @@
 """What a hand-written backward is compared with: autograd, a forward-mode dot product, central differences."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,8 +36,10 @@ def directional_derivative(
     """J u in forward mode: how the output moves when the arguments move along `directions`."""
     with forward_ad.dual_level():
         duals = list(arguments)
-        for i, u in zip(differentiable, directions, strict=True):
-            duals[i] = forward_ad.make_dual(arguments[i].detach().clone(), u)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the first dual loads a part of torch that warns of itself
+            for i, u in zip(differentiable, directions, strict=True):
+                duals[i] = forward_ad.make_dual(arguments[i].detach().clone(), u)
         tangent = forward_ad.unpack_dual(output_of(forward(*duals))).tangent
     return tangent
 

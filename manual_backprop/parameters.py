@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 
 class Receiver(Protocol):
-    """Where a backward pass puts what it computes, one tensor at a time: a dict, `Parameters`, or whatever sends it on."""
+    """Where a backward pass puts each gradient as soon as it is known: a dict, `Parameters`, or what sends it on."""
 
     def __setitem__(self, name: str, value: Tensor, /) -> None: ...
 

@@ -14,7 +14,7 @@ import torch
 
 from training.config import Config
 from training.data import load
-from training.learners import make_learner
+from training.learners.factory import make_learner
 from training.tensorboard import MetricsWriter
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")

@@ -20,8 +20,8 @@ from training import figures
 from training.config import Config
 from training.data import Dataset, load
 from training.data.dataset import Split
-from training.learners import make_learner
 from training.learners.base import Backpropagation
+from training.learners.factory import make_learner
 from training.loop import Loop
 from training.tensorboard import GRID_PIXELS, MetricsWriter, read_metrics, weight_pictures
 

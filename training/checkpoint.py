@@ -5,8 +5,6 @@ A checkpoint is a plain dict that `torch.load(path, weights_only=True)` reads; `
 """
 
 import os
-import pickle
-import zipfile
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -26,6 +24,15 @@ class Progress(TypedDict):
     best_accuracy: float
     accuracy: float  # on the test set, when last evaluated
     losses: Tensor  # costs of the steps since loss/train was last logged
+    max_relative_error: float  # of the gradient checks since it was last logged
+
+
+class Examples(TypedDict):
+    """What a network was trained on: the data set's name, one example's shape, and what the classes are called."""
+
+    name: str
+    shape: list[int]
+    classes: list[str]
 
 
 class Checkpoint(LearnerState):
@@ -33,7 +40,7 @@ class Checkpoint(LearnerState):
 
     format: int
     config: dict[str, str | int | float | list[str] | list[int]]
-    data: dict[str, str | list[str] | list[int]]  # name, shape, classes
+    data: Examples
     progress: Progress
 
 
@@ -42,7 +49,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
     Whenever the process dies, `path` holds the old checkpoint or the new one, whole.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one that a killed process left is overwritten
     try:
         with temporary.open("wb") as file:
             torch.save(checkpoint, file)
@@ -72,7 +79,9 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"there is no checkpoint {path}: give the directory of a run, or a .pt file")
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # what the unpickler raises at bytes that are no pickle is anything
         raise UserError(f"{path} is not a whole checkpoint: it was cut off, or it is another kind of file") from error
     if not isinstance(checkpoint, dict) or not Checkpoint.__annotations__.keys() <= checkpoint.keys():
         raise UserError(f"{path} is not a checkpoint of this project: train one with train.py")

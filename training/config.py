@@ -8,6 +8,7 @@ import difflib
 import json
 import math
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -25,6 +26,7 @@ Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu", "softplus", "gelu"
 
 PRESET_DIR = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "3b1b"
+MAX_PARAMETERS = 1_000_000_000  # 4 GB in float32, and a run holds several such vectors
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Config:
     """λ of the penalty ½λΣw² on weights (not biases): Nielsen's λ/n, torch's weight_decay."""
     batch_size: int = 100
     """Examples per mini-batch; the last one of an epoch may be smaller."""
-    epochs: int = 100
+    epochs: int = 50
     """Passes over the training set."""
     max_steps: int = 0
     """Stop after this many steps, if that is sooner; the schedule is laid out for it. 0 is no limit."""
@@ -83,8 +85,9 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "log_every"):
             self._check(name, getattr(self, name) >= 1, "a whole number from 1")
-        for name in ("validation", "max_steps", "threads", "check_every", "histogram_every"):
+        for name in ("validation", "max_steps", "check_every", "histogram_every"):
             self._check(name, getattr(self, name) >= 0, "a whole number from 0")
+        self._check("threads", 0 <= self.threads <= 1024, "a whole number from 0 to 1024")
         self._check("seed", 0 <= self.seed < 2**63, "a whole number from 0 to 2⁶³ − 1")
         self._check("lr", 0 < self.lr < math.inf, "a positive number")
         self._check("l2", 0 <= self.l2 < math.inf, "a number from 0")
@@ -127,8 +130,9 @@ class Config:
     def resolved(self, data: Dataset) -> "Config":
         """This configuration with nothing left open: the data that were loaded, device, threads, activations.
 
-        Raises UserError for a device that is not there or that cannot do this dtype.
+        Raises UserError for a device that is not there or that cannot do this dtype, and for a network too large.
         """
+        self._require_to_fit(data)
         return replace(
             self,
             dataset=data.name,  # type: ignore[arg-type]  # one of DATASETS
@@ -140,6 +144,14 @@ class Config:
     def sizes(self, data: Dataset) -> tuple[int, ...]:
         """The network's sizes: the data's features, the hidden layers, the data's classes."""
         return (data.train.x.shape[1], *self.hidden, len(data.classes))
+
+    def _require_to_fit(self, data: Dataset) -> None:
+        parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(self.sizes(data)))
+        if parameters > MAX_PARAMETERS:
+            raise UserError(
+                f"{flag('hidden')} {' '.join(map(str, self.hidden))} makes {parameters:,} parameters, "
+                f"but at most {MAX_PARAMETERS:,} are allowed: give narrower layers"
+            )
 
     def _best_threads(self, data: Dataset) -> int:
         """One where the matrices are small, because handing out work costs more than it saves; else one per core."""
@@ -160,12 +172,12 @@ def resolve_device(device: str, dtype: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=device, dtype=getattr(torch, dtype))
+        torch.zeros(1, device=device, dtype=getattr(torch, dtype)).item()
     except (RuntimeError, AssertionError, TypeError) as error:
         here = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if torch.mps.is_available() else [])]
+        reason = re.split(r"[.\n]\s", str(error))[0]
         raise UserError(
-            f"--device {device} cannot be used with --dtype {dtype} here ({str(error).splitlines()[0]}); "
-            f"this machine has {', '.join(here)}"
+            f"--device {device} cannot be used with --dtype {dtype} here ({reason}); this machine has {', '.join(here)}"
         ) from error
     return device
 

@@ -4,7 +4,7 @@ import time
 from types import TracebackType
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from manual_backprop.models.mlp import MLP
@@ -34,15 +34,13 @@ class RunConsole:
     def __init__(self, total: int, epochs: int, batch_size: int, start: int = 0) -> None:
         self.out = RichConsole(highlight=False, soft_wrap=True)
         self.epochs, self.batch_size = epochs, batch_size
-        self.latest = ""
         self.done, self.done_at, self.since = 0, 0, time.perf_counter()
         self.progress = Progress(
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("steps"),
-            TimeRemainingColumn(),
             TextColumn("{task.description}"),
+            BarColumn(bar_width=None),  # what the terminal's width leaves
+            TimeRemainingColumn(),
             console=self.out,
+            expand=True,
             disable=not self.out.is_terminal,
         )
         self.task = self.progress.add_task("", total=total, completed=start)
@@ -65,13 +63,12 @@ class RunConsole:
         seconds = time.perf_counter() - self.since
         speed = (self.done - self.done_at) * self.batch_size / seconds
         self.done_at, self.since = self.done, time.perf_counter()
-        line = (
-            f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}  loss/test {values['loss/test']:.4f}  "
-            f"accuracy/test {values['accuracy/test']:.2%}  accuracy/train {values['accuracy/train']:.2%}"
-        )
-        if step:
-            line += f"  {speed:,.0f} examples/s"
+        count = f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}"
+        rate = f"  {speed:,.0f} examples/s" if step else ""
         if self.out.is_terminal:
-            self.progress.update(self.task, description=line)
-        else:
-            print(line, flush=True)
+            description = f"{count}  test accuracy {values['accuracy/test']:.2%}{rate}"
+            self.progress.update(self.task, description=description)
+            return
+        losses = f"loss/test {values['loss/test']:.4f}"
+        accuracies = f"accuracy/test {values['accuracy/test']:.2%}  accuracy/train {values['accuracy/train']:.2%}"
+        print(f"{count}  {losses}  {accuracies}{rate}", flush=True)

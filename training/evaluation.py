@@ -33,3 +33,16 @@ def evaluate(
     output = torch.cat(outputs)
     accuracy = (output.argmax(dim=1) == split.y).double().mean().item()
     return Evaluation(total / len(split), accuracy, output.cpu())
+
+
+def confidence(outputs: Tensor, loss: str) -> tuple[Tensor, str]:
+    """What the network gives each class, from its outputs (B, classes), and what that is called.
+
+    The softmax or sigmoid that is a part of the cost makes probabilities of logits; the other costs have activations.
+    """
+    outputs = outputs.double()
+    if loss == "softmax-cross-entropy":
+        return outputs.softmax(dim=1), "probability"
+    if loss == "sigmoid-cross-entropy":
+        return outputs.sigmoid(), "probability"
+    return outputs, "activation"

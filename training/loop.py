@@ -22,7 +22,8 @@ from training.config import Config
 from training.data import Dataset, Split
 from training.evaluation import Evaluation, evaluate
 from training.learners.base import Backpropagation, Learner, LearnerState
-from training.learners.checked import CheckedLearner, tensors_of
+from training.learners.checked import CheckedLearner
+from training.learners.comparison import tensors_of
 from training.tensorboard import MetricsWriter
 
 STEPS_PER_CALL = 10  # so many that a call's cost is spread, so few that Ctrl-C is answered at once
@@ -78,8 +79,16 @@ class Loop:
         self.order_epoch = -1
         self.evaluation: Evaluation | None = None
         self.seconds, self.examples = 0.0, 0  # since the last logged values
-        fresh: Progress = {"evaluated": False, "best_accuracy": 0.0, "accuracy": 0.0, "losses": torch.empty(0)}
+        fresh: Progress = {
+            "evaluated": False,
+            "best_accuracy": 0.0,
+            "accuracy": 0.0,
+            "losses": torch.empty(0, dtype=torch.float64),
+            "max_relative_error": 0.0,
+        }
         self.progress = progress or fresh
+        if isinstance(learner, CheckedLearner):
+            learner.max_relative_error = self.progress["max_relative_error"]
 
     def run(self) -> Outcome:
         """Train to the end, or until `stop()`; either way `last.pt` holds where it stopped.
@@ -105,8 +114,6 @@ class Loop:
     def train_some(self) -> None:
         """Take the next few steps: up to the next that is logged, which goes alone, or the end of the epoch."""
         config, step = self.config, self.learner.steps
-        if step == 0:
-            self.histograms_of(self.batches(0, 1)[0])
         to_log = config.log_every - step % config.log_every
         to_histogram = config.histogram_every - step % config.histogram_every if config.histogram_every else self.total
         position = step % self.steps_per_epoch
@@ -197,6 +204,8 @@ class Loop:
         }
         self.writer.scalars(step, values)
         self.writer.pictures(step, self.learner.parameters)
+        if step == 0:
+            self.histograms_of(self.batches(0, 1)[0])
         self.evaluation = on_test
         self.progress["evaluated"] = True
         self.progress["accuracy"] = on_test.accuracy
@@ -208,7 +217,7 @@ class Loop:
 
     def final_figures(self) -> None:
         """At the end of a run: pictures of the last evaluation, and the settings with the result for comparing runs."""
-        if self.evaluation is None:  # a finished run, resumed
+        if self.evaluation is None:  # resumed after the last evaluation
             self.evaluation = evaluate(self.learner, self.data.test, self.dtype)
         assert self.evaluation is not None
         self.writer.final_figures(self.learner.steps, self.evaluation.outputs, self.predict)
@@ -221,6 +230,8 @@ class Loop:
         return self.learner.evaluate(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))[1].cpu()
 
     def save(self, name: str) -> None:
+        if isinstance(self.learner, CheckedLearner):
+            self.progress["max_relative_error"] = self.learner.max_relative_error
         config = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.config).items()}
         shape, classes = list(self.data.shape), list(self.data.classes)
         state = Checkpoint(
@@ -230,6 +241,7 @@ class Loop:
             data={"name": self.data.name, "shape": shape, "classes": classes},
             progress=self.progress,
         )
+        self.writer.flush()  # what was logged before a checkpoint is on the disk with it
         checkpoint.save(state, self.run_dir / name)
 
     def replay(self, before: LearnerState, batches: Tensor, learning_rates: Tensor) -> None:

@@ -18,15 +18,15 @@ import torch
 from manual_backprop.models.mlp import MLP
 from training import checkpoint
 from training.checkpoint import Checkpoint
-from training.config import Config, load_preset
+from training.config import Config, load_preset, resolve_device
 from training.console import RunConsole, print_layers
 from training.data import Dataset, load
 from training.errors import UserError
 from training.figures import curves
 from training.interruption import Interruption
-from training.learners import make_learner
+from training.learners.factory import make_learner
 from training.loop import Loop, Outcome, total_steps
-from training.tensorboard import MetricsWriter
+from training.tensorboard import METRICS, MetricsWriter, read_metrics
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Result:
         outcome = self.outcome
         state = "" if outcome.finished else f"stopped at step {outcome.steps:,} (--resume {self.run_dir} goes on); "
         return (
-            f"{state}test accuracy {outcome.accuracy:.2%} (best {outcome.best_accuracy:.2%}) after {self.seconds:.1f} s; "
-            f"run in {self.run_dir}, curves in {self.run_dir / 'curves.png'}; to look inside: "
-            f"tensorboard --logdir {self.run_dir.parent}"
+            f"{state}test accuracy {outcome.accuracy:.2%} (best {outcome.best_accuracy:.2%}) "
+            f"after {self.seconds:.1f} s; run in {self.run_dir}, curves in {self.run_dir / 'curves.png'}; "
+            f"to look inside: tensorboard --logdir {self.run_dir.parent}"
         )
 
 
@@ -69,8 +69,7 @@ def resume(run_dir: Path, config: Config) -> Result:
     data = load_data(config)
     if {"name": data.name, "shape": list(data.shape), "classes": list(data.classes)} != saved["data"]:
         raise UserError(f"the data in {config.data_dir} are not those that the run in {run_dir} was trained on")
-    if config != load_config(run_dir):
-        (run_dir / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    resolve_device(config.device, config.dtype)
     return _run(config, data, run_dir, saved)
 
 
@@ -90,16 +89,22 @@ def _run(config: Config, data: Dataset, run_dir: Path, saved: Checkpoint | None)
     torch.set_num_threads(config.threads)
     data = data.to(config.device)
     learner = make_learner(config, data)
+    total = total_steps(config, data)
     if saved is not None:
         try:
             learner.load_state_dict(saved)
         except ValueError as error:
             raise UserError(f"the checkpoint in {run_dir} is not of this network: {error}") from error
-    total = total_steps(config, data)
+        if learner.steps >= total and is_complete(run_dir, learner.steps):
+            print(f"this run is finished, at step {learner.steps:,}: more --epochs, or --max-steps, go on with it")
+            accuracy, best_accuracy = saved["progress"]["accuracy"], saved["progress"]["best_accuracy"]
+            return Result(Outcome(True, learner.steps, accuracy, best_accuracy), run_dir, seconds=0.0, signal=0)
+        if config != load_config(run_dir):
+            (run_dir / "config.toml").write_text(config.to_toml(), encoding="utf-8")
     print_layers(MLP(config.sizes(data), config.activations))
-    writer = MetricsWriter(
-        run_dir, config, data, start_step=learner.steps + 1 if saved else 0, environment=environment(config)
-    )
+    begun = saved is not None and (learner.steps > 0 or saved["progress"]["evaluated"])  # else nothing is logged yet
+    start_step = learner.steps + 1 if begun else 0
+    writer = MetricsWriter(run_dir, config, data, start_step=start_step, environment=environment(config))
     console = RunConsole(total, config.epochs, config.batch_size, start=learner.steps)
     progress = saved["progress"] if saved else None
     began = time.perf_counter()
@@ -109,8 +114,14 @@ def _run(config: Config, data: Dataset, run_dir: Path, saved: Checkpoint | None)
         if outcome.finished:
             loop.final_figures()
     seconds = time.perf_counter() - began
-    curves({run_dir.name: run_dir / "metrics.jsonl"}, run_dir / "curves.png")
+    curves({run_dir.name: run_dir / METRICS}, run_dir / "curves.png")
     return Result(outcome, run_dir, seconds, stop.signal)
+
+
+def is_complete(run_dir: Path, step: int) -> bool:
+    """Whether the last that a run logs is there for this step."""
+    path = run_dir / METRICS
+    return path.exists() and any(line["step"] == step and "hparam/accuracy" in line for line in read_metrics(path))
 
 
 def free_run_dir(parent: Path, name: str) -> Path:
@@ -140,11 +151,11 @@ def create(run_dir: Path, config: Config) -> None:
 def environment(config: Config) -> Mapping[str, Any]:
     """What a run depends on beside its configuration."""
     device = torch.cuda.get_device_name(config.device) if config.device.startswith("cuda") else platform.machine()
-    packages = ("torch", "tensorboard", "numpy")
     return {
         "command": " ".join(sys.argv),
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        "torch": torch.__version__,  # with the build's own suffix
+        **{name: version(name) for name in ("tensorboard", "numpy")},
         "platform": platform.platform(),
         "device": f"{config.device} ({device})",
         "cores": os.cpu_count(),

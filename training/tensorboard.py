@@ -22,6 +22,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from training.config import Config
 from training.data import Dataset
+from training.evaluation import confidence
 from training.learners.base import Backpropagation
 
 METRICS = "metrics.jsonl"
@@ -97,8 +98,8 @@ class MetricsWriter:
         outputs, labels = outputs.cpu(), test.y.cpu()
         self._image("confusion_matrix", figures.confusion_matrix(labels, outputs.argmax(1), classes), step)
         if len(self.data.shape) == 2:
-            confidence, unit = self._confidence(outputs.double())
-            picture = figures.mistakes(test.x, labels, confidence, self.data.shape, classes, unit)
+            values, unit = confidence(outputs, self.config.loss)
+            picture = figures.mistakes(test.x, labels, values, self.data.shape, classes, unit)
             if picture is not None:
                 self._image("mistakes", picture, step)
         if self.data.shape == (2,):
@@ -147,14 +148,6 @@ class MetricsWriter:
             bucket_counts=[0, *counts.tolist()],  # nothing lies below the first limit
             global_step=step,
         )
-
-    def _confidence(self, outputs: Tensor) -> tuple[Tensor, str]:
-        """What the network gives each class, and what that is called."""
-        if self.config.loss == "softmax-cross-entropy":
-            return outputs.softmax(1), "probability"
-        if self.config.loss == "sigmoid-cross-entropy":
-            return outputs.sigmoid(), "probability"
-        return outputs, "activation"
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

@@ -97,13 +97,14 @@ class MLP:
         da = d_output
         for l in range(len(self.activations), 0, -1):
             a_before, z, a = caches[l - 1]
-            delta = da * ACTIVATIONS[self.activations[l - 1]].derivative(z, a)  # BP1 and BP2: ⊙ σ′(zˡ)
+            W, sigma = params[f"layer{l}.weight"], ACTIVATIONS[self.activations[l - 1]]
+            delta = da * sigma.derivative(z, a)  # BP1 for l = L, BP2 below
             gradients[f"layer{l}.bias"] = delta.sum(dim=0)  # BP3
             gradients[f"layer{l}.weight"] = delta.T @ a_before  # BP4
             if deltas is not None:
                 deltas[f"layer{l}"] = delta
             if l > 1 or need_dx:
-                da = delta @ params[f"layer{l}.weight"]  # BP2: δˡ Wˡ = ∂C/∂aˡ⁻¹
+                da = delta @ W  # BP2, its first factor: ∂C/∂aˡ⁻¹ = δˡ Wˡ
         return da if need_dx else None
 
     def intermediates(self, caches: Caches) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

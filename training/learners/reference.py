@@ -55,8 +55,11 @@ class ReferenceLearner:
             losses.append(C.detach())
         return torch.stack(losses)
 
-    def backpropagate(self, x: Tensor, y: Tensor) -> Backpropagation:
-        """As for every learner; `apply` can take the step afterwards. Hooks keep every z and a with its gradient."""
+    def backpropagate(self, x: Tensor, y: Tensor, d_output: Tensor | None = None) -> Backpropagation:
+        """As for every learner; `apply` can take the step afterwards. Hooks keep every z and a with its gradient.
+
+        With `d_output` that is propagated back in the place of this learner's own ∂C/∂output, which is still reported.
+        """
         before = {name: tensor.clone() for name, tensor in self.module.named_buffers()}
         z_modules, a_modules = self.module.observed()  # type: ignore[operator]
         with ExitStack() as hooks:
@@ -64,9 +67,11 @@ class ReferenceLearner:
             a_calls = {name: _record(module, hooks) for name, module in a_modules.items()}
             self.optimizer.zero_grad()
             output = self._forward(x)
-            output.retain_grad()
-            C = self.loss(output, y, len(x))
+            leaf = output.detach().requires_grad_()  # the chain is cut here, into the cost's part and the module's
+            C = self.loss(leaf, y, len(x))
             C.backward()
+            own_d_output = _gradient(leaf)
+            output.backward(own_d_output if d_output is None else d_output)
         z, a = _numbered(z_calls), _numbered(a_calls)
         buffers = {name: tensor.clone() for name, tensor in self.module.named_buffers()}
         for name, tensor in self.module.named_buffers():
@@ -74,7 +79,7 @@ class ReferenceLearner:
         return Backpropagation(
             C.detach(),
             {name: _gradient(p) for name, p in self.module.named_parameters()},
-            {name: _gradient(tensor) for name, tensor in {"output": output, **z}.items()},
+            {"output": own_d_output} | {name: _gradient(tensor) for name, tensor in z.items()},
             {name: tensor.detach() for name, tensor in z.items()},
             {name: tensor.detach() for name, tensor in a.items()},
             buffers,
@@ -84,9 +89,11 @@ class ReferenceLearner:
         return self.module(x, self.noise(self.steps, x)) if self.noise else self.module(x)
 
     def apply(self, result: Backpropagation, lr: Tensor) -> None:
-        """Take the step that `result`, the newest from `backpropagate`, calls for."""
+        """Take the step that `result`, from `backpropagate`, calls for."""
         for name, tensor in self.module.named_buffers():
             tensor.copy_(result.buffers[name])
+        for name, p in self.module.named_parameters():
+            p.grad = result.gradients[name]
         self._step(lr)
 
     def _step(self, lr: Tensor) -> None:

@@ -1,0 +1,168 @@
+"""The same backward pass by hand and by its oracles, as dictionaries of tensors under the same names.
+
+`C`, `dx`, `δ output`, `δ layer1`, `∂C/∂layer1.weight`: all that a backward pass computes.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from math import prod, sqrt
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradient_check import central_differences
+from manual_backprop import losses
+from manual_backprop.losses import Loss
+from reference.losses import LOSSES as REFERENCE_LOSSES
+from training.data import Split
+from training.learners.reference import ReferenceLearner
+from training.step import Model
+
+LOSSES: dict[str, Loss] = {name: make() for name, make in losses.LOSSES.items()} | {
+    "smoothed": losses.SoftmaxCrossEntropy(label_smoothing=0.15)
+}
+TWIN_LOSSES: dict[str, Callable[..., Tensor]] = REFERENCE_LOSSES | {
+    "smoothed": partial(REFERENCE_LOSSES["softmax-cross-entropy"], label_smoothing=0.15)
+}
+
+
+def random_parameters(model: Model, seed: int, gain: float = 1.0) -> dict[str, Tensor]:
+    """No default among them: weights N(0, gain²/fan_in), so that z is of order one, vectors ±[0.3, 1.2]."""
+    generator = torch.Generator().manual_seed(seed)
+    parameters = {}
+    for name, shape in model.shapes.items():
+        if len(shape) > 1:
+            scale = gain / sqrt(prod(shape[1:]))
+            parameters[name] = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+        else:
+            sign = 2.0 * torch.randint(0, 2, shape, generator=generator) - 1
+            parameters[name] = sign * (0.3 + 0.9 * torch.rand(shape, generator=generator, dtype=torch.float64))
+    return parameters
+
+
+def random_batch(size: int, features: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(size, features, generator=generator, dtype=torch.float64)
+    return x, torch.randint(0, classes, (size,), generator=generator)
+
+
+def by_hand(
+    model: Model,
+    loss: Loss,
+    params: Mapping[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    *,
+    count: int | None = None,
+    **pass_on: Any,
+) -> dict[str, Tensor]:
+    """The hand-written pass, under inference mode. `pass_on` (state, noise) goes to the model's forward."""
+    gradients: dict[str, Tensor] = {}
+    deltas: dict[str, Tensor] = {}
+    with torch.inference_mode():
+        output, caches, _ = model.forward(params, x, training=True, **pass_on)
+        C, cache = loss.forward(output, y, count)
+        deltas["output"] = loss.backward(1.0, cache)
+        dx = model.backward(params, caches, deltas["output"], gradients, deltas=deltas, need_dx=True)
+    assert dx is not None
+    return _named(C, dx, deltas, gradients)
+
+
+def by_autograd(
+    model: Model,
+    loss: Loss,
+    params: Mapping[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    *,
+    count: int | None = None,
+    **pass_on: Any,
+) -> dict[str, Tensor]:
+    """Autograd through the same forward; each δ is the gradient of a tensor that the forward pass cached."""
+    x = x.clone().requires_grad_()
+    params = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
+    output, caches, _ = model.forward(params, x, training=True, **pass_on)
+    C, _ = loss.forward(output, y, count)
+    seen = {"output": output, **model.intermediates(caches)[0]}
+    dx, *rest = torch.autograd.grad(C, [x, *seen.values(), *params.values()])
+    deltas = dict(zip(seen, rest, strict=False))
+    return _named(C.detach(), dx, deltas, dict(zip(params, rest[len(seen) :], strict=True)))
+
+
+def by_twin(
+    module: nn.Module,
+    loss: Callable[..., Tensor],
+    params: Mapping[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    noise: Any = None,
+) -> dict[str, Tensor]:
+    """The independent nn.Module, at the same parameters."""
+    draw = None if noise is None else lambda steps, x: noise
+    learner = ReferenceLearner(module, loss, Split(x, y), dtype=x.dtype, noise=draw)
+    learner.load_state_dict({"model": {**params, **(state or {})}, "optimizer": {}, "steps": 0})
+    x = x.clone().requires_grad_()
+    result = learner.backpropagate(x, y)
+    assert x.grad is not None
+    return _named(result.loss, x.grad, result.deltas, result.gradients)
+
+
+def assert_central_differences_agree(
+    model: Model, loss: Loss, params: Mapping[str, Tensor], x: Tensor, y: Tensor, **pass_on: Any
+) -> None:
+    """Every parameter's gradient and dx, against differences of the cost over ±h and over ±2h.
+
+    Their errors are c h² and 4 c h², so they differ by three times the error of the better one, plus the rounding of
+    C over h.
+    That difference is what is allowed. At a kink it is large and would allow anything, so it may not exceed 1e-6.
+    """
+    own = {name: tensor.clone() for name, tensor in params.items()} | {"x": x.clone()}
+
+    def cost() -> Tensor:
+        output, _, _ = model.forward(own, own["x"], training=True, **pass_on)
+        return loss.forward(output, y)[0]
+
+    gradients = by_hand(model, loss, params, x, y, **pass_on)
+    rounding = 16 * torch.finfo(torch.float64).eps * abs(cost().item())
+    h = 1e-4
+    for name, tensor in own.items():
+        gradient = gradients["dx" if name == "x" else f"∂C/∂{name}"]
+        close, wide = central_differences(cost, tensor, h), central_differences(cost, tensor, 2 * h)
+        allowed = (wide - close).norm().item() + rounding / h * sqrt(tensor.numel())
+        size = max(close.norm().item(), rounding / h)
+        assert allowed < 1e-6 * size or size < 1e-9, f"{name}: a kink within 2h, or a badly conditioned example"
+        error = (gradient - close).norm().item()
+        assert error <= allowed, f"{name}: off by {error:.2e}, allowed {allowed:.2e}, of {size:.2e}"
+
+
+def assert_not_trivial(gradients: Mapping[str, Tensor]) -> None:
+    """Nothing is shown by agreeing with zeros."""
+    for name, tensor in gradients.items():
+        assert tensor.norm() > 0, f"{name} is all zeros"
+
+
+def layer_examples(package: ModuleType) -> Iterator[Any]:
+    """(id, forward, backward, arguments, not differentiable) of every module in `package` that has `examples`.
+
+    A module's examples are argument sets of its own forward; one that holds several layers yields (layer, arguments).
+    """
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        if not hasattr(module, "examples"):
+            continue
+        for i, example in enumerate(module.examples(torch.Generator().manual_seed(0))):
+            layer, arguments = (module, example) if hasattr(module, "forward") else example
+            fixed = getattr(layer, "not_differentiable", ())
+            yield f"{info.name}-{i}", layer.forward, layer.backward, arguments, fixed
+
+
+def _named(C: Tensor, dx: Tensor, deltas: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    named = {"C": C, "dx": dx}
+    named |= {f"δ {name}": delta for name, delta in deltas.items()}
+    return named | {f"∂C/∂{name}": gradient for name, gradient in gradients.items()}

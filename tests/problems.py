@@ -1,0 +1,62 @@
+"""Learners of either implementation for the same small problem, at the same initial values."""
+
+from functools import partial
+
+import torch
+from both_ways import LOSSES, TWIN_LOSSES
+from torch import Tensor
+
+import reference.mlp
+from manual_backprop.initializers import INITIALIZERS, initialize
+from manual_backprop.models.mlp import MLP
+from manual_backprop.optimizers import SGD
+from training.data import Split
+from training.learners.checked import CheckedLearner
+from training.learners.manual import ManualLearner
+from training.learners.reference import ReferenceLearner
+
+
+def manual_mlp(
+    model: MLP,
+    loss: str,
+    train: Split,
+    *,
+    dtype: torch.dtype = torch.float64,
+    momentum: float = 0.0,
+    l2: float = 0.0,
+    init: str = "scaled-normal",
+    seed: int = 0,
+) -> ManualLearner:
+    learner = ManualLearner(model, LOSSES[loss], SGD(momentum), train, dtype=dtype, l2=l2)
+    initialize(learner.params, INITIALIZERS[init], seed)
+    return learner
+
+
+def reference_mlp(manual: ManualLearner, loss: str, dtype: torch.dtype | None = None) -> ReferenceLearner:
+    """The twin of a learner from `manual_mlp`, at the same θ."""
+    model, settings = manual.model, {"momentum": manual.optimizer.momentum}
+    settings["l2"] = 0.0 if manual.decay is None else manual.decay.max().item()
+    twin = reference.mlp.MLP(model.sizes, model.activations)
+    learner = ReferenceLearner(twin, TWIN_LOSSES[loss], manual.train, dtype=dtype or manual.dtype, **settings)
+    learner.load_state_dict(manual.state_dict())
+    return learner
+
+
+def checked_mlp(manual: ManualLearner, loss: str, every: int = 1) -> CheckedLearner:
+    twin = partial(reference_mlp, manual, loss)
+    truth = None if manual.dtype == torch.float64 else twin(torch.float64)
+    return CheckedLearner(manual, twin(), truth, every=every)
+
+
+def random_batches(steps: int, batch: int, examples: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, examples, (steps, batch), generator=torch.Generator().manual_seed(seed))
+
+
+def rates(steps: int, lr: float) -> Tensor:
+    return torch.full((steps,), lr, dtype=torch.float64)
+
+
+def relative_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """The largest ‖difference‖/‖b‖ of any tensor."""
+    assert a.keys() == b.keys()
+    return max(((a[name] - b[name]).norm() / b[name].norm()).item() for name in b if b[name].is_floating_point())

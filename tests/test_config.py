@@ -1,0 +1,230 @@
+"""The configuration: what is allowed, how it is put together, and that it survives being written and read."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import running
+import torch
+
+import train
+from training.config import Config, from_mapping, load_preset, preset_names, resolve_device
+from training.data import Dataset
+from training.errors import UserError
+
+EVERY_FIELD_CHANGED = Config(
+    impl="manual",
+    dataset="npz",
+    data_dir='folder with "quotes" and ünïcode',
+    validation=7,
+    hidden=(5, 4, 3),
+    activation=("tanh", "relu", "gelu", "identity"),
+    loss="softmax-cross-entropy",
+    label_smoothing=0.1,
+    optimizer="sgd",
+    lr=1e-3,
+    schedule="constant",
+    momentum=0.9,
+    l2=1e-4,
+    batch_size=33,
+    epochs=2,
+    max_steps=9,
+    init="he",
+    seed=2**63 - 1,
+    dtype="float64",
+    device="cpu",
+    threads=2,
+    check_every=5,
+    log_every=11,
+    histogram_every=0,
+)
+
+
+def toml(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_the_default_is_the_preset_3b1b() -> None:
+    assert Config() == load_preset("3b1b")
+
+
+def test_there_are_the_presets_of_the_readme() -> None:
+    assert {"3b1b", "nielsen-ch1", "points"} <= set(preset_names())
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_survives_being_written_and_read(name: str, tmp_path: Path) -> None:
+    config = load_preset(name)
+    assert load_preset(toml(tmp_path / "c.toml", config.to_toml())) == config
+
+
+def test_every_field_survives_being_written_and_read(tmp_path: Path) -> None:
+    same_by_nature = {"impl", "optimizer"}  # check_every needs manual; there is one optimizer
+    unchanged = {f.name for f in fields(Config) if getattr(EVERY_FIELD_CHANGED, f.name) == getattr(Config(), f.name)}
+    assert unchanged <= same_by_nature
+    assert load_preset(toml(tmp_path / "c.toml", EVERY_FIELD_CHANGED.to_toml())) == EVERY_FIELD_CHANGED
+
+
+def test_command_line_beats_preset_beats_default() -> None:
+    config = train.parse(["--preset", "nielsen-ch1", "--lr", "0.5"]).config
+    assert config.lr == 0.5
+    assert (config.hidden, config.batch_size, config.init) == ((30,), 10, "standard-normal")
+    assert config.momentum == Config().momentum
+
+
+def test_a_preset_given_as_one_word_with_equals() -> None:
+    assert train.parse(["--preset=nielsen-ch1"]).config == load_preset("nielsen-ch1")
+
+
+def test_print_config_read_back_is_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    asked = ["--preset", "points", "--hidden", "7", "5", "--lr", "1e-3", "--loss", "quadratic"]
+    first = running.call(capsys, train.main, *asked, "--print-config")
+    again = running.call(capsys, train.main, "--preset", toml(tmp_path / "c.toml", first.out), "--print-config")
+    assert first.status == again.status == 0
+    assert first.out == again.out
+    assert "hidden = [7, 5]" in first.out
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("learning_rate = 3.0", "unknown key 'learning_rate'"),
+        ("lrr = 3.0", "did you mean 'lr'"),
+        ("batchsize = 3", "did you mean 'batch_size'"),
+        ("batch_size = true", "batch_size is True, but it must be a whole number"),
+        ("batch_size = 10.0", "batch_size is 10.0, but it must be a whole number"),
+        ('batch_size = "10"', "batch_size is '10', but it must be a whole number"),
+        ('lr = "3.0"', "lr is '3.0', but it must be a number"),
+        ("lr = [3.0]", "lr is [3.0], but it must be a number"),
+        ("lr = nan", "--lr is nan, but it must be a positive number"),
+        ("hidden = 16", "hidden is 16, but it must be a list"),
+        ("hidden = [16, true]", "hidden is True, but it must be a whole number"),
+        ('activation = "relu"', "activation is 'relu', but it must be a list"),
+        ('activation = ["sigmod"]', "did you mean 'sigmoid'"),
+        ('impl = "manul"', "did you mean 'manual'"),
+        ("data_dir = 3", "data_dir is 3, but it must be text in quotes"),
+        ("[training]\nlr = 3.0", "unknown key 'training'"),
+        ("lr = 3.0 4.0", "is not a TOML file"),
+        ("lr = 3.0\nlr = 4.0", "is not a TOML file"),
+    ],
+)
+def test_a_wrong_preset_is_refused_by_name(text: str, wanted: str, tmp_path: Path) -> None:
+    path = toml(tmp_path / "mine.toml", text)
+    with pytest.raises(UserError) as refusal:
+        load_preset(path)
+    assert wanted in str(refusal.value)
+    assert path in str(refusal.value)
+
+
+def test_a_preset_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_bytes(b"\xff\xfe\x00lr")
+    with pytest.raises(UserError, match="not a TOML file"):
+        load_preset(str(tmp_path / "c.toml"))
+
+
+@pytest.mark.parametrize("name", ["3b1c", "none.toml", ""])
+def test_an_unknown_preset_is_refused_with_those_that_there_are(name: str) -> None:
+    with pytest.raises(UserError, match="nielsen-ch1"):
+        load_preset(name)
+
+
+def test_a_whole_number_is_a_number() -> None:
+    config = from_mapping({"lr": 3})
+    assert type(config.lr) is float
+    assert config.lr == 3.0
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("lr", [1e-9, 1e9], [0.0, -1.0, float("nan"), float("inf")]),
+        ("l2", [0.0, 1.0], [-1e-9, float("nan"), float("inf")]),
+        ("momentum", [0.0, 0.999], [-0.1, 1.0, float("nan")]),
+        ("batch_size", [1], [0, -1]),
+        ("epochs", [1], [0, -1]),
+        ("log_every", [1], [0, -1]),
+        ("histogram_every", [0, 1], [-1]),
+        ("max_steps", [0, 1], [-1]),
+        ("validation", [0, 1], [-1]),
+        ("threads", [0, 1, 1024], [-1, 1025]),
+        ("check_every", [0, 1], [-1]),
+        ("seed", [0, 2**63 - 1], [-1, 2**63]),
+        ("hidden", [(1,), (3, 2, 1)], [(), (0,), (16, -1)]),
+        ("activation", [("relu",), ("tanh", "relu", "sigmoid")], [(), ("relu", "relu"), ("relu",) * 4]),
+    ],
+)
+def test_ranges(name: str, good: list, bad: list) -> None:
+    for value in good:
+        assert getattr(replace(Config(), **{name: value}), name) == value
+    for value in bad:
+        with pytest.raises(UserError, match=f"^--{name.replace('_', '-')} is .*, but it must be "):
+            replace(Config(), **{name: value})
+
+
+def test_label_smoothing_is_from_0_to_below_1_and_only_for_softmax() -> None:
+    assert Config(loss="softmax-cross-entropy", label_smoothing=0.5).label_smoothing == 0.5
+    for value in (-0.1, 1.0, float("nan")):
+        with pytest.raises(UserError, match="label-smoothing"):
+            Config(loss="softmax-cross-entropy", label_smoothing=value)
+    with pytest.raises(UserError, match="label smoothing goes with"):
+        Config(loss="quadratic", label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("impl", ["reference", "both"])
+def test_check_every_is_for_manual_only(impl: str) -> None:
+    with pytest.raises(UserError, match="--check-every goes with --impl manual"):
+        Config(impl=impl, check_every=2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("loss", "activation", "expected"),
+    [
+        ("quadratic", ("tanh",), ("tanh", "tanh", "tanh")),
+        ("squared-error", ("relu", "tanh", "sigmoid"), ("relu", "tanh", "sigmoid")),
+        ("softmax-cross-entropy", ("tanh",), ("tanh", "tanh", "identity")),
+        ("sigmoid-cross-entropy", ("relu", "tanh", "identity"), ("relu", "tanh", "identity")),
+    ],
+)
+def test_activations_per_layer(loss: str, activation: tuple, expected: tuple) -> None:
+    assert Config(loss=loss, activation=activation).activations == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("loss", ["softmax-cross-entropy", "sigmoid-cross-entropy"])
+def test_a_cost_of_logits_wants_identity_last(loss: str) -> None:
+    with pytest.raises(UserError, match="must be identity, not relu"):
+        Config(loss=loss, activation=("tanh", "tanh", "relu"))  # type: ignore[arg-type]
+
+
+def test_resolved_leaves_nothing_open(sample: Dataset) -> None:
+    config = Config(dataset="auto", loss="softmax-cross-entropy", activation=("tanh",)).resolved(sample)
+    assert config.dataset == "sample"
+    assert config.device in ("cpu", "cuda")
+    assert config.threads >= 1
+    assert config.activation == ("tanh", "tanh", "identity")
+    assert config.resolved(sample) == config
+
+
+def test_resolved_keeps_what_was_asked_for(sample: Dataset) -> None:
+    config = Config(dataset="sample", device="cpu", threads=3).resolved(sample)
+    assert (config.device, config.threads) == ("cpu", 3)
+
+
+def test_a_device_that_is_not_there_is_refused_in_one_line() -> None:
+    for device in ("nonsense", "meta", "cuda:99", ""):
+        with pytest.raises(UserError, match="this machine has cpu") as refusal:
+            resolve_device(device, "float32")
+        assert len(str(refusal.value)) < 400
+
+
+@pytest.mark.skipif(torch.mps.is_available(), reason="there is an MPS device")
+def test_mps_where_there_is_none_is_refused() -> None:
+    with pytest.raises(UserError, match="--device mps cannot be used with --dtype float64"):
+        resolve_device("mps", "float64")
+
+
+@pytest.mark.skipif(not torch.mps.is_available(), reason="no MPS device")
+def test_float64_on_mps_is_refused() -> None:
+    assert resolve_device("mps", "float32") == "mps"
+    with pytest.raises(UserError, match="--device mps cannot be used with --dtype float64"):
+        resolve_device("mps", "float64")

@@ -1,0 +1,34 @@
+"""Manual and reference, left to themselves for a thousand steps from the same start, stay together."""
+
+import pytest
+import torch
+from problems import manual_mlp, random_batches, rates, reference_mlp, relative_difference
+
+from manual_backprop.models.mlp import MLP
+
+STEPS = 1000
+
+CASES = {
+    "the default": (("sigmoid", "sigmoid", "sigmoid"), "quadratic", 3.0, {}),
+    "tanh and momentum": (("tanh", "tanh", "identity"), "softmax-cross-entropy", 0.02, {"momentum": 0.9}),
+    "relu and l2": (("relu", "relu", "identity"), "softmax-cross-entropy", 0.1, {"l2": 1e-3, "init": "he"}),
+    "gelu, momentum and l2": (("gelu", "gelu", "identity"), "smoothed", 0.02, {"momentum": 0.9, "l2": 1e-4}),
+    "softplus": (("softplus", "leaky_relu", "sigmoid"), "squared-error", 0.3, {}),
+    "sigmoids all through": (("sigmoid", "sigmoid", "identity"), "sigmoid-cross-entropy", 0.5, {"init": "xavier"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("activations", "loss", "lr", "settings"), CASES.values(), ids=CASES)
+def test_a_thousand_steps_apart_end_at_the_same_parameters(sample, activations, loss, lr, settings):
+    manual = manual_mlp(MLP((784, 16, 16, 10), activations), loss, sample.train, **settings)
+    reference = reference_mlp(manual, loss)
+    start = manual.state_dict()["model"]
+    batches = random_batches(STEPS, 32, len(sample.train))
+    losses = manual.advance(batches, rates(STEPS, lr))
+    their_losses = reference.advance(batches, rates(STEPS, lr))
+    end = manual.state_dict()["model"]
+    assert relative_difference(end, reference.state_dict()["model"]) < 1e-9
+    torch.testing.assert_close(losses, their_losses, rtol=1e-9, atol=0)
+    assert losses[-100:].mean() < 0.8 * losses[:10].mean()  # they went somewhere
+    assert relative_difference(start, end) > 0.05

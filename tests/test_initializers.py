@@ -1,0 +1,98 @@
+"""Initial values: moments, reproducibility, the same start in every dtype."""
+
+from math import sqrt
+
+import pytest
+import torch
+from torch import Generator
+
+from manual_backprop.initializers import INITIALIZERS, fan_in, fan_out, initialize
+from manual_backprop.parameters import Parameters
+
+SHAPE = (300, 200)  # (out, in)
+SIZE = 300 * 200
+# Variance of the weights, and their kurtosis E w⁴ / (E w²)²: 3 of a normal distribution, 9/5 of a uniform one.
+MOMENTS = {
+    "standard-normal": (1.0, 3.0),
+    "scaled-normal": (1 / 200, 3.0),
+    "xavier": (2 / (200 + 300), 9 / 5),
+    "he": (2 / 200, 3.0),
+}
+
+
+def draw(name: str, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> torch.Tensor:
+    return INITIALIZERS[name].weight(shape, Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("name", "variance", "kurtosis"), [(name, *m) for name, m in MOMENTS.items()], ids=MOMENTS)
+def test_weights_have_the_mean_and_variance_of_the_formula(name, variance, kurtosis):
+    """Within five standard errors: √(var/n) of the mean, var √((kurtosis − 1)/n) of the variance."""
+    w = draw(name)
+    assert abs(w.mean().item()) < 5 * sqrt(variance / SIZE)
+    assert abs((w * w).mean().item() - variance) < 5 * variance * sqrt((kurtosis - 1) / SIZE)
+    assert (w**4).mean().item() / (w * w).mean().item() ** 2 == pytest.approx(kurtosis, rel=0.1)
+
+
+def test_xavier_is_uniform_up_to_its_bound():
+    r = sqrt(6 / 500)
+    assert r * 0.999 < draw("xavier").abs().max().item() <= r
+
+
+def test_the_scaled_ones_are_the_standard_one_times_their_factor():
+    torch.testing.assert_close(draw("scaled-normal"), draw("standard-normal") / sqrt(200), rtol=1e-14, atol=0)
+    torch.testing.assert_close(draw("he"), draw("standard-normal") * sqrt(2 / 200), rtol=1e-14, atol=0)
+
+
+def test_zeros_and_constant():
+    assert (draw("zeros") == 0).all()
+    assert (draw("constant") == 0.5).all()
+
+
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_biases(name):
+    """Normal with variance 1 for the two that the lessons use, zero for the others."""
+    b = INITIALIZERS[name].bias((SIZE,), Generator().manual_seed(1))
+    if name in ("standard-normal", "scaled-normal"):
+        assert abs(b.mean().item()) < 5 / sqrt(SIZE)
+        assert abs((b * b).mean().item() - 1) < 5 * sqrt(2 / SIZE)
+    else:
+        assert (b == 0).all()
+
+
+def test_fans():
+    assert (fan_in((7, 3)), fan_out((7, 3))) == (3, 7)
+    assert (fan_in((7, 3, 5, 2)), fan_out((7, 3, 5, 2))) == (30, 70)
+
+
+def test_scale_follows_the_fan_in_of_a_convolution():
+    w = draw("scaled-normal", (40, 10, 3, 5))
+    assert abs((w * w).mean().item() - 1 / 150) < 5 / 150 * sqrt(2 / w.numel())
+
+
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_one_seed_is_one_start_in_every_dtype(name):
+    shapes = {"layer1.weight": (6, 5), "layer1.bias": (6,), "layer2.weight": (3, 6), "layer2.bias": (3,)}
+
+    def start(seed: int, dtype: torch.dtype) -> torch.Tensor:
+        parameters = Parameters(shapes, dtype=dtype)
+        initialize(parameters, INITIALIZERS[name], seed)
+        return parameters.theta
+
+    exact = start(4, torch.float64)
+    assert torch.equal(exact, start(4, torch.float64))
+    for dtype in (torch.float32, torch.bfloat16):
+        assert torch.equal(start(4, dtype), exact.to(dtype))
+    if name not in ("zeros", "constant"):
+        assert not torch.equal(exact, start(5, torch.float64))
+
+
+def test_the_global_generator_is_left_alone():
+    before = torch.random.get_rng_state()
+    initialize(Parameters({"layer1.weight": (3, 2)}), INITIALIZERS["xavier"], 0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_weights_and_biases_are_told_apart_by_name():
+    parameters = Parameters({"conv.weight": (3, 2), "conv.bias": (3,), "embedding": (4,)})
+    initialize(parameters, INITIALIZERS["constant"], 0)
+    assert parameters.theta.tolist() == [0.5] * 6 + [0.0] * 3 + [0.5] * 4

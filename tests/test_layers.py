@@ -1,0 +1,86 @@
+"""Every layer in manual_backprop/layers, found through its `examples`."""
+
+import both_ways
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gradient_check import central_differences, check_backward
+from manual_backprop import layers
+from manual_backprop.layers.activations import ACTIVATIONS
+
+EXAMPLES = list(both_ways.layer_examples(layers))
+TORCHS = {
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "softplus": lambda z: F.softplus(z, threshold=50),
+    "gelu": F.gelu,
+    "identity": lambda z: z,
+}
+# Derivatives far to the left, at zero and far to the right.
+LIMITS = {
+    "sigmoid": (0, 0.25, 0),
+    "tanh": (0, 1, 0),
+    "relu": (0, 0, 1),
+    "leaky_relu": (0.01, 0.01, 1),
+    "softplus": (0, 0.5, 1),
+    "gelu": (0, 0.5, 1),
+    "identity": (1, 1, 1),
+}
+
+
+def test_every_activation_has_an_example():
+    assert len(EXAMPLES) >= len(ACTIVATIONS) == len(TORCHS) == len(LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward", "arguments", "fixed"), [e[1:] for e in EXAMPLES], ids=[e[0] for e in EXAMPLES]
+)
+def test_backward_equals_autograd_and_the_dot_product(forward, backward, arguments, fixed):
+    check_backward(forward, backward, arguments, not_differentiable=fixed).assert_passed()
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_derivative_is_the_slope_of_the_value(name):
+    """Central differences with h = 1e-5: the third derivative (at most 2 here) is worth h²/3, rounding 1e-16·|a|/h."""
+    activation = ACTIVATIONS[name]
+    z = torch.linspace(-6, 6, 97, dtype=torch.float64)
+    z = z[z.abs() > 1e-3]  # the kink
+    slopes = central_differences(lambda: activation.value(z).sum(), z, 1e-5)
+    error = (activation.derivative(z, activation.value(z)) - slopes).abs().max().item()
+    assert error < 1e-5**2 / 3 + 100 * 6 * 1e-16 / 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_value_is_torchs(name, dtype):
+    tiny = torch.finfo(dtype).tiny
+    z = torch.cat([torch.linspace(-40, 40, 801, dtype=dtype), torch.tensor([1e4, -1e4, tiny, -tiny], dtype=dtype)])
+    torch.testing.assert_close(
+        ACTIVATIONS[name].value(z), TORCHS[name](z), rtol=8 * torch.finfo(dtype).eps, atol=8 * torch.finfo(dtype).eps
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_derivative_is_right_far_out_at_zero_and_next_to_it(name, dtype):
+    activation = ACTIVATIONS[name]
+    tiny = torch.finfo(dtype).tiny
+    z = torch.tensor([-1e4, 0, 1e4, -tiny, tiny], dtype=dtype)
+    derivative = activation.derivative(z, activation.value(z))
+    left, middle, right = LIMITS[name]
+    kinked = name in ("relu", "leaky_relu")
+    expected = torch.tensor([left, middle, right, middle, right if kinked else middle], dtype=dtype)
+    torch.testing.assert_close(derivative, expected, rtol=1e-6, atol=1e-12)
+
+
+def test_the_left_tail_of_gelu_keeps_its_relative_precision():
+    """z Φ(z) at −8, to 16 digits, from the continued fraction of Mills' ratio; ½(1 + erf) would give 0 or noise."""
+    z, fraction = -8.0, 0.0
+    for k in range(200, 0, -1):
+        fraction = k / (8 + fraction)
+    cdf = (2 * torch.pi) ** -0.5 * 2.718281828459045**-32 / (8 + fraction)
+    value = ACTIVATIONS["gelu"].value(torch.tensor(z, dtype=torch.float64)).item()
+    assert value == pytest.approx(z * cdf, rel=1e-13, abs=0)

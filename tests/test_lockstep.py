@@ -1,0 +1,250 @@
+"""Lock step: who is right is never stopped, who is wrong is stopped where it is wrong; state passes between them."""
+
+import re
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from both_ways import LOSSES
+from problems import checked_mlp, manual_mlp, random_batches, rates, reference_mlp, relative_difference
+from wrong_mlps import (
+    BiasGradientIsTheMean,
+    FirstLayerForgotten,
+    SignOfDelta,
+    SlopeForgottenInOutputLayer,
+    SpelledMLP,
+    WeightGradientTransposed,
+    WeightTransposedInBP2,
+)
+
+from manual_backprop.models.mlp import MLP
+from manual_backprop.optimizers import SGD
+from training.data import Split
+from training.learners.checked import CheckedLearner, GradientMismatch
+
+CONFIGURATIONS = {
+    "sigmoid, quadratic": (("sigmoid", "sigmoid", "sigmoid"), "quadratic", 3.0, {"momentum": 0.5}),
+    "tanh, softmax": (("tanh", "tanh", "identity"), "softmax-cross-entropy", 0.1, {"momentum": 0.9, "l2": 1e-3}),
+    "relu, smoothed": (("relu", "relu", "identity"), "smoothed", 0.1, {"init": "he"}),
+    "gelu and softplus": (("gelu", "softplus", "identity"), "sigmoid-cross-entropy", 0.3, {"l2": 1e-2}),
+    "leaky relu": (("leaky_relu", "leaky_relu", "identity"), "squared-error", 0.02, {"init": "xavier"}),
+}
+
+
+def noise_split(examples: int = 60, features: int = 5, classes: int = 5) -> Split:
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(examples, features, generator=generator, dtype=torch.float64)
+    return Split(x, torch.randint(0, classes, (examples,), generator=generator))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("activations", "loss", "lr", "settings"), CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_no_false_alarm(sample, activations, loss, lr, settings, dtype):
+    manual = manual_mlp(MLP((784, 12, 9, 10), activations), loss, sample.train, dtype=dtype, **settings)
+    learner = checked_mlp(manual, loss)
+    losses = learner.advance(random_batches(40, 16, len(sample.train)), rates(40, lr))
+    assert losses.shape == (40,)
+    assert losses.isfinite().all()
+    assert learner.steps == 40
+    limit = {torch.float64: 1e-13, torch.float32: 1e-4, torch.bfloat16: 0.5}[dtype]
+    assert 0 < learner.max_relative_error < limit
+
+
+def test_what_is_checked_is_what_is_trained(sample):
+    """A checked run takes exactly the steps that an unchecked one takes."""
+    model = MLP((784, 12, 10), ("tanh", "identity"))
+    alone = manual_mlp(model, "softmax-cross-entropy", sample.train, dtype=torch.float32, momentum=0.9)
+    both = checked_mlp(
+        manual_mlp(model, "softmax-cross-entropy", sample.train, dtype=torch.float32, momentum=0.9),
+        "softmax-cross-entropy",
+    )
+    batches = random_batches(20, 8, len(sample.train))
+    assert torch.equal(alone.advance(batches, rates(20, 0.1)), both.advance(batches, rates(20, 0.1)))
+    assert torch.equal(alone.params.theta, both.manual.params.theta)
+
+
+@dataclass(frozen=True)
+class BreaksAt(MLP):
+    """Right until backward is called for the `breaks_at`-th time, then `wrong`."""
+
+    wrong: type[SpelledMLP] = SpelledMLP
+    breaks_at: int = 3
+    calls: list[None] = field(default_factory=list, compare=False)
+
+    def backward(self, params, caches, d_output, gradients, **options):
+        self.calls.append(None)
+        model = self.wrong if len(self.calls) >= self.breaks_at else MLP
+        return model(self.sizes, self.activations).backward(params, caches, d_output, gradients, **options)
+
+
+class TransposedInLayer2(WeightGradientTransposed):
+    def weight_gradient(self, l, delta, a_before, a, params):
+        return a_before.T @ delta if l == 2 else delta.T @ a_before
+
+
+MISTAKES = {
+    TransposedInLayer2: "BP4, layer 2, ∂C/∂W",
+    BiasGradientIsTheMean: "BP3, layer 3, ∂C/∂b",
+    SlopeForgottenInOutputLayer: "BP1, layer 3, δ",
+    SignOfDelta: "BP1, layer 3, δ",
+    WeightTransposedInBP2: "BP2, layer 2, δ",
+    FirstLayerForgotten: "BP4, layer 1, ∂C/∂W",
+}
+
+
+def breaking(wrong: type[SpelledMLP], breaks_at: int, dtype: torch.dtype, every: int = 1) -> CheckedLearner:
+    model = BreaksAt((5, 5, 5, 5), ("tanh", "softplus", "sigmoid"), wrong, breaks_at)
+    return checked_mlp(manual_mlp(model, "quadratic", noise_split(), dtype=dtype), "quadratic", every)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(("wrong", "place"), MISTAKES.items(), ids=[wrong.__name__ for wrong in MISTAKES])
+def test_a_mistake_is_named_with_its_step_equation_layer_and_tensor(wrong, place, dtype):
+    learner = breaking(wrong, 3, dtype)
+    with pytest.raises(GradientMismatch, match=re.escape(f"step 3: {place}: at [")) as caught:
+        learner.advance(random_batches(9, 4, 60), rates(9, 0.1))
+    assert caught.value.step == 3
+    assert caught.value.report.failures
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_the_step_that_fails_is_not_taken(dtype):
+    learner = breaking(TransposedInLayer2, 3, dtype)
+    batches = random_batches(9, 4, 60)
+    learner.advance(batches[:2], rates(2, 0.1))
+    before = learner.manual.params.theta.clone()
+    with pytest.raises(GradientMismatch, match="step 3: "):
+        learner.advance(batches[2:], rates(7, 0.1))
+    assert learner.steps == 2
+    assert torch.equal(learner.manual.params.theta, before)
+
+
+@dataclass(frozen=True)
+class BiasesDecay(SGD):
+    """A wrong update: L2 on everything."""
+
+    def update(self, theta, gradient, state, lr, decay):
+        super().update(theta, gradient, state, lr, None if decay is None else decay.max().expand_as(theta))
+
+
+def test_a_wrong_update_is_named_and_undone():
+    manual = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), l2=0.1, momentum=0.9)
+    learner = checked_mlp(manual, "quadratic")
+    learner.advance(random_batches(2, 4, 60), rates(2, 0.1))
+    before = learner.state_dict()
+    manual.optimizer = BiasesDecay(0.9)
+    with pytest.raises(GradientMismatch, match=r"step 3: the step's new layer1\.bias: at \["):
+        learner.advance(random_batches(2, 4, 60, seed=1), rates(2, 0.1))
+    after = learner.state_dict()
+    assert after["steps"] == 2
+    for part in (lambda state: state["model"], lambda state: state["optimizer"]["velocity"]):
+        assert all(torch.equal(part(after)[name], part(before)[name]) for name in part(before))
+
+
+def test_every_nth_step_is_checked_and_no_other():
+    learner = breaking(TransposedInLayer2, 1, torch.float64, every=4)
+    batches = random_batches(9, 4, 60)
+    learner.advance(batches[:3], rates(3, 0.1))
+    assert learner.steps == 3
+    assert learner.max_relative_error == 0
+    with pytest.raises(GradientMismatch, match="step 4: BP4, layer 2"):
+        learner.advance(batches[3:], rates(6, 0.1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_memorizing_until_hardly_a_gradient_is_left_raises_no_alarm(sample, dtype):
+    few = Split(sample.train.x[:200], sample.train.y[:200])
+    model = MLP((784, 16, 16, 10), ("relu", "relu", "identity"))
+    manual = manual_mlp(model, "softmax-cross-entropy", few, dtype=dtype, init="he", momentum=0.9)
+    learner = checked_mlp(manual, "softmax-cross-entropy")
+    losses = learner.advance(random_batches(700, 20, 200), rates(700, 0.05))
+    assert losses[-100:].median() < 1e-3
+    assert losses[-100:].min() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_minimum_where_the_examples_gradients_cancel_raises_no_alarm(dtype):
+    """A regression of noise, all of it in every batch: the δs stay, and their sums go to rounding."""
+    manual = manual_mlp(MLP((5, 5), ("tanh",)), "quadratic", noise_split(), dtype=dtype)
+    learner = checked_mlp(manual, "quadratic")
+    learner.advance(torch.arange(60).expand(150, 60), rates(150, 1.0))
+    result = manual.backpropagate(*noise_split().batch(torch.arange(60), dtype))
+    assert result.gradients["layer1.weight"].norm() < 1e-6
+    assert result.deltas["layer1"].norm() > 0.05
+
+
+def test_a_single_confident_example_raises_no_alarm():
+    """Logits of thousands: p − y is nothing but rounding, or exactly zero."""
+    for dtype in (torch.float64, torch.float32):
+        for scale in (10.0, 30.0, 1000.0):
+            train = Split(torch.eye(3, dtype=torch.float64), torch.arange(3))
+            manual = manual_mlp(MLP((3, 3), ("identity",)), "softmax-cross-entropy", train, dtype=dtype)
+            manual.params["layer1.weight"].copy_(scale * torch.eye(3))
+            manual.params["layer1.bias"].zero_().add_(0.1)
+            checked_mlp(manual, "softmax-cross-entropy").advance(torch.tensor([[0, 1, 2]]), rates(1, 0.1))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_state_passes_from_one_implementation_to_the_other_and_back(momentum):
+    manual = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), momentum=momentum, l2=0.01)
+    batches = random_batches(60, 6, 60)
+    manual.advance(batches[:20], rates(20, 0.1))
+
+    reference = reference_mlp(manual, "quadratic")
+    assert reference.steps == 20
+    reference.advance(batches[20:40], rates(20, 0.1))
+    manual.advance(batches[20:40], rates(20, 0.1))
+    assert relative_difference(manual.state_dict()["model"], reference.state_dict()["model"]) < 1e-13
+
+    fresh = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), momentum=momentum, l2=0.01)
+    fresh.load_state_dict(reference.state_dict())
+    assert fresh.steps == 40
+    fresh.advance(batches[40:], rates(20, 0.1))
+    reference.advance(batches[40:], rates(20, 0.1))
+    mine, theirs = fresh.state_dict(), reference.state_dict()
+    assert relative_difference(mine["model"], theirs["model"]) < 1e-13
+    assert mine["optimizer"].keys() == theirs["optimizer"].keys() == ({"velocity"} if momentum else set())
+    for key in theirs["optimizer"]:
+        assert relative_difference(mine["optimizer"][key], theirs["optimizer"][key]) < 1e-13
+
+
+@pytest.mark.parametrize("change", ["missing", "superfluous", "transposed"])
+@pytest.mark.parametrize("which", ["manual", "reference"])
+def test_a_state_that_does_not_fit_is_refused(which, change):
+    learner = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split())
+    if which == "reference":
+        learner = reference_mlp(learner, "quadratic")
+    state = learner.state_dict()
+    if change == "missing":
+        del state["model"]["layer1.weight"]
+    elif change == "superfluous":
+        state["model"]["layer9.weight"] = torch.zeros(1)
+    else:
+        state["model"]["layer1.weight"] = state["model"]["layer1.weight"].T
+    with pytest.raises(ValueError, match=r"layer9.weight" if change == "superfluous" else r"layer1.weight"):
+        learner.load_state_dict(state)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_all_learners_say_the_same_of_a_data_set(loss):
+    split = noise_split()
+    manual = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), loss, split)
+    reference, both = reference_mlp(manual, loss), checked_mlp(manual, loss)
+    C, output = manual.evaluate(split.x, split.y)
+    for other in (reference, both):
+        C_other, output_other = other.evaluate(split.x, split.y)
+        torch.testing.assert_close(C_other, C, rtol=1e-13, atol=0)
+        torch.testing.assert_close(output_other, output, rtol=1e-12, atol=1e-14)
+    mean = manual.backpropagate(split.x, split.y).loss
+    torch.testing.assert_close(C / len(split), mean, rtol=1e-13, atol=0)
+
+
+def test_backpropagate_moves_nothing():
+    manual = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), momentum=0.9)
+    for learner in (manual, reference_mlp(manual, "quadratic")):
+        before = learner.state_dict()
+        learner.backpropagate(noise_split().x, noise_split().y)
+        after = learner.state_dict()
+        assert after["steps"] == before["steps"]
+        assert relative_difference(after["model"], before["model"]) == 0

@@ -1,0 +1,114 @@
+"""Named tensors and the one vector θ that they share."""
+
+import io
+import re
+
+import pytest
+import torch
+
+from manual_backprop.parameters import Parameters
+
+SHAPES = {"layer1.weight": (3, 2), "layer1.bias": (3,), "layer2.weight": (1, 3), "layer2.bias": (1,)}
+
+
+@pytest.fixture
+def parameters() -> Parameters:
+    result = Parameters(SHAPES, dtype=torch.float64)
+    result.theta.copy_(torch.arange(13, dtype=torch.float64))
+    return result
+
+
+def test_theta_holds_the_tensors_in_order(parameters):
+    assert list(parameters) == list(SHAPES)
+    assert len(parameters) == 4
+    assert {name: tuple(tensor.shape) for name, tensor in parameters.items()} == SHAPES
+    assert torch.equal(torch.cat([tensor.flatten() for tensor in parameters.values()]), parameters.theta)
+
+
+def test_writing_to_one_view_writes_to_the_other(parameters):
+    parameters["layer1.bias"][1] = -5
+    assert parameters.theta[7] == -5
+    parameters.theta[0] = 99
+    assert parameters["layer1.weight"][0, 0] == 99
+    parameters["layer2.weight"] = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64)
+    assert parameters.theta[9:12].tolist() == [1, 2, 3]
+
+
+def test_a_fresh_one_is_zero(parameters):
+    other = parameters.zeros_like()
+    assert other.theta.dtype == torch.float64
+    assert other.shapes == SHAPES
+    assert not other.theta.any()
+    assert parameters.theta[12] == 12
+
+
+def test_the_setter_casts_and_broadcasts_nothing(parameters):
+    before = parameters.theta.clone()
+    with pytest.raises(ValueError, match=re.escape("layer1.bias is (3,) torch.float64, so (1,) torch.float64")):
+        parameters["layer1.bias"] = torch.zeros(1, dtype=torch.float64)
+    with pytest.raises(ValueError, match=re.escape("(3, 1) torch.float64 cannot be put there")):
+        parameters["layer1.bias"] = torch.zeros(3, 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match=re.escape("(3,) torch.float32 cannot be put there")):
+        parameters["layer1.bias"] = torch.zeros(3)
+    with pytest.raises(KeyError, match=r"layer3\.bias"):
+        parameters["layer3.bias"] = torch.zeros(3)
+    assert torch.equal(parameters.theta, before)
+
+
+def test_vector_holds_one_value_per_tensor(parameters):
+    decay = parameters.vector(lambda name: 0.5 if name.endswith(".weight") else 0.0)
+    assert decay.tolist() == [0.5] * 6 + [0.0] * 3 + [0.5] * 3 + [0.0]
+    assert decay.dtype == torch.float64
+
+
+def test_split_names_the_pieces_of_any_vector_as_long_as_theta(parameters):
+    vector = -parameters.theta
+    pieces = parameters.split(vector)
+    assert {name: tuple(piece.shape) for name, piece in pieces.items()} == SHAPES
+    pieces["layer2.bias"][0] = 7
+    assert vector[12] == 7
+    with pytest.raises(ValueError, match=re.escape("θ has 13 elements")):
+        parameters.split(torch.zeros(12))
+
+
+def test_a_state_dict_is_a_copy(parameters):
+    state = parameters.state_dict()
+    parameters.theta.zero_()
+    assert state["layer1.bias"].tolist() == [6, 7, 8]
+
+
+def test_a_saved_tensor_does_not_bring_the_whole_vector_along():
+    parameters = Parameters({"large.weight": (1000, 1000), "small.bias": (1,)})
+
+    def saved_size(tensor: torch.Tensor) -> int:
+        file = io.BytesIO()
+        torch.save(tensor, file)
+        return file.tell()
+
+    assert saved_size(parameters["small.bias"]) > 4_000_000  # the view does: why state_dict clones
+    assert saved_size(parameters.state_dict()["small.bias"]) < 10_000
+
+
+def test_a_state_dict_loads_back_and_into_another_dtype(parameters):
+    other = Parameters(SHAPES, dtype=torch.float32)
+    other.load_state_dict(parameters.state_dict())
+    assert torch.equal(other.theta, parameters.theta.float())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("layer2.bias"), "layer2.bias is missing; the parameters are layer1.weight, "),
+        (lambda state: state.update({"layer3.bias": torch.zeros(1)}), "layer3.bias is not a parameter here"),
+        (lambda state: state.update({"layer1.weight": torch.zeros(2, 3)}), "layer1.weight is (2, 3), this network"),
+        (lambda state: state.update({"layer2.bias": torch.zeros(())}), "layer2.bias is (), this network's is (1,)"),
+    ],
+    ids=["a name missing", "a name too many", "transposed", "a scalar"],
+)  # fmt: skip
+def test_loading_is_strict_and_all_or_nothing(parameters, change, message):
+    state = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
+    change(state)
+    before = parameters.theta.clone()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parameters.load_state_dict(state)
+    assert torch.equal(parameters.theta, before)

@@ -1,0 +1,80 @@
+"""What the README says is so."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import readme
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_lines_quoted_for_each_equation_are_in_mlp_py_under_its_label() -> None:
+    lines = (ROOT / "manual_backprop/models/mlp.py").read_text(encoding="utf-8").splitlines()
+    rows = re.findall(r"^\| (BP\d) \| .* \| `(.*)`.* \|$", TEXT, re.MULTILINE)
+    assert [label for label, _ in rows] == ["BP1", "BP2", "BP3", "BP4"]
+    for label, code in rows:
+        assert any(line.strip().startswith(code) and label in line.partition("#")[2] for line in lines), (label, code)
+
+
+def test_the_library_example_runs_and_its_gradient_is_right() -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert names["params"].theta.numel() == 13_002
+    z3 = names["model"].intermediates(names["caches"])[0]["layer3"]
+    a3, y = names["output"], names["y"]
+    rows = (y.unsqueeze(1) == torch.arange(10)).float()
+    expected = (a3 - rows) / 100 * z3.sigmoid() * (1 - z3.sigmoid())
+    assert (names["deltas"]["layer3"] - expected).norm() < 1e-6 * expected.norm()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_local_link_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+def test_the_first_screen_sets_up_with_two_commands_and_has_at_most_100_words_before_them() -> None:
+    before, _, after = TEXT.partition("```\n")
+    assert len(before.split()) <= 100
+    assert len(after.partition("```")[0].splitlines()) == 2
+
+
+def test_make_help_lists_every_target() -> None:
+    out = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[0] for line in out.splitlines()} >= {
+        *("help", "setup", "train", "test", "verify", "lint", "dashboard")
+    }
+
+
+def test_generated_sections_are_written_between_their_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "README.md"
+    copy.write_text("a\n<!-- x -->\nold\n<!-- end of x -->\nb\n", encoding="utf-8")
+    monkeypatch.setattr(readme, "README", copy)
+    readme.write_section("x", "new")
+    assert copy.read_text(encoding="utf-8") == "a\n<!-- x -->\nnew\n<!-- end of x -->\nb\n"
+    with pytest.raises(SystemExit, match="no section"):
+        readme.write_section("y", "new")
+
+
+def test_every_dependency_is_imported_somewhere() -> None:
+    modules = {"pillow": "PIL", "tensorboard": "tensorboard"}
+    names = re.findall(r"^([a-z]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    source = "".join(path.read_text(encoding="utf-8") for path in ROOT.rglob("*.py") if ".venv" not in path.parts)
+    for name in names:
+        module = modules.get(name, name)
+        assert re.search(rf"(^\s*(import|from) |importorskip\(\"){module}\b", source, re.MULTILINE), name
+
+
+def test_presets_named_in_the_readme_are_there() -> None:
+    out = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for preset in re.findall(r"--preset ([\w-]+)", TEXT):
+        assert preset in out.stdout

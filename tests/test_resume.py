@@ -1,0 +1,233 @@
+"""A run that was stopped, anywhere and by anything, goes on as if it had not been."""
+
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import running
+import torch
+from running import assert_same, call, flags, metrics, train_loop, values, write_npz
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train
+from training import checkpoint, loop
+from training.config import Config
+from training.data import Dataset, load
+
+Capsys = pytest.CaptureFixture[str]
+IMPLS = ["manual", "reference", "both"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """200 training examples: seven batches of 30, the last of 20."""
+    return load("npz", write_npz(tmp_path_factory.mktemp("data") / "arrays.npz"))
+
+
+def config(data: Dataset, **changes: object) -> Config:
+    settings = {"hidden": (4, 3), "lr": 1.0, "momentum": 0.9, "l2": 1e-3, "batch_size": 30, "epochs": 2}
+    settings |= {"log_every": 4, "histogram_every": 5}
+    return Config(**(settings | changes)).resolved(data)  # type: ignore[arg-type]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """The same parameters, optimizer state and progress, the same best epoch, the same curves."""
+    for name in ("last.pt", "best.pt"):
+        assert_same(checkpoint.load(a / name), checkpoint.load(b / name), name)
+    assert metrics(a) == metrics(b)
+
+
+def at_poll(number: int) -> Callable[[], bool]:
+    """A question that is answered with no until it has been asked that many times."""
+    asked = iter(range(number))
+    return lambda: next(asked, None) is None
+
+
+def forget_events(run_dir: Path) -> None:
+    """TensorBoard's files have tests of their own; without them a resumed loop need not wait for a later second."""
+    for path in run_dir.glob("events.*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("impl", ["manual", *(pytest.param(impl, marks=pytest.mark.slow) for impl in IMPLS[1:])])
+def test_stopped_after_any_step_and_in_any_evaluation(
+    impl: str, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(data, impl=impl)
+    whole = tmp_path / "whole"
+    train_loop(settings, data, whole)
+
+    stopped_at, number = [], 0
+    while True:
+        run_dir = tmp_path / str(number)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "STEPS_PER_CALL", 1)  # so that it is asked after every step
+            _, outcome = train_loop(settings, data, run_dir, stop=at_poll(number))
+        if outcome.finished:
+            break
+        stopped_at.append(outcome.steps)
+        assert checkpoint.load(run_dir)["steps"] == outcome.steps
+        forget_events(run_dir)
+        _, outcome = train_loop(settings, data, run_dir)
+        assert outcome.finished
+        assert_same_run(run_dir, whole)
+        shutil.rmtree(run_dir)
+        number += 1
+    evaluated = 1 + 2  # before the evaluation, and in its two halves
+    assert Counter(stopped_at) == {step: 1 for step in range(15)} | {
+        0: 1 + evaluated,
+        7: 1 + evaluated,
+        14: 1 + evaluated,
+    }
+
+
+def test_stopped_again_and_again(data: Dataset, tmp_path: Path) -> None:
+    settings = config(data)
+    train_loop(settings, data, tmp_path / "whole")
+    pieces, finished = 0, False
+    while not finished:
+        _, outcome = train_loop(settings, data, tmp_path / "pieces", stop=at_poll(4))
+        forget_events(tmp_path / "pieces")
+        pieces, finished = pieces + 1, outcome.finished
+    assert pieces > 3
+    assert_same_run(tmp_path / "pieces", tmp_path / "whole")
+
+
+def test_with_a_limit_of_steps_in_the_middle_of_an_epoch(data: Dataset, tmp_path: Path) -> None:
+    settings = config(data, max_steps=10)
+    train_loop(settings, data, tmp_path / "whole")
+    train_loop(settings, data, tmp_path / "stopped", stop=at_poll(6))
+    forget_events(tmp_path / "stopped")
+    train_loop(settings, data, tmp_path / "stopped")
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+    assert list(values(tmp_path / "whole", "loss/test")) == [0, 7, 10]
+
+
+def test_a_finished_run_with_more_steps_is_the_longer_run(data: Dataset, tmp_path: Path) -> None:
+    """Where the schedule does not depend on the length."""
+    train_loop(config(data, schedule="constant", epochs=4), data, tmp_path / "long")
+    for epochs in (2, 4):
+        train_loop(config(data, schedule="constant", epochs=epochs), data, tmp_path / "longer")
+        forget_events(tmp_path / "longer")
+    assert_same(checkpoint.load(tmp_path / "long")["model"], checkpoint.load(tmp_path / "longer")["model"])
+    assert metrics(tmp_path / "long") == metrics(tmp_path / "longer")
+
+
+# The script
+
+
+def command_line(tmp_path: Path, run_dir: Path, **options: object) -> list[str]:
+    npz = tmp_path / "arrays.npz"
+    if not npz.exists():
+        write_npz(npz)
+    settings = {"dataset": "npz", "data_dir": npz, "hidden": (4, 3), "batch_size": 30, "schedule": "constant"}
+    return list(flags(settings | {"momentum": 0.5, "log_every": 50, "run_dir": run_dir} | options))
+
+
+def assert_no_step_twice(run_dir: Path) -> None:
+    """Neither in metrics.jsonl nor in what TensorBoard shows."""
+    seen = Counter((line["step"], tag) for line in metrics(run_dir) for tag in line if tag != "step")
+    assert max(seen.values()) == 1
+    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "histograms": 0, "images": 0})
+    events.Reload()
+    for tag in events.Tags()["scalars"]:
+        steps = [event.step for event in events.Scalars(tag)]
+        assert steps == sorted(set(steps)), tag
+        if tag != "examples_per_second":
+            assert steps == list(values(run_dir, tag)), tag
+    for tag in events.Tags()["histograms"]:
+        steps = [event.step for event in events.Histograms(tag)]
+        assert steps == sorted(set(steps)), tag
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
+    ids=["INT", "TERM", "KILL"],
+)
+def test_a_signal_and_then_resume(number: signal.Signals, status: int, tmp_path: Path, capsys: Capsys) -> None:
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    process = running.start("train.py", *command_line(tmp_path, stopped, epochs=10**9))
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("epoch          3/"):
+        assert process.poll() is None
+    process.send_signal(number)
+    out, err = process.communicate()
+    assert (process.returncode, err) == (status, "")
+    saved = checkpoint.load(stopped)
+    if number != signal.SIGKILL:
+        assert f"stopped at step {saved['steps']:,} (--resume {stopped} goes on)" in out.splitlines()[-1]
+
+    steps = saved["steps"] + 100
+    assert call(capsys, train.main, "--resume", stopped, "--max-steps", steps).status == 0
+    assert call(capsys, train.main, *command_line(tmp_path, whole, max_steps=steps, epochs=10**9)).status == 0
+    assert_same_run(stopped, whole)
+    assert (stopped / "config.toml").read_text() == (whole / "config.toml").read_text()
+    assert_no_step_twice(stopped)
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_the_first_step(tmp_path: Path) -> None:
+    """Wherever between the loading of the data and the first epoch it arrives."""
+    process = running.start("train.py", *command_line(tmp_path, tmp_path / "run", epochs=10**9))
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("arrays from")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (130, "")
+
+
+@pytest.mark.slow
+def test_killed_in_the_first_epoch(tmp_path: Path, capsys: Capsys) -> None:
+    """Nothing but step 0 is saved, and its values and histograms are written already."""
+    stopped = tmp_path / "stopped"
+    process = running.start("train.py", *command_line(tmp_path, stopped, batch_size=1, epochs=10**9))
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("epoch          0/"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    steps = checkpoint.load(stopped)["steps"] + 300
+    assert call(capsys, train.main, "--resume", stopped, "--max-steps", steps).status == 0
+    assert_no_step_twice(stopped)
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(tmp_path: Path, capsys: Capsys) -> None:
+    run_dir = tmp_path / "run"
+    assert call(capsys, train.main, *command_line(tmp_path, run_dir, epochs=2)).status == 0
+    before = {path.name: path.read_bytes() for path in run_dir.iterdir()}
+    done = call(capsys, train.main, "--resume", run_dir)
+    assert done.status == 0
+    assert "is finished" in done.out
+    assert "--epochs" in done.out
+    assert {path.name: path.read_bytes() for path in run_dir.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_stopped_between_the_last_evaluation_and_the_final_figures(tmp_path: Path, capsys: Capsys) -> None:
+    run_dir = tmp_path / "run"
+    assert call(capsys, train.main, *command_line(tmp_path, run_dir, epochs=1)).status == 0
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    assert "hparam/accuracy" in lines[-1]
+    (run_dir / "metrics.jsonl").write_text("".join(lines[:-1]))
+    forget_events(run_dir)
+    assert call(capsys, train.main, "--resume", run_dir).status == 0
+    assert (run_dir / "metrics.jsonl").read_text() == "".join(lines)
+    events = EventAccumulator(str(run_dir))
+    events.Reload()
+    assert "images/confusion_matrix" in events.Tags()["images"]
+
+
+@pytest.mark.slow
+def test_more_epochs_for_a_finished_run(tmp_path: Path, capsys: Capsys) -> None:
+    run_dir = tmp_path / "run"
+    assert call(capsys, train.main, *command_line(tmp_path, run_dir, epochs=2)).status == 0
+    assert call(capsys, train.main, "--resume", run_dir, "--epochs", 3).status == 0
+    assert list(values(run_dir, "loss/test")) == [0, 7, 14, 21]
+    assert "epochs = 3\n" in (run_dir / "config.toml").read_text()
+    assert torch.load(run_dir / "last.pt", weights_only=True)["config"]["epochs"] == 3
+    assert_no_step_twice(run_dir)

@@ -1,0 +1,58 @@
+"""From a configuration to the learner that it asks for."""
+
+from functools import partial
+
+import torch
+
+from manual_backprop.initializers import INITIALIZERS, initialize
+from manual_backprop.losses import LOSSES
+from manual_backprop.models.mlp import MLP
+from manual_backprop.optimizers import OPTIMIZERS
+from reference import losses as reference_losses
+from reference import mlp as reference_mlp
+from training.config import Config
+from training.data import Dataset
+from training.learners.base import Learner
+from training.learners.checked import CheckedLearner
+from training.learners.manual import ManualLearner
+from training.learners.reference import ReferenceLearner
+
+
+def make_learner(config: Config, data: Dataset) -> Learner:
+    """The learner that a resolved configuration asks for, at its initial values: the same for every implementation."""
+    manual = make_manual(config, data)
+    if config.impl == "manual" and not config.check_every:
+        return manual
+    reference = make_reference(config, data, getattr(torch, config.dtype))
+    reference.load_state_dict(manual.state_dict())
+    if config.impl == "reference":
+        return reference
+    truth = None if config.dtype == "float64" else make_reference(config, data, torch.float64)
+    return CheckedLearner(manual, reference, truth, every=config.check_every or 1)
+
+
+def make_manual(config: Config, data: Dataset) -> ManualLearner:
+    smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
+    learner = ManualLearner(
+        MLP(config.sizes(data), config.activations),
+        LOSSES[config.loss](**smoothing),
+        OPTIMIZERS[config.optimizer](momentum=config.momentum),
+        data.train,
+        dtype=getattr(torch, config.dtype),
+        l2=config.l2,
+    )
+    initialize(learner.params, INITIALIZERS[config.init], config.seed)
+    return learner
+
+
+def make_reference(config: Config, data: Dataset, dtype: torch.dtype) -> ReferenceLearner:
+    smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
+    return ReferenceLearner(
+        reference_mlp.MLP(config.sizes(data), config.activations),
+        partial(reference_losses.LOSSES[config.loss], **smoothing),
+        data.train,
+        dtype=dtype,
+        optimizer=config.optimizer,
+        momentum=config.momentum,
+        l2=config.l2,
+    )
