@@ -60,7 +60,7 @@ def row(preset: str, runs: list[Run]) -> str:
     return (
         f"| `{preset}` | {NETWORKS[preset]} | {mean(last):.2f} ± {stdev(last):.2f}% | {median(last):.2f}% | "
         f"{100 * max(run.best for run in runs):.2f}% | {'; '.join(lost) or 'none'} | "
-        f"{mean(run.seconds for run in runs):.0f} ± {stdev(run.seconds for run in runs):.0f} s |"
+        f"{mean(run.seconds for run in runs):.1f} ± {stdev(run.seconds for run in runs):.1f} s |"
     )
 
 
