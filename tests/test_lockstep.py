@@ -20,7 +20,7 @@ from wrong_mlps import (
 from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import SGD
 from training.data import Split
-from training.learners.checked import CheckedLearner, GradientMismatch
+from training.learners.checked import MAX_ERROR, CheckedLearner, GradientMismatch
 
 CONFIGURATIONS = {
     "sigmoid, quadratic": (("sigmoid", "sigmoid", "sigmoid"), "quadratic", 3.0, {"momentum": 0.5}),
@@ -47,7 +47,7 @@ def test_no_false_alarm(sample, activations, loss, lr, settings, dtype):
     assert losses.isfinite().all()
     assert learner.steps == 40
     limit = {torch.float64: 1e-13, torch.float32: 1e-4, torch.bfloat16: 0.5}[dtype]
-    assert 0 < learner.max_relative_error < limit
+    assert 0 < learner.metrics[MAX_ERROR] < limit
 
 
 def test_what_is_checked_is_what_is_trained(sample):
@@ -146,7 +146,7 @@ def test_every_nth_step_is_checked_and_no_other():
     batches = random_batches(9, 4, 60)
     learner.advance(batches[:3], rates(3, 0.1))
     assert learner.steps == 3
-    assert learner.max_relative_error == 0
+    assert not learner.metrics
     with pytest.raises(GradientMismatch, match="step 4: BP4, layer 2"):
         learner.advance(batches[3:], rates(6, 0.1))
 

@@ -278,8 +278,8 @@ def test_only_every_nth_step_is_checked(data: Dataset, tmp_path: Path) -> None:
     """Between logged steps without a check there is no error to report."""
     train_loop(config(data, check_every=6, log_every=2), data, tmp_path)
     errors = values(tmp_path, "gradient_check/max_relative_error")
-    assert [step for step, error in errors.items() if error > 0] == [6, 12]
-    assert [step for step, error in errors.items() if error == 0] == [2, 4, 8, 10, 14]
+    assert list(errors) == [6, 12]
+    assert min(errors.values()) > 0
 
 
 @pytest.mark.parametrize("options", [{"impl": "both"}, {"check_every": 3}], ids=["both", "check-every"])

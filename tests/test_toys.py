@@ -24,7 +24,7 @@ from toys.layers import batch_norm, conv2d, recurrent_cell
 from toys.problems import BATCH, CONV, LOSS, PROBLEMS, RECURRENT, Problem
 
 from gradient_check import check_backward, compare_gradients
-from training.learners.checked import GradientMismatch
+from training.learners.checked import MAX_ERROR, GradientMismatch
 
 LAYERS = list(both_ways.layer_examples(toys.layers))
 each_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
@@ -184,7 +184,7 @@ def test_lock_step_of_twenty_steps(problem, dtype, init):
     start = learner.state_dict()["model"]
     learner.advance(random_batches(20, BATCH, 90), rates(20, 0.05))
     assert learner.steps == 20
-    assert learner.max_relative_error < {torch.float64: 1e-12, torch.float32: 1e-3}[dtype]
+    assert learner.metrics[MAX_ERROR] < {torch.float64: 1e-12, torch.float32: 1e-3}[dtype]
     end = learner.state_dict()["model"]
     moved = {name for name in start if not torch.equal(start[name], end[name])}
     assert moved | getattr(problem.model, "zeros", {}).keys() == start.keys()

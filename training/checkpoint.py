@@ -24,7 +24,7 @@ class Progress(TypedDict):
     best_accuracy: float
     accuracy: float  # on the test set, when last evaluated
     losses: Tensor  # costs of the steps since loss/train was last logged
-    max_relative_error: float  # of the gradient checks since it was last logged
+    metrics: dict[str, float]  # the learner's own, since they were last logged
 
 
 class Examples(TypedDict):

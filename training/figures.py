@@ -136,7 +136,7 @@ def curves(runs: Mapping[str, Path], destination: Path) -> None:
     metrics = [list(read_metrics(path)) for path in runs.values()]
     for column, (quantity, unit) in enumerate((("loss", "cost per example"), ("accuracy", "share that is right")), 1):
         axes = figure.add_subplot(1, 2, column)
-        drawn = []
+        drawn, learned = [], []
         for label, records, style in zip(runs, metrics, styles, strict=True):
             for split, color in (("train", BLUE), ("test", VERMILION)):
                 tag = f"{quantity}/{split}"
@@ -145,6 +145,9 @@ def curves(runs: Mapping[str, Path], destination: Path) -> None:
                 marker = "o" if len(points) < 3 else None
                 axes.plot(steps, values, color=color, marker=marker, label=f"{label}, {split}", **style)
                 drawn += values
+                learned += [value for step, value in points if step > 0]
+        if quantity == "accuracy" and learned:  # the first guess, before any step, would squeeze all the others
+            axes.set_ylim(max(0.0, min(learned) - 0.05), max(learned) + 0.02)
         _decorate(axes, quantity, unit, log=quantity == "loss" and bool(drawn) and min(drawn) > 0)
     figure.savefig(destination, format="png")
 

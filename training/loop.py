@@ -22,7 +22,6 @@ from training.config import Config
 from training.data import Dataset, Split
 from training.evaluation import Evaluation, evaluate
 from training.learners.base import Backpropagation, Learner, LearnerState
-from training.learners.checked import CheckedLearner
 from training.learners.comparison import tensors_of
 from training.tensorboard import MetricsWriter
 
@@ -84,11 +83,10 @@ class Loop:
             "best_accuracy": 0.0,
             "accuracy": 0.0,
             "losses": torch.empty(0, dtype=torch.float64),
-            "max_relative_error": 0.0,
+            "metrics": {},
         }
         self.progress = progress or fresh
-        if isinstance(learner, CheckedLearner):
-            learner.max_relative_error = self.progress["max_relative_error"]
+        learner.metrics.update(self.progress["metrics"])
 
     def run(self) -> Outcome:
         """Train to the end, or until `stop()`; either way `last.pt` holds where it stopped.
@@ -172,10 +170,8 @@ class Loop:
             values[f"gradient_norm/{name}"] = gradients[name]
             size = rms(before[name])
             values[f"update_ratio/{name}"] = rms(p - before[name]) / size if size else 0.0
-        if isinstance(self.learner, CheckedLearner):
-            values["gradient_check/max_relative_error"] = self.learner.max_relative_error
-            self.learner.max_relative_error = 0.0
-        self.writer.scalars(self.learner.steps, values)
+        self.writer.scalars(self.learner.steps, values | self.learner.metrics)
+        self.learner.metrics.clear()
         self.progress["losses"] = torch.empty(0, dtype=torch.float64)
         self.seconds, self.examples = 0.0, 0
 
@@ -230,8 +226,7 @@ class Loop:
         return self.learner.evaluate(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))[1].cpu()
 
     def save(self, name: str) -> None:
-        if isinstance(self.learner, CheckedLearner):
-            self.progress["max_relative_error"] = self.learner.max_relative_error
+        self.progress["metrics"] = dict(self.learner.metrics)
         config = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.config).items()}
         shape, classes = list(self.data.shape), list(self.data.classes)
         state = Checkpoint(

@@ -38,6 +38,9 @@ class LearnerState(TypedDict):
 class Learner(Protocol):
     """One implementation of the network with its cost, its optimizer and its training data."""
 
+    metrics: dict[str, float]
+    """Values of its own, by TensorBoard tag, since they were last logged; whoever logs them clears them."""
+
     @property
     def steps(self) -> int:
         """How many steps were taken."""

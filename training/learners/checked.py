@@ -11,6 +11,8 @@ from training.learners.comparison import compare_models, compare_passes
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
 
+MAX_ERROR = "gradient_check/max_relative_error"
+
 
 class GradientMismatch(Exception):
     """Manual and reference differ by more than the tolerance: at which step, in which equation, layer and tensor."""
@@ -41,7 +43,7 @@ class CheckedLearner:
     ) -> None:
         self.manual, self.every, self.zeros = manual, every, zeros or {}
         self.others: list[ReferenceLearner] = [reference] if truth is None else [reference, truth]
-        self.max_relative_error = 0.0  # of all checks since the reader last set it to zero
+        self.metrics: dict[str, float] = {}  # MAX_ERROR: of all checks since it was last logged
 
     @property
     def steps(self) -> int:
@@ -84,7 +86,7 @@ class CheckedLearner:
     def _require(self, step: int, report: Report) -> None:
         if not report.passed:
             raise GradientMismatch(step, report)
-        self.max_relative_error = max(self.max_relative_error, report.max_relative_error)
+        self.metrics[MAX_ERROR] = max(self.metrics.get(MAX_ERROR, 0.0), report.max_relative_error)
 
     def backpropagate(self, x: Tensor, y: Tensor) -> Backpropagation:
         return self.manual.backpropagate(x, y)

@@ -38,6 +38,7 @@ class ManualLearner:
         self.buffers = {name: self._own(tensor) for name, tensor in model.initial_state().items()}
         self.decay = self.params.vector(lambda name: 0.0 if name.endswith(".bias") else l2) if l2 else None
         self.optimizer_state = optimizer.init(self.params.theta)
+        self.metrics: dict[str, float] = {}
         self.steps = 0
 
     @property

@@ -38,6 +38,7 @@ class ReferenceLearner:
         self.module = module.to(self.device, dtype)
         self.loss = loss
         self.optimizer = optimizers.OPTIMIZERS[optimizer](self.module, **settings)
+        self.metrics: dict[str, float] = {}
         self.steps = 0
 
     @property
