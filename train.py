@@ -62,22 +62,21 @@ def parse(argv: list[str]) -> Arguments:
 def main(argv: list[str]) -> int:
     """The exit status: 0, or 1 where manual and reference differ, 2 for a mistake in what was asked for, 3 where a
     value was not finite, 130 after Ctrl-C, 143 after SIGTERM."""
+    run_dir = None
     try:
         arguments = parse(argv)
         config = arguments.config
         if arguments.print_config:
             print(config.to_toml(), end="")
             return 0
-        if arguments.resume:
-            result = run.resume(arguments.resume, config)
-        else:
-            name = f"{Path(arguments.preset).stem}-{config.impl}-seed{config.seed}"
-            result = run.start(config, arguments.run_dir or run.free_run_dir(Path("runs"), name))
+        name = f"{Path(arguments.preset).stem}-{config.impl}-seed{config.seed}"
+        run_dir = arguments.resume or arguments.run_dir or run.free_run_dir(Path("runs"), name)
+        result = run.resume(run_dir, config) if arguments.resume else run.start(config, run_dir)
     except GradientMismatch as error:
         print(f"train.py: manual and reference differ at {error}", file=sys.stderr)
         return 1
     except NotFiniteError as error:
-        print(f"train.py: {error}; try a smaller --lr", file=sys.stderr)
+        print(f"train.py: {error}; try a smaller --lr (the last good checkpoint is in {run_dir})", file=sys.stderr)
         return 3
     except (UserError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """What all tests share: one thread, and the data."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from training.data import Dataset, load
 from training.data.mnist import has_mnist
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job ignores it, and so would children
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ Missing files are downloaded by torchvision. What lies on the disk is read and c
 at extracted files again, and importing it takes seconds.
 """
 
+import contextlib
 import http.client
 import tempfile
 from pathlib import Path
@@ -119,6 +120,7 @@ def _download(name: str, title: str, torchvision_name: str, data_dir: Path) -> N
         ) from error
 
     folder = data_dir / torchvision_name / "raw"
+    made = [directory for directory in (folder, *folder.parents) if not directory.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=data_dir) as scratch:
@@ -127,6 +129,9 @@ def _download(name: str, title: str, torchvision_name: str, data_dir: Path) -> N
                 (Path(scratch) / torchvision_name / "raw" / file).replace(folder / file)
     except (OSError, RuntimeError, EOFError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split())
+        with contextlib.suppress(OSError):
+            for directory in made:
+                directory.rmdir()
         raise UserError(
             f"{title} could not be downloaded into {data_dir}/ ({reason}); check the network and the directory, "
             + ("or use --dataset sample" if name == "mnist" else "or use another --dataset, such as sample")
