@@ -73,8 +73,16 @@ INITIALIZERS = {
 
 
 def initialize(parameters: Parameters, initializer: Initializer, seed: int) -> None:
-    """Fill every parameter, in order, from one generator. Names that end in `.bias` are biases, all others weights."""
+    """Fill every parameter, in order, from one generator.
+
+    Names that end in `.bias` are biases; of the others, matrices and kernels are weights, and vectors are scales (the γ
+    of a normalization), which start at 1.
+    """
     generator = Generator().manual_seed(seed)
     for name, tensor in parameters.items():
-        draw = initializer.bias if name.endswith(".bias") else initializer.weight
-        tensor.copy_(draw(tuple(tensor.shape), generator))
+        if name.endswith(".bias"):
+            tensor.copy_(initializer.bias(tuple(tensor.shape), generator))
+        elif tensor.dim() > 1:
+            tensor.copy_(initializer.weight(tuple(tensor.shape), generator))
+        else:
+            tensor.fill_(1)

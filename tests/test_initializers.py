@@ -92,7 +92,7 @@ def test_the_global_generator_is_left_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_weights_and_biases_are_told_apart_by_name():
-    parameters = Parameters({"conv.weight": (3, 2), "conv.bias": (3,), "embedding": (4,)})
+def test_weights_biases_and_scales_are_told_apart():
+    parameters = Parameters({"conv.weight": (3, 2), "conv.bias": (3,), "norm.weight": (4,), "norm.bias": (4,)})
     initialize(parameters, INITIALIZERS["constant"], 0)
-    assert parameters.theta.tolist() == [0.5] * 6 + [0.0] * 3 + [0.5] * 4
+    assert parameters.theta.tolist() == [0.5] * 6 + [0.0] * 3 + [1.0] * 4 + [0.0] * 4

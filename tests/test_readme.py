@@ -42,9 +42,9 @@ def test_every_local_link_leads_somewhere(document: Path) -> None:
             assert (document.parent / target).exists(), target
 
 
-def test_the_first_screen_sets_up_with_two_commands_and_has_at_most_100_words_before_them() -> None:
+def test_the_first_screen_says_what_it_is_in_80_words_and_sets_up_with_two_commands() -> None:
     before, _, after = TEXT.partition("```\n")
-    assert len(before.split()) <= 100
+    assert len(before.split("\n\n")[1].split()) <= 80
     assert len(after.partition("```")[0].splitlines()) == 2
 
 
