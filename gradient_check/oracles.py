@@ -37,7 +37,7 @@ def directional_derivative(
     with forward_ad.dual_level():
         duals = list(arguments)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the first dual loads a part of torch that warns of itself
+            warnings.simplefilter("ignore")  # the first dual loads a part of torch that warns of itself
             for i, u in zip(differentiable, directions, strict=True):
                 duals[i] = forward_ad.make_dual(arguments[i].detach().clone(), u)
         tangent = forward_ad.unpack_dual(output_of(forward(*duals))).tangent

@@ -248,7 +248,7 @@ def test_a_cut_off_download_leaves_nothing_behind(mirror, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError) as error:
         load("fashion-mnist", tmp_path / "data")
-    assert one_sentence(error, "Fashion-MNIST could not be downloaded", FILES[2])
+    assert one_sentence(error, "Fashion-MNIST could not be downloaded")  # which file, newer torchvisions add
     assert [path for path in (tmp_path / "data").rglob("*") if path.is_file() or path.name.startswith(".")] == []
 
 
