@@ -76,12 +76,12 @@ def main(argv: list[str]) -> int:
         print(f"train.py: manual and reference differ at {error}", file=sys.stderr)
         return 1
     except NotFiniteError as error:
-        print(f"train.py: {error}; try a smaller --lr (the last good checkpoint is in {run_dir})", file=sys.stderr)
+        print(f"train.py: {error} (the last good checkpoint is in {run_dir})", file=sys.stderr)
         return 3
     except (UserError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:  # before the first step, or after the last
+    except KeyboardInterrupt:  # before the first step or after the last; during the imports Python itself answers
         return 130
     print(result.summary)
     return 128 + result.signal if result.signal else 0

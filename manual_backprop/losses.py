@@ -15,12 +15,12 @@ or Y itself (B, n). Labels outside 0..n−1 have no one-hot row: validate them a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-Cache = tuple[Tensor, Tensor, int | Tensor]
+Cache = tuple[Any, ...]  # what a cost's backward needs
 
 
 class Loss(Protocol):
@@ -67,10 +67,10 @@ class Quadratic:
     def forward(self, a: Tensor, y: Tensor, count: int | Tensor | None = None) -> tuple[Tensor, Cache]:
         count = len(a) if count is None else count
         difference = a - one_hot(y, a)
-        return 0.5 * (difference * difference).sum() / count, (a, difference, count)
+        return 0.5 * (difference * difference).sum() / count, (difference, count)
 
     def backward(self, dC: Tensor | float, cache: Cache) -> Tensor:
-        _, difference, count = cache
+        difference, count = cache
         return difference * (dC / count)
 
 
@@ -86,10 +86,10 @@ class SquaredError:
     def forward(self, a: Tensor, y: Tensor, count: int | Tensor | None = None) -> tuple[Tensor, Cache]:
         count = len(a) if count is None else count
         difference = a - one_hot(y, a)
-        return (difference * difference).sum() / count, (a, difference, count)
+        return (difference * difference).sum() / count, (difference, count)
 
     def backward(self, dC: Tensor | float, cache: Cache) -> Tensor:
-        _, difference, count = cache
+        difference, count = cache
         return difference * (2 * dC / count)
 
 

@@ -15,7 +15,7 @@ from training.errors import UserError
 EVERY_FIELD_CHANGED = Config(
     impl="manual",
     dataset="npz",
-    data_dir='folder with "quotes" and ünïcode',
+    data_dir='folder with "quotes", ünïcode and 😀',
     validation=7,
     hidden=(5, 4, 3),
     activation=("tanh", "relu", "gelu", "identity"),

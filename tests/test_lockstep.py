@@ -17,9 +17,10 @@ from wrong_mlps import (
     WeightTransposedInBP2,
 )
 
+from manual_backprop import losses
 from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import SGD
-from training.data import Split
+from training.data import Dataset, Split
 from training.learners.checked import MAX_ERROR, CheckedLearner, GradientMismatch
 
 CONFIGURATIONS = {
@@ -248,3 +249,31 @@ def test_backpropagate_moves_nothing():
         after = learner.state_dict()
         assert after["steps"] == before["steps"]
         assert relative_difference(after["model"], before["model"]) == 0
+
+
+class ZeroGradient(losses.Quadratic):
+    """A cost whose backward forgets everything, or one example."""
+
+    def __init__(self, rows: slice) -> None:
+        object.__setattr__(self, "rows", rows)
+
+    def backward(self, dC, cache):
+        gradient = super().backward(dC, cache).clone()
+        gradient[self.rows] = 0
+        return gradient
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("rows", [slice(None), slice(0, 1)], ids=["all zero", "one example zero"])
+def test_a_cost_whose_gradient_is_zero_is_caught(rows: slice, dtype: torch.dtype, sample: Dataset) -> None:
+    manual = manual_mlp(MLP((784, 5, 10), ("tanh", "tanh")), "quadratic", sample.train, dtype=dtype)
+    learner = checked_mlp(manual, "quadratic")
+    manual.loss = ZeroGradient(rows)
+    with pytest.raises(GradientMismatch, match="step 1: ∂C/∂output"):
+        learner.advance(random_batches(1, 7, 100), rates(1, 0.1))
+
+
+def test_saturated_and_underflowing_layers_raise_no_alarm(sample: Dataset) -> None:
+    for activation in ("tanh", "gelu"):
+        manual = manual_mlp(MLP((784, 16, 16, 10), (activation,) * 3), "quadratic", sample.train, momentum=0.9)
+        checked_mlp(manual, "quadratic").advance(random_batches(60, 10, 10_000), rates(60, 0.5))

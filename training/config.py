@@ -161,7 +161,7 @@ class Config:
 
     def to_toml(self) -> str:
         """A TOML file that `--preset` reads back as the same configuration."""
-        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(self).items())
+        return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in asdict(self).items())
 
 
 def flag(name: str) -> str:

@@ -27,6 +27,7 @@ from training.tensorboard import MetricsWriter
 
 STEPS_PER_CALL = 10  # so many that a call's cost is spread, so few that Ctrl-C is answered at once
 ACCURACY_EXAMPLES = 10_000  # of the training set, for accuracy/train
+ADVICE = "try a smaller --lr"
 
 
 class NotFiniteError(Exception):
@@ -192,7 +193,8 @@ class Loop:
             return
         step = self.learner.steps
         if not isfinite(on_test.loss + on_train.loss):
-            raise NotFiniteError(f"after step {step} the cost of the test set is {on_test.loss}")
+            advice = ADVICE if step else "the data or the initial values are too large"
+            raise NotFiniteError(f"after step {step} the cost of the test set is {on_test.loss}; {advice}")
         values = {
             "loss/test": on_test.loss,
             "accuracy/test": on_test.accuracy,
@@ -247,11 +249,13 @@ class Loop:
             for name, tensor in tensors_of(self.examine(batches[i])).items():
                 if not tensor.isfinite().all():
                     where = name.replace("∂ ", "∂").replace(" ", " of ")
-                    raise NotFiniteError(f"step {step}: the first value that is not finite is in {where}")
+                    raise NotFiniteError(f"step {step}: the first value that is not finite is in {where}; {ADVICE}")
             self.learner.advance(batches[i : i + 1], learning_rates[i : i + 1])
             for name, p in self.learner.parameters.items():
                 if not p.isfinite().all():
-                    raise NotFiniteError(f"step {step}: the first value that is not finite is in the new {name}")
+                    raise NotFiniteError(
+                        f"step {step}: the first value that is not finite is in the new {name}; {ADVICE}"
+                    )
 
 
 def rms(tensor: Tensor) -> float:

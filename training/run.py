@@ -90,6 +90,8 @@ def _run(config: Config, data: Dataset, run_dir: Path, saved: Checkpoint | None)
     data = data.to(config.device)
     learner = make_learner(config, data)
     total = total_steps(config, data)
+    if learner.steps > total:
+        raise UserError(f"the run in {run_dir} is at step {learner.steps:,} already, beyond {total:,}: give more")
     if saved is not None:
         try:
             learner.load_state_dict(saved)
@@ -137,7 +139,7 @@ def create(run_dir: Path, config: Config) -> None:
 
     Raises UserError if it holds a run already, or if it cannot be written to.
     """
-    if any((run_dir / name).exists() for name in ("config.toml", "last.pt", "metrics.jsonl")):
+    if any((run_dir / name).exists() for name in ("last.pt", "best.pt")):
         raise UserError(f"{run_dir} already holds a run: give another --run-dir, or go on with --resume {run_dir}")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)

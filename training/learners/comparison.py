@@ -14,6 +14,8 @@ from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
 from training.step import Model
 
+DRAWS = 3  # of random rounding, in `magnification`
+
 
 @dataclass(frozen=True)
 class Passes:
@@ -37,7 +39,7 @@ def compare_passes(
 
     `others` is the reference and, below float64, a reference in float64 that is the truth. ∂C/∂output is a difference
     that may be all rounding (`condition`): it is compared by itself, and then all propagate the manual one back. Where
-    a gradient still differs, it may be a sum that cancels; then the size of its summands is measured (`cancellation`).
+    anything still differs, rounding may have been magnified on its way; then it is measured how much (`magnification`).
     `zeros` maps the gradients that are zero in exact arithmetic to the δs whose elements cancel in them.
     """
     mine = manual.backpropagate(x, y)
@@ -47,11 +49,12 @@ def compare_passes(
     labels = {name: describe(name, manual.model) for name in named[0]}
     summands = {name: sum(mine.deltas[d].norm().item() for d in deltas) for name, deltas in (zeros or {}).items()}
     sizes = {f"∂C/∂ {name}": size for name, size in summands.items()}
-    conditions = dict.fromkeys(("C", "δ output"), condition(mine))
+    conditions = dict.fromkeys(("C", "δ output"), condition(theirs[-1], mine.deltas["output"].dtype))
     report = _compare(named, labels, conditions, sizes)
     if not report.passed:
-        conditions |= cancellation(theirs[0], others[0].backpropagate(x, y, scrambled(d_output)))
-        report = _compare(named, labels, conditions, sizes)
+        measured, floors = magnification(others[0], x, y, d_output, named[1])
+        conditions = measured | conditions
+        report = _compare(named, labels, conditions, floors | sizes)
     return Passes(mine, theirs, report, conditions, summands)
 
 
@@ -93,36 +96,44 @@ def describe(name: str, model: Model) -> str:
     return f"{model.equation(tensor)}, {place}, δ" if kind == "δ" else f"{place}, {kind}"
 
 
-def condition(result: Backpropagation) -> float:
+def condition(result: Backpropagation, dtype: torch.dtype) -> float:
     """How much smaller ∂C/∂output is than the two vectors, of length 1 per example, whose difference it is.
 
     Every cost's gradient is (something − y) / B: once the network is sure and right, only rounding is left of it.
+    `result` is the reference's, because the hand-written value is on trial; `dtype` is that value's.
     """
     d_output = result.deltas["output"]
     size = 2 / sqrt(len(d_output))
     norm = d_output.norm().item()
-    limit = 1 / torch.finfo(d_output.dtype).eps
+    limit = 1 / torch.finfo(dtype).eps
     return min(max(size / norm, 1.0), limit) if norm else limit
 
 
-def scrambled(d_output: Tensor) -> Tensor:
-    """The same elements with signs drawn at random."""
-    generator = torch.Generator().manual_seed(0)
-    return d_output * (2 * torch.randint(0, 2, d_output.shape, generator=generator) - 1).to(d_output)
+def magnification(
+    reference: ReferenceLearner, x: Tensor, y: Tensor, d_output: Tensor, result: Mapping[str, Tensor]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """How far one unit of rounding moves each tensor of `result`, in units of rounding of its norm.
 
-
-def cancellation(result: Backpropagation, uncancelled: Backpropagation) -> dict[str, float]:
-    """How much smaller each δ and gradient is than one of the same summands in which nothing cancels by design.
-
-    At a minimum the examples' gradients sum to nothing, and rounding is all that is left of the sum.
+    The reference repeats its pass several times with every z, a, σ′ and ∂C/∂output off by one unit, up or down at
+    random: saturation, sums that cancel and underflow all show in how far the results then scatter. The second mapping
+    has the tensors that are zero in `result` but not after rounding, with the size to judge them by.
     """
-    conditions = {}
-    named = tensors_of(uncancelled)
-    for name, tensor in tensors_of(result).items():
-        if name.startswith(("δ", "∂C/∂")) and name != "δ output":
-            norm, size = tensor.norm().item(), named[name].norm().item()
-            conditions[name] = max(size / norm, 1.0) if norm else 1.0
-    return conditions
+    epsilon = torch.finfo(d_output.dtype).eps
+    moved = dict.fromkeys(result, 0.0)
+    for seed in range(DRAWS):
+        generator = torch.Generator().manual_seed(seed)
+        rounded = tensors_of(reference.backpropagate(x, y, d_output, rounding=generator))
+        for name, tensor in result.items():
+            difference = rounded[name].double() - tensor.double()
+            moved[name] = max(moved[name], difference.norm().item())
+    conditions, floors = {}, {}
+    for name, tensor in result.items():
+        norm = tensor.double().norm().item()
+        if norm:
+            conditions[name] = max(1.0, moved[name] / (epsilon * norm))
+        elif moved[name]:
+            floors[name] = moved[name] / epsilon
+    return conditions, floors
 
 
 def _compare(

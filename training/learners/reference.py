@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -56,23 +57,35 @@ class ReferenceLearner:
             losses.append(C.detach())
         return torch.stack(losses)
 
-    def backpropagate(self, x: Tensor, y: Tensor, d_output: Tensor | None = None) -> Backpropagation:
+    def backpropagate(
+        self,
+        x: Tensor,
+        y: Tensor,
+        d_output: Tensor | None = None,
+        rounding: torch.Generator | None = None,
+    ) -> Backpropagation:
         """As for every learner; `apply` can take the step afterwards. Hooks keep every z and a with its gradient.
 
         With `d_output` that is propagated back in the place of this learner's own ∂C/∂output, which is still reported.
+        With `rounding` every z, every a and what is propagated back are off by one unit of rounding, up or down, and so
+        is every σ′, in units of 1: it is a difference of such numbers (1 − a², a − a²).
         """
         before = {name: tensor.clone() for name, tensor in self.module.named_buffers()}
         z_modules, a_modules = self.module.observed()  # type: ignore[operator]
         with ExitStack() as hooks:
-            z_calls = {name: _record(module, hooks) for name, module in z_modules.items()}
-            a_calls = {name: _record(module, hooks) for name, module in a_modules.items()}
+            z_calls = {name: _record(module, hooks, rounding) for name, module in z_modules.items()}
+            a_calls = {name: _record(module, hooks, rounding) for name, module in a_modules.items()}
             self.optimizer.zero_grad()
             output = self._forward(x)
+            if rounding is not None:
+                for name in z_calls.keys() & a_calls.keys():
+                    for z_t, a_t in zip(z_calls[name], a_calls[name], strict=True):
+                        z_t.register_hook(partial(_rounded_delta, a_t, rounding))
             leaf = output.detach().requires_grad_()  # the chain is cut here, into the cost's part and the module's
             C = self.loss(leaf, y, len(x))
             C.backward()
             own_d_output = _gradient(leaf)
-            output.backward(own_d_output if d_output is None else d_output)
+            output.backward(_rounded(own_d_output if d_output is None else d_output, rounding))
         z, a = _numbered(z_calls), _numbered(a_calls)
         buffers = {name: tensor.clone() for name, tensor in self.module.named_buffers()}
         for name, tensor in self.module.named_buffers():
@@ -127,16 +140,34 @@ class ReferenceLearner:
         self.steps = state["steps"]
 
 
-def _record(module: nn.Module, hooks: ExitStack) -> list[Tensor]:
+def _record(module: nn.Module, hooks: ExitStack, rounding: torch.Generator | None) -> list[Tensor]:
     """A list that fills with the module's outputs, one per call, while the hooks are in place."""
     outputs: list[Tensor] = []
 
-    def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        if rounding is not None:  # an activation is as exact as its z is large, if not more: gelu's tail
+            exact_as = inputs[0].detach() if inputs[0].shape == output.shape else output.detach()
+            output = _rounded(output, rounding) + (_rounded(exact_as, rounding) - exact_as)
         output.retain_grad()
         outputs.append(output)
+        return output
 
     hooks.callback(module.register_forward_hook(hook).remove)
     return outputs
+
+
+def _rounded(tensor: Tensor, rounding: torch.Generator | None) -> Tensor:
+    """The tensor with every element off by one unit of rounding, up or down at random; itself without a generator."""
+    if rounding is None:
+        return tensor
+    signs = 2 * torch.randint(0, 2, tensor.shape, generator=rounding) - 1
+    return tensor * (1 + torch.finfo(tensor.dtype).eps * signs.to(tensor))
+
+
+def _rounded_delta(a: Tensor, rounding: torch.Generator, delta: Tensor) -> Tensor:
+    """δ = ∂C/∂a ⊙ σ′ with every σ′ off by one unit of rounding of 1."""
+    assert a.grad is not None
+    return delta + (_rounded(a.grad, rounding) - a.grad)
 
 
 def _numbered(outputs: dict[str, list[Tensor]]) -> dict[str, Tensor]:
