@@ -33,7 +33,7 @@ class Arguments:
         str | None, tyro.conf.arg(metavar="NAME", help=f"Evaluate on a data set instead: {', '.join(DATASETS)}.")
     ] = None
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Where the data set lies; left out, data/."""
+    """Where the data set lies; left out, where the run's own data lay."""
     validation: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Evaluate on the last N training examples instead of the test set."""
     json: bool = False
@@ -71,7 +71,7 @@ def print_predictions(result: dict[str, Any]) -> None:
 def evaluate_on(trained: Trained, arguments: Arguments) -> dict[str, Any]:
     """Loss, accuracy and the confusion matrix, whose rows are the true classes, on the test set."""
     assert arguments.dataset is not None
-    data = load(arguments.dataset, arguments.data_dir or Path("data"), validation=arguments.validation)
+    data = load(arguments.dataset, arguments.data_dir or Path(trained.config.data_dir), validation=arguments.validation)
     trained.require_like(data)
     result = evaluate(trained.learner, data.test, trained.dtype)
     assert result is not None

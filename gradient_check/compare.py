@@ -125,7 +125,7 @@ def _judge(
         return Row(name, label, shape, True, "", 0.0, 0.0)
 
     epsilon = torch.finfo(expected.dtype).eps
-    a, e, t = (tensor.detach().to(torch.float64) for tensor in (actual, expected, truth))
+    a, e, t = (tensor.detach().cpu().double() for tensor in (actual, expected, truth))
     difference = a - t
     norm = t.norm().item() if summands is None else summands
     rms = norm / t.numel() ** 0.5

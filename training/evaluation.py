@@ -31,7 +31,7 @@ def evaluate(
         total += loss.item()
         outputs.append(output)
     output = torch.cat(outputs)
-    accuracy = (output.argmax(dim=1) == split.y).double().mean().item()
+    accuracy = (output.argmax(dim=1) == split.y).cpu().double().mean().item()
     return Evaluation(total / len(split), accuracy, output.cpu())
 
 

@@ -154,7 +154,7 @@ class Loop:
         self.examples += batches.numel()
         if not finite:
             self.replay(before, batches, learning_rates)
-        self.progress["losses"] = torch.cat([self.progress["losses"], losses.to("cpu", torch.float64)])
+        self.progress["losses"] = torch.cat([self.progress["losses"], losses.cpu().double()])
 
     def logged_step(self, batches: Tensor) -> None:
         """A step with its learning rate, gradients and update measured, and the mean cost since the last such step."""
@@ -260,4 +260,4 @@ class Loop:
 
 def rms(tensor: Tensor) -> float:
     """Root mean square of the elements: a norm that does not grow with their number."""
-    return tensor.double().square().mean().sqrt().item()
+    return tensor.cpu().double().square().mean().sqrt().item()
