@@ -1,108 +1,228 @@
-"""One call that checks a hand-written pair of functions: `check_backward`."""
+"""One call that checks a backward pass against its oracles: `check_backward` and `check_function`."""
 
-from collections.abc import Sequence
-from inspect import signature
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gradient_check.compare import Report, Row, compare_gradients
-from gradient_check.oracles import Backward, Forward, autograd_gradients, directional_derivative
+from gradient_check.cases import CASES
+from gradient_check.compare import as_tensor
+from gradient_check.oracles import ORACLES
+from gradient_check.report import Report, merged
+from gradient_check.subject import Subject, argument_names, differentiated, functional, hand_written
+from gradient_check.tolerances import SAME
+from gradient_check.trial import Trial
 
-DOT_PRODUCT_TOLERANCE = 1e-12
-STREAM = 0x0DD5EED  # keeps the cotangent from being the very numbers that an example drew from the same small seed
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in SAME}
 
 
 def check_backward(
-    forward: Forward,
-    backward: Backward,
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
     example: Sequence[Any],
     *,
+    outputs: int = 1,
     not_differentiable: Sequence[str] = (),
+    reference: Callable[..., Any] | None = None,
+    oracles: Sequence[str] | None = None,
+    dtypes: Sequence[str | torch.dtype] | None = None,
+    cases: Sequence[str] | None = None,
+    zeros: Sequence[str] = (),
+    labels: Mapping[str, str] | None = None,
+    candidates: Mapping[str, Tensor] | None = None,
     seed: int = 0,
 ) -> Report:
-    """Check `output, cache, … = forward(*example)` with `backward(d_output, cache)`, in float64, on a random cotangent.
+    """Check `output, cache, … = forward(*example)` with `backward(d_output, cache)`.
 
     `backward` returns one gradient per floating-point argument of forward, in forward's order, except those named in
     `not_differentiable` (targets, masks, noise, statistics). Both run under `torch.inference_mode()`, so neither can
-    lean on autograd. The rows:
+    lean on autograd. With NumPy arrays in the example both are given arrays. With `outputs=2` they are
+    `h, c, cache, … = forward(…)` and `backward(dh, dc, cache)`.
 
-    - the gradient of each argument against autograd through the same forward;
-    - `⟨d_output, J u⟩ = ⟨Jᵀ d_output, u⟩` with J u in forward mode and random directions u, no element near zero;
-    - `pure`: neither function wrote to an argument or to the cotangent, and a second call with the same cache gave the
-      same gradients.
+    `oracles`, all that can be asked unless chosen:
 
-    Raises ValueError for an argument that is not float64, or when there is nothing to differentiate.
+    - "reference": an independent forward of the same arguments, `reference(*example)`, whose outputs must be the same
+      and which autograd goes through. It alone can find a wrong forward that has its own right derivative.
+    - "autograd": through the same forward.
+    - "dot product": ⟨d_output, J u⟩ = ⟨Jᵀ d_output, u⟩ with J u in forward mode and no element of u near zero.
+    - "differences": central differences at several steps, which notice kinks.
+
+    `dtypes` ("float64", "float32", "bfloat16", "float16") convert the example; by default it is checked as it is.
+    `cases` are what else is fed: "layouts", "batch", "values", "repeats" (cases.py), all unless chosen. `zeros` names
+    the arguments whose gradient is zero in exact arithmetic. `labels` says what the report calls an argument's
+    gradient: `{"W": "BP4, layer 2, ∂C/∂W"}`. `candidates` are terms that you suspect to be missing. `seed` draws the
+    cotangents.
+
+    It is checked too that nothing is written to; that a second call, and one after another forward, gives the same;
+    that backward is linear; and that every gradient is there, of the shape, dtype and device of its argument.
+
+    Raises ValueError for an example that is not finite or has nothing to differentiate, a forward that raises or returns
+    no tensor, and unknown names.
     """
-    names = list(signature(forward).parameters)[: len(example)]
-    differentiable = [
-        i
-        for i, value in enumerate(example)
-        if isinstance(value, Tensor) and value.is_floating_point() and names[i] not in not_differentiable
-    ]
-    if not differentiable:
-        raise ValueError("none of the arguments is differentiable: there is nothing to check")
-    for i in differentiable:
-        if example[i].dtype != torch.float64:
-            raise ValueError(f"the argument {names[i]} is {example[i].dtype}: check at float64")
-    generator = torch.Generator().manual_seed(STREAM ^ seed)
-    before = [value.clone() if isinstance(value, Tensor) else value for value in example]
-
-    with torch.inference_mode():
-        output, cache = forward(*example)[:2]
-        d_output = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.device)
-    d_output = d_output.clone()  # made outside of inference mode, autograd may see it
-    with torch.inference_mode():
-        kept = d_output.clone()
-        first = _clones(backward(d_output, cache))
-        second = _clones(backward(d_output, cache))
-
-    expected = autograd_gradients(forward, example, differentiable, d_output)
-    wanted = {f"d{names[i]}": gradient for i, gradient in zip(differentiable, expected, strict=True)}
-    if len(first) != len(wanted):
-        reason = f"backward returned {len(first)} gradients for the {len(wanted)} arguments {', '.join(wanted)}"
-        return Report((Row("gradients", "gradients", (), False, reason),))
-    rows = list(compare_gradients(dict(zip(wanted, first, strict=True)), wanted).rows)
-    if all(row.passed for row in rows):
-        rows.append(_dot_product(forward, example, differentiable, d_output, first, generator))
-    untouched = torch.equal(kept, d_output) and all(
-        torch.equal(a, b) for a, b in zip(before, example, strict=True) if isinstance(a, Tensor)
-    )
-    repeated = all(torch.equal(a, b) for a, b in zip(first, second, strict=True) if a is not None)
-    reason = ""
-    if not untouched:
-        reason = "an argument or the cotangent was written to"
-    elif not repeated:
-        reason = "a second call with the same cache gave other gradients"
-    rows.append(Row("pure", "pure", (), untouched and repeated, reason, 0.0, 0.0))
-    return Report(tuple(rows))
+    arguments, arrays = _taken(example)
+    names = argument_names(forward, len(arguments))
+    differentiable = _differentiable(arguments, names, not_differentiable)
+    subject = hand_written(forward, backward, names, differentiable, arrays, outputs)
+    chosen = _oracles(oracles, reference is not None, through_forward=not arrays)
+    return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, seed)
 
 
-def _dot_product(
-    forward: Forward,
+def check_function(
+    function: Callable[..., Any],
     example: Sequence[Any],
-    differentiable: Sequence[int],
-    d_output: Tensor,
-    gradients: Sequence[Tensor],
-    generator: torch.Generator,
-) -> Row:
-    directions = []
-    for i in differentiable:
-        u = torch.rand(example[i].shape, generator=generator, dtype=torch.float64) + 0.5
-        sign = 2.0 * torch.randint(0, 2, example[i].shape, generator=generator) - 1
-        directions.append((u * sign).to(example[i].device))
-    forward_terms = d_output * directional_derivative(forward, example, differentiable, directions)
-    backward_terms = torch.cat([(g.detach().clone() * u).flatten() for g, u in zip(gradients, directions, strict=True)])
-    error = (forward_terms.sum() - backward_terms.sum()).abs().item()
-    size = forward_terms.norm().item() + backward_terms.norm().item()
-    relative = error / size if size else 0.0
-    passed = relative <= DOT_PRODUCT_TOLERANCE
-    reason = "" if passed else f"⟨d_output, J u⟩ and ⟨Jᵀ d_output, u⟩ differ by {error:.3g}"
-    return Row("dot product", "dot product", (), passed, reason, relative, relative, DOT_PRODUCT_TOLERANCE)
+    *,
+    not_differentiable: Sequence[str] = (),
+    reference: Callable[..., Any] | None = None,
+    oracles: Sequence[str] | None = None,
+    dtypes: Sequence[str | torch.dtype] | None = None,
+    cases: Sequence[str] | None = None,
+    zeros: Sequence[str] = (),
+    labels: Mapping[str, str] | None = None,
+    candidates: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+) -> Report:
+    """Check what autograd makes of a function whose backward somebody wrote: an `autograd.Function`, a custom operator.
+
+    As `check_backward`; the oracle "autograd" needs a `reference` to go through. Without one, the gradients are held
+    against central differences and, where the function has a forward mode, the dot product. The parameters of an
+    `nn.Module` are checked like its inputs, and its buffers are the same at every call.
+    """
+    arguments, arrays = _taken(example)
+    if arrays:
+        raise ValueError("autograd goes through tensors only: give tensors in the example, or use check_backward")
+    if isinstance(function, nn.Module):
+        function, names, parameters = functional(function, len(arguments))
+        arguments += [parameter.clone() for parameter in parameters]
+    else:
+        names = argument_names(function, len(arguments))
+    differentiable = _differentiable(arguments, names, not_differentiable)
+    if isinstance(reference, nn.Module):
+        raise ValueError("the reference is an nn.Module: give a function of all arguments, parameters included")
+    subject = differentiated(function, names, differentiable)
+    chosen = _oracles(oracles, reference is not None, through_forward=False)
+    return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, seed)
 
 
-def _clones(gradients: Any) -> tuple[Any, ...]:
-    """What backward returned, as a tuple, safe from later writes; None, a missing gradient, stays None."""
-    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-    return tuple(None if gradient is None else gradient.clone() for gradient in gradients)
+def assert_backward(
+    forward: Callable[..., Any], backward: Callable[..., Any], example: Sequence[Any], **options: Any
+) -> None:
+    """`check_backward`, with an AssertionError that holds the report unless all rows passed."""
+    check_backward(forward, backward, example, **options).assert_passed()
+
+
+def assert_function(function: Callable[..., Any], example: Sequence[Any], **options: Any) -> None:
+    """`check_function`, with an AssertionError that holds the report unless all rows passed."""
+    check_function(function, example, **options).assert_passed()
+
+
+def _check(
+    subject: Subject,
+    arguments: list[Any],
+    reference: Callable[..., Any] | None,
+    oracles: tuple[str, ...],
+    dtypes: Sequence[str | torch.dtype] | None,
+    cases: Sequence[str] | None,
+    zeros: Sequence[str],
+    labels: Mapping[str, str] | None,
+    candidates: Mapping[str, Tensor] | None,
+    seed: int,
+) -> Report:
+    labels = labels or {}
+    tensors = [subject.names[i] for i in subject.differentiable]
+    for what, given in (("zeros", zeros), ("labels", labels)):
+        _known(what, given, tensors, "the differentiable arguments")
+    chosen = tuple(CASES) if cases is None else tuple(cases)
+    _known("cases", chosen, CASES, "the cases")
+    formats = [None] if dtypes is None else [_dtype(dtype) for dtype in dtypes]
+    if not formats:
+        raise ValueError("dtypes is empty: give at least one, or leave it out")
+    reports = []
+    for dtype in formats:
+        fed = [v.to(dtype) if dtype and isinstance(v, Tensor) and v.is_floating_point() else v for v in arguments]
+        titles = {
+            name: labels.get(tensor, name) + (f" in {str(dtype).removeprefix('torch.')}" if len(formats) > 1 else "")
+            for name, tensor in zip(subject.gradient_names, tensors, strict=True)
+        }
+        trial = Trial(
+            subject,
+            fed,
+            reference,
+            oracles,
+            chosen,
+            frozenset(f"d{name}" for name in zeros),
+            titles,
+            candidates or {},
+            seed,
+        )
+        reports.append(trial.report())
+    return merged(reports)
+
+
+def _taken(example: Sequence[Any]) -> tuple[list[Any], frozenset[int]]:
+    """The arguments, arrays as tensors, and which of them were arrays; all of them copies."""
+    if isinstance(example, Tensor) or not isinstance(example, Sequence):
+        raise ValueError(f"the example is a {type(example).__name__}: give a list of forward's arguments")
+    arguments, arrays = [], []
+    for i, value in enumerate(example):
+        if isinstance(value, Tensor):
+            value = value.detach().clone()
+        elif hasattr(value, "__array__"):
+            value = as_tensor(value, f"the example's argument {i}").clone()
+            arrays.append(i)
+        arguments.append(value)
+    return arguments, frozenset(arrays)
+
+
+def _differentiable(arguments: Sequence[Any], names: Sequence[str], fixed: Sequence[str]) -> tuple[int, ...]:
+    _known("not_differentiable", fixed, names, "the arguments")
+    positions = []
+    for i, (name, value) in enumerate(zip(names, arguments, strict=True)):
+        if not isinstance(value, Tensor) or name in fixed:
+            continue
+        as_tensor(value, f"the argument {name}")
+        if value.is_floating_point():
+            if not value.isfinite().all():
+                where = [int(i) for i in (~value.isfinite()).nonzero()[0]]
+                raise ValueError(f"the argument {name} is {value[tuple(where)].item()} at {where}: give finite numbers")
+            positions.append(i)
+    if not positions:
+        kinds = ", ".join(
+            f"{name} is {value.dtype if isinstance(value, Tensor) else type(value).__name__}"
+            + (" and declared as not differentiable" if name in fixed else "")
+            for name, value in zip(names, arguments, strict=True)
+        )
+        raise ValueError(f"none of the arguments is differentiable: there is nothing to check ({kinds})")
+    return tuple(positions)
+
+
+def _oracles(asked: Sequence[str] | None, has_reference: bool, through_forward: bool) -> tuple[str, ...]:
+    if asked is None:
+        there = {"reference": has_reference, "autograd": through_forward}
+        return tuple(oracle for oracle in ORACLES if there.get(oracle, True))
+    _known("oracles", asked, ORACLES, "the oracles")
+    if not asked:
+        raise ValueError(f"oracles is empty: give at least one of {', '.join(ORACLES)}, or leave it out")
+    if "reference" in asked and not has_reference:
+        raise ValueError("the oracle 'reference' was asked for: give `reference`, an independent forward")
+    if "autograd" in asked and not through_forward:
+        raise ValueError(
+            "the oracle 'autograd' cannot be asked here, because autograd through this function is what is on trial "
+            "(or cannot see into NumPy): give `reference`, an independent forward that autograd can go through"
+        )
+    return tuple(oracle for oracle in ORACLES if oracle in asked)
+
+
+def _known(what: str, given: Any, allowed: Any, plural: str) -> None:
+    if isinstance(given, str):
+        raise ValueError(f"{what} is the string {given!r}: give a list of names")
+    for name in given:
+        if name not in allowed:
+            raise ValueError(f"{name!r} in {what} is unknown: {plural} are {', '.join(allowed)}")
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ValueError(f"dtype {name!r} is unknown: there are {', '.join(DTYPES)}")
+    return DTYPES[name]

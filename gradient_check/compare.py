@@ -1,158 +1,251 @@
 """Two named sets of tensors, compared so strictly that a wrong gradient cannot pass.
 
-How close is close enough follows from the number format, never from what happens to pass:
-
-- float64. Two right ways to compute a gradient differ by rounding only, some 1e-15 of its norm where it is
-  well conditioned; `FLOAT64_TOLERANCE`, 1e-12, is the limit. Where a gradient is a small difference of large numbers
-  (p − y of a network that is sure and right), rounding is larger by the ratio of the two, `condition`; once that
-  exceeds 70 the limit, 64 units of rounding times `condition`, is wider than 1e-12.
-- Lower precision. The truth is the float64 result on the same inputs, and the error allowed is `MULTIPLE`, 4, times
-  the error that the expected value has itself, plus `FLOOR`, 16, units of rounding (times `condition`), because an
-  error can be small by luck.
-
-Both are judged twice: ‖difference‖ against ‖expected‖, and the largest element's difference against the root mean
-square, with a limit 16 times as wide, or one wrong element in a million would hide. Shape, dtype and device must be
-equal. NaN and infinity never pass. A gradient that is zero in exact arithmetic (a bias before batch norm) is no more
-than the rounding of its summands: declare it in `zeros` with their size, and it is judged against that.
+tolerances.py says how close is close enough. Shape, dtype and device must be equal, no name may be missing or
+superfluous, and NaN and infinity never pass. A gradient that is expected to be zero everywhere shows nothing, and fails
+unless that is allowed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import inf
+from dataclasses import dataclass, replace
+from math import floor, inf, log2, sqrt
+from typing import Any
 
 import torch
 from torch import Tensor
 
-FLOAT64_TOLERANCE = 1e-12
-MULTIPLE = 4
-FLOOR = 16
-ELEMENT = 16
-
-
-@dataclass(frozen=True)
-class Row:
-    """The verdict on one tensor; errors are relative to the norm, the largest element's to the root mean square."""
-
-    name: str
-    label: str
-    shape: tuple[int, ...]
-    passed: bool
-    reason: str  # empty when passed
-    relative_error: float = inf
-    element_error: float = inf
-    tolerance: float = 0.0  # what relative_error may be
-
-
-@dataclass(frozen=True)
-class Report:
-    """One row per tensor, in the order in which they were expected."""
-
-    rows: tuple[Row, ...]
-
-    @property
-    def passed(self) -> bool:
-        return all(row.passed for row in self.rows)
-
-    @property
-    def failures(self) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if not row.passed)
-
-    @property
-    def max_relative_error(self) -> float:
-        return max((row.relative_error for row in self.rows), default=0.0)
-
-    def __str__(self) -> str:
-        """A table of all rows; a failed one says why on the next line."""
-        width = max((len(row.label) for row in self.rows), default=0)
-        lines = []
-        for row in self.rows:
-            verdict = "ok" if row.passed else "WRONG"
-            lines.append(
-                f"{row.label:<{width}}  {row.shape!s:<12}  {row.relative_error:9.2e} of {row.tolerance:8.1e}  {verdict}"
-            )
-            if row.reason:
-                lines.append(f"    {row.reason}")
-        return "\n".join(lines)
-
-    def assert_passed(self) -> None:
-        """Raise AssertionError, with the report, unless every row passed."""
-        if not self.passed:
-            raise AssertionError(f"\n{self}")
+from gradient_check.diagnosis import Evidence, diagnose
+from gradient_check.report import Diagnosis, Report, Row
+from gradient_check.tolerances import (
+    FLOOR,
+    SAME,
+    VISIBLE,
+    Tolerance,
+    magnified,
+    ratio,
+    tolerance,
+    tolerance_beside,
+    tolerance_of_sums,
+)
 
 
 def compare_gradients(
-    actual: Mapping[str, Tensor],
-    expected: Mapping[str, Tensor],
+    actual: Mapping[str, Any],
+    expected: Mapping[str, Any],
     *,
-    truth: Mapping[str, Tensor] | None = None,
+    truth: Mapping[str, Any] | None = None,
     labels: Mapping[str, str] | None = None,
     condition: float | Mapping[str, float] = 1.0,
     zeros: Mapping[str, float] | None = None,
+    allow_trivial: bool = False,
+    candidates: Mapping[str, Tensor] | None = None,
 ) -> Report:
-    """Compare `actual` with `expected`, tensor by tensor; a missing or superfluous name fails too.
+    """Compare `actual` with `expected`, tensor by tensor: dictionaries or `state_dict`s of tensors or NumPy arrays.
 
-    `truth` holds the same tensors in float64 and is required for every dtype but float64 (ValueError). `labels` says
-    what the report calls a tensor. `condition` (at least 1; one for all or by name) is the size of the summands over
-    the size of the result where that is known to be large. `zeros` maps names to the size (the norm) of the summands
-    that cancel.
+    `truth` holds the same tensors in float64 and is required for lower precision. `labels` says what the report calls a
+    tensor. `condition` (at least 1; one for all or by name) is the size of the summands over the size of the result
+    where that is known to be large. `zeros` maps the names of gradients that are zero in exact arithmetic to the size
+    (the norm) of the summands that cancel. With `allow_trivial` an expected value that is zero everywhere may pass.
+    `candidates` are tensors that the diagnosis tries as a term that is missing. Integers are compared exactly.
+
+    Raises ValueError for a value that is no tensor, an unsupported dtype, or a lower precision without `truth`.
     """
     labels, zeros = labels or {}, zeros or {}
-    conditions = condition if isinstance(condition, Mapping) else dict.fromkeys(expected, condition)
-    rows = []
-    for name, tensor in expected.items():
-        label = labels.get(name, name)
-        if actual.get(name) is None:
-            rows.append(Row(name, label, tuple(tensor.shape), False, "no gradient was returned"))
-            continue
-        if tensor.dtype != torch.float64 and (truth is None or name not in truth):
+    actual = {name: None if value is None else as_tensor(value, f"actual {name}") for name, value in actual.items()}
+    wanted = {name: as_tensor(value, f"expected {name}") for name, value in expected.items()}
+    true = {name: as_tensor(value, f"the truth of {name}") for name, value in (truth or {}).items()}
+    conditions = condition if isinstance(condition, Mapping) else dict.fromkeys(wanted, condition)
+    for name, tensor in wanted.items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float64 and name not in true:
             raise ValueError(f"{name} is {tensor.dtype}: give `truth`, the same gradient computed in float64")
-        true = tensor if truth is None or name not in truth else truth[name]
-        rows.append(_judge(name, label, actual[name], tensor, true, conditions.get(name, 1.0), zeros.get(name)))
-    for name in actual.keys() - expected.keys():
-        rows.append(Row(name, labels.get(name, name), tuple(actual[name].shape), False, "nothing to compare it with"))
+    judgements = {
+        name: Judgement(
+            expected=tensor,
+            truth=true.get(name, tensor),
+            label=labels.get(name, name),
+            condition=conditions.get(name, 1.0),
+            summands=zeros.get(name),
+            allow_trivial=allow_trivial,
+        )
+        for name, tensor in wanted.items()
+    }
+    return judge_all(actual, judgements, Evidence(candidates=candidates or {}), labels)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one tensor is held against."""
+
+    expected: Tensor | None  # in the dtype on trial; None where no oracle has that dtype
+    truth: Tensor  # in float64
+    label: str
+    dtype: torch.dtype | None = None  # on trial; that of `expected` unless given
+    device: torch.device | None = None
+    condition: float = 1.0
+    summands: float | None = None  # the size that a gradient which is exactly zero is judged by
+    moved: Tensor | None = None  # how far rounding in the inputs moves the truth, element by element
+    floor: float = 0.0  # absolute, of an element: the rounding of a gradient of ordinary size
+    terms: int = 1  # how many may have been added up
+    allow_trivial: bool = False
+    capped: bool = True  # a tolerance that would hide what must be visible is a failure
+    oracle: str = ""
+
+
+def judge_all(
+    actual: Mapping[str, Tensor | None],
+    judgements: Mapping[str, Judgement],
+    evidence: Evidence,
+    labels: Mapping[str, str] | None = None,
+) -> Report:
+    """A row per expected tensor, with a diagnosis where it is wrong, and one per superfluous tensor."""
+    rows = []
+    for name, judgement in judgements.items():
+        row = judge(name, actual.get(name), judgement)
+        if not row.passed and row.diagnosis is None and _differs(row, actual.get(name)):
+            truths = {other: j.truth for other, j in judgements.items()}
+            noise = SAME.get(judgement.dtype or judgement.truth.dtype, SAME[torch.float64])
+            if judgement.expected is not None and judgement.expected.dtype in SAME:
+                noise = SAME[judgement.expected.dtype]
+            row = replace(row, diagnosis=diagnose(name, actual, truths, replace(evidence, noise=noise)))
+        rows.append(row)
+    for name in actual.keys() - judgements.keys():
+        tensor, label = actual[name], (labels or {}).get(name, name)
+        shape = () if tensor is None else tuple(tensor.shape)
+        rows.append(Row(name, label, shape, False, "nothing to compare it with"))
     return Report(tuple(rows))
 
 
-def _judge(
-    name: str, label: str, actual: Tensor, expected: Tensor, truth: Tensor, condition: float, summands: float | None
-) -> Row:
-    shape = tuple(expected.shape)
-    for what in ("shape", "dtype", "device"):
-        got, wanted = getattr(actual, what), getattr(expected, what)
+def _differs(row: Row, actual: Tensor | None) -> bool:
+    """Whether it failed by its values or shape, which a diagnosis can explain."""
+    return actual is not None and actual.device.type != "meta" and not row.agrees
+
+
+def judge(name: str, actual: Tensor | None, against: Judgement) -> Row:
+    """The verdict on one tensor."""
+    shape, label, oracle = tuple(against.truth.shape), against.label, against.oracle
+    blank = Row(name, label, shape, False, oracle=oracle)
+    if actual is None:
+        missing = Diagnosis("missing", "backward returned nothing for it")
+        return replace(blank, reason="no gradient was returned", diagnosis=missing)
+    model = against.truth if against.expected is None else against.expected
+    dtype = against.dtype or model.dtype
+    for what, got, wanted in (
+        ("shape", tuple(actual.shape), shape),
+        ("dtype", actual.dtype, dtype),
+        ("device", actual.device, against.device or model.device),
+    ):
         if got != wanted:
-            return Row(name, label, shape, False, f"its {what} is {got}, not {wanted}")
-    if expected.numel() == 0:
-        return Row(name, label, shape, True, "", 0.0, 0.0)
+            reason = f"its {what} is {got}, not {wanted}"
+            known = Diagnosis("dtype", f"computed or returned in {got}") if what == "dtype" else None
+            return replace(blank, reason=reason, diagnosis=known)
+    if actual.numel() == 0:
+        return replace(blank, passed=True, relative_error=0.0, element_error=0.0, absolute_error=0.0, ulps=0.0)
+    if not dtype.is_floating_point:
+        return _exactly(blank, actual, model)
 
-    epsilon = torch.finfo(expected.dtype).eps
-    a, e, t = (tensor.detach().cpu().double() for tensor in (actual, expected, truth))
+    a, t = actual.detach().cpu().double(), against.truth.detach().cpu().double()
+    size = t.norm().item() if against.summands is None else against.summands
+    rms = size / sqrt(t.numel())
+    limit = _limit(against, dtype, t, size)
     difference = a - t
-    norm = t.norm().item() if summands is None else summands
-    rms = norm / t.numel() ** 0.5
-    relative_error = _ratio(difference.norm().item(), norm)
-    element_error = _ratio(difference.abs().max().item(), rms)
-    if expected.dtype == torch.float64:
-        tolerance = max(FLOAT64_TOLERANCE, 4 * FLOOR * epsilon * condition)
-        element_tolerance = ELEMENT * tolerance
-    else:
-        floor = FLOOR * epsilon * condition
-        tolerance = floor + MULTIPLE * _ratio((e - t).norm().item(), norm)
-        element_tolerance = ELEMENT * floor + MULTIPLE * _ratio((e - t).abs().max().item(), rms)
-    if relative_error <= tolerance and element_error <= element_tolerance:  # False for NaN
-        return Row(name, label, shape, True, "", relative_error, element_error, tolerance)
-
-    flat_index = difference.abs().nan_to_num(inf, inf).argmax()
-    index = [int(i) for i in torch.unravel_index(flat_index, difference.shape)]
-    worst_actual, worst_expected = a.flatten()[flat_index].item(), t.flatten()[flat_index].item()
-    reason = (
-        f"at {index} it is {worst_actual:.9g}, expected {worst_expected:.9g}; off by {relative_error:.2e} of the norm "
-        f"(allowed {tolerance:.1e}), here by {element_error:.2e} of the root mean square ({element_tolerance:.1e})"
+    row = replace(
+        blank,
+        relative_error=ratio(difference.norm().item(), size),
+        element_error=ratio(difference.abs().max().item(), rms),
+        absolute_error=difference.abs().max().item(),
+        tolerance=limit.norm,
+        element_tolerance=limit.element,
+        origin=limit.origin,
     )
-    return Row(name, label, shape, False, reason, relative_error, element_error, tolerance)
+    row = _with_worst(row, a, t, dtype)
+    if not (row.relative_error <= limit.norm and row.element_error <= limit.element):  # NaN is wrong
+        return replace(row, reason=_difference(row))
+    if size == 0 and not against.allow_trivial:
+        reason = "nothing is shown: it should be zero everywhere; choose another example, or declare it in `zeros`"
+        return replace(row, reason=reason)
+    if against.capped and against.condition == 1 and against.summands is None:
+        visible = VISIBLE.get(dtype, inf)
+        if limit.element > visible:
+            reason = (
+                f"the example is too badly conditioned to judge by: rounding alone may be {limit.element:.1e} of the "
+                f"root mean square, and an error of {visible:g} must be seen; choose another example, or declare the "
+                f"gradient in `zeros` if it is zero in exact arithmetic"
+            )
+            return replace(row, reason=reason)
+    return replace(row, passed=True)
 
 
-def _ratio(error: float, size: float) -> float:
-    """error / size; where both are zero there is no error."""
-    if error == 0:
-        return 0.0
-    return error / size if size > 0 else inf
+def as_tensor(value: Any, what: str) -> Tensor:
+    """A tensor or NumPy array as a tensor; ValueError says which is neither."""
+    if isinstance(value, Tensor):
+        tensor = value
+    elif hasattr(value, "__array__"):
+        try:
+            tensor = torch.as_tensor(value)
+        except TypeError as error:
+            raise ValueError(f"{what} is an array of {value.dtype}, which torch does not have") from error
+    else:
+        raise ValueError(f"{what} is a {type(value).__name__}: give a tensor or a NumPy array")
+    if tensor.is_complex() or (tensor.is_floating_point() and tensor.dtype not in SAME):
+        raise ValueError(
+            f"{what} is {tensor.dtype}: give one of {', '.join(str(dtype) for dtype in SAME)}, or integers"
+        )
+    return tensor
+
+
+def _limit(against: Judgement, dtype: torch.dtype, truth: Tensor, size: float) -> Tolerance:
+    if dtype == torch.float64:
+        limit = tolerance(dtype, against.condition)
+    elif against.expected is None:
+        limit = tolerance_of_sums(dtype, against.terms)
+    else:
+        limit = tolerance_beside(against.expected, truth, size, against.condition)
+    rms = size / sqrt(truth.numel())
+    if against.moved is not None:
+        units = magnified(dtype)
+        limit = limit.wider(
+            ratio(units * against.moved.norm().item(), size),
+            ratio(units * against.moved.abs().max().item(), rms),
+            f"{FLOOR[dtype]} × what one unit of rounding in the inputs does to it",
+        )
+    if against.floor:
+        limit = limit.wider(
+            ratio(against.floor * sqrt(truth.numel()), size),
+            ratio(against.floor, rms),
+            "the rounding of a gradient of ordinary size",
+        )
+    return limit
+
+
+def _with_worst(row: Row, a: Tensor, t: Tensor, dtype: torch.dtype) -> Row:
+    """Where the difference is largest, both values there, and how many units in the last place they are apart."""
+    worst = (a - t).abs().nan_to_num(inf, inf).argmax()
+    index = tuple(int(i) for i in torch.unravel_index(worst, a.shape)) if a.dim() else ()
+    actual, expected = a.flatten()[worst].item(), t.flatten()[worst].item()
+    format = torch.finfo(dtype)
+    exponent = floor(log2(max(abs(expected), format.tiny))) if abs(expected) < inf else 0
+    ulps = abs(actual - expected) / (format.eps * 2.0**exponent)
+    return replace(row, index=index, actual=actual, expected=expected, ulps=ulps)
+
+
+def _difference(row: Row) -> str:
+    where = f"at {list(row.index)} " if row.index else ""
+    return (
+        f"{where}it is {row.actual:.9g}, expected {row.expected:.9g}; off by {row.relative_error:.2e} of the norm "
+        f"(allowed {row.tolerance:.1e}), here by {row.element_error:.2e} of the root mean square "
+        f"({row.element_tolerance:.1e})"
+    )
+
+
+def _exactly(row: Row, actual: Tensor, expected: Tensor) -> Row:
+    different = actual != expected
+    count = int(different.sum())
+    if not count:
+        return replace(row, passed=True, relative_error=0.0, element_error=0.0, absolute_error=0.0, ulps=0.0)
+    where = [int(i) for i in different.nonzero()[0]] if actual.dim() else []
+    got, wanted = actual[tuple(where)].item(), expected[tuple(where)].item()
+    return replace(row, reason=f"{count} of {actual.numel()} differ; at {where} it is {got}, expected {wanted}")
+
+
+def assert_gradients(actual: Mapping[str, Any], expected: Mapping[str, Any], **options: Any) -> None:
+    """`compare_gradients`, with an AssertionError that holds the report unless all rows passed."""
+    compare_gradients(actual, expected, **options).assert_passed()

@@ -1,4 +1,4 @@
-"""What a hand-written backward is compared with: autograd, a forward-mode dot product, central differences."""
+"""What a backward pass is compared with, beside central differences (differences.py): autograd, a dot product."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -8,56 +8,85 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-Forward = Callable[..., Any]  # arguments → output, or (output, cache, …)
-Backward = Callable[..., Any]  # (d_output, cache) → one gradient per differentiable argument
+ORACLES = ("reference", "autograd", "dot product", "differences")
+
+Forward = Callable[..., Any]  # arguments → output, or a tuple with the outputs first
 
 
-def output_of(result: Any) -> Tensor:
-    """The output of a forward in the contract `output, cache, … = forward(…)`, or of one that returns it alone."""
-    return result[0] if isinstance(result, tuple) else result
+def outputs_of(result: Any) -> tuple[Tensor, ...]:
+    """The tensors of floating point at the start of what a forward returned."""
+    values = result if isinstance(result, tuple | list) else (result,)
+    outputs = []
+    for value in values:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            break
+        outputs.append(value)
+    return tuple(outputs)
 
 
 def autograd_gradients(
-    forward: Forward, arguments: Sequence[Any], differentiable: Sequence[int], d_output: Tensor
+    forward: Forward,
+    arguments: Sequence[Any],
+    differentiable: Sequence[int],
+    cotangents: Sequence[Tensor] | Tensor,
 ) -> list[Tensor]:
-    """Jᵀ d_output by autograd through the same forward, for each differentiable argument."""
+    """Jᵀ d_output by autograd through `forward`, for each differentiable argument; zeros where there is no path.
+
+    Raises ValueError where `forward` leaves no graph to go through.
+    """
+    cotangents = [cotangents] if isinstance(cotangents, Tensor) else list(cotangents)
     leaves = list(arguments)
     for i in differentiable:
         leaves[i] = arguments[i].detach().clone().requires_grad_()
     with torch.enable_grad():
-        output = output_of(forward(*leaves))
-        gradients = torch.autograd.grad(output, [leaves[i] for i in differentiable], d_output, allow_unused=True)
+        outputs = outputs_of(forward(*leaves))[: len(cotangents)]
+        pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
+        if not pairs:
+            raise ValueError("autograd finds no graph: the forward pass is not made of differentiable operators")
+        gradients = torch.autograd.grad(
+            [o for o, _ in pairs], [leaves[i] for i in differentiable], [c for _, c in pairs], allow_unused=True
+        )
     return [torch.zeros_like(leaves[i]) if g is None else g for i, g in zip(differentiable, gradients, strict=True)]
 
 
-def directional_derivative(
+def directional_derivatives(
     forward: Forward, arguments: Sequence[Any], differentiable: Sequence[int], directions: Sequence[Tensor]
-) -> Tensor:
-    """J u in forward mode: how the output moves when the arguments move along `directions`."""
+) -> tuple[Tensor, ...]:
+    """J u in forward mode: how each output moves when the arguments move along `directions`.
+
+    Raises ValueError where `forward` is not made of operators that have a forward mode.
+    """
     with forward_ad.dual_level():
         duals = list(arguments)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the first dual loads a part of torch that warns of itself
             for i, u in zip(differentiable, directions, strict=True):
                 duals[i] = forward_ad.make_dual(arguments[i].detach().clone(), u)
-        tangent = forward_ad.unpack_dual(output_of(forward(*duals))).tangent
-    return tangent
+        outputs = outputs_of(forward(*duals))
+        tangents = [forward_ad.unpack_dual(output).tangent for output in outputs]
+    if all(tangent is None for tangent in tangents):
+        raise ValueError("forward mode finds no path: the forward pass is not made of differentiable operators")
+    return tuple(torch.zeros_like(o) if t is None else t for o, t in zip(outputs, tangents, strict=True))
 
 
-def central_differences(function: Callable[[], Tensor], tensor: Tensor, step: float = 1e-5) -> Tensor:
-    """(f(v + h) − f(v − h)) / 2h for every element v of `tensor`, which `function` reads and which is restored.
+def directional_derivative(
+    forward: Forward, arguments: Sequence[Any], differentiable: Sequence[int], directions: Sequence[Tensor]
+) -> Tensor:
+    """J u of the first output."""
+    return directional_derivatives(forward, arguments, differentiable, directions)[0]
 
-    `function` returns a 0-d tensor. In float64 the error is about h² from the third derivative and 1e-16 |f| / h
-    from rounding; h = 1e-5 makes both some 1e-10.
-    """
-    result = torch.empty_like(tensor)
-    flat, out = tensor.view(-1), result.view(-1)
-    for i in range(flat.numel()):
-        value = flat[i].item()
-        flat[i] = value + step
-        above = function()
-        flat[i] = value - step
-        below = function()
-        flat[i] = value
-        out[i] = (above - below) / (2 * step)
-    return result
+
+def random_direction(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Signs at random, sizes from ½ to 1½: no element is near zero, so none can hide."""
+    size = torch.rand(like.shape, generator=generator, dtype=torch.float64) + 0.5
+    sign = 2.0 * torch.randint(0, 2, like.shape, generator=generator) - 1
+    return (size * sign).to(like)
+
+
+def moved_by_rounding(tensor: Tensor, draw: int) -> Tensor:
+    """Every element off by one unit in the last place, up or down by its own value: zeros stay, equal ones equal."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return tensor
+    bits = (tensor.double().view(torch.int64) ^ (0x9E3779B97F4A7C15 >> (draw + 1))) * 0x2545F4914F6CDD1D
+    sign = 1.0 - 2.0 * ((bits >> 40) & 1).to(tensor.dtype)
+    return tensor + sign * torch.finfo(tensor.dtype).eps * tensor

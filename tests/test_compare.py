@@ -84,8 +84,8 @@ def test_the_message_names_the_place_both_values_and_the_sizes():
         (lambda g: torch.zeros_like(g), "off by 1.00e"),
         (lambda g: 2 * g, "off by 1.00e"),
         (lambda g: g.float(), "its dtype is torch.float32, not torch.float64"),
-        (lambda g: g[:1], "its shape is torch.Size([1, 5]), not torch.Size([5, 5])"),
-        (lambda g: g.flatten(), "its shape is torch.Size([25]), not torch.Size([5, 5])"),
+        (lambda g: g[:1], "its shape is (1, 5), not (5, 5)"),
+        (lambda g: g.flatten(), "its shape is (25,), not (5, 5)"),
         (lambda g: g.to("meta"), "its device is meta, not cpu"),
         (lambda g: g.masked_fill(g == g[0, 0], torch.nan), "at [0, 0] it is nan"),
         (lambda g: g.masked_fill(g == g[0, 0], torch.inf), "at [0, 0] it is inf"),
@@ -120,10 +120,11 @@ def test_a_missing_and_a_superfluous_gradient_are_rejected():
     assert [row.name for row in report.rows] == ["a", "b", "c"]
 
 
-def test_an_error_where_the_truth_is_zero_is_rejected_and_agreement_is_not():
+def test_nothing_is_shown_by_agreeing_with_zeros():
     zeros = torch.zeros(3, dtype=torch.float64)
-    assert "expected 0" in rejects(torch.full_like(zeros, 1e-300), zeros)
-    assert compare_gradients({"v": zeros}, {"v": zeros.clone()}).passed
+    assert "expected 0" in rejects(torch.full_like(zeros, 1e-300), zeros, allow_trivial=True)
+    assert rejects(zeros, zeros.clone()).startswith("nothing is shown")
+    assert compare_gradients({"v": zeros}, {"v": zeros.clone()}, allow_trivial=True).passed
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -136,20 +137,27 @@ def test_lower_precision_is_not_judged_without_the_truth(dtype):
 def test_in_lower_precision_the_error_allowed_is_a_small_multiple_of_the_references_own():
     truth = gradient(1000)
     noise = gradient(1000, seed=1)
-    expected = (truth * (1 + 1e-4 * noise)).float()
+    expected = (truth * (1 + 2e-5 * noise)).float()
 
     def passes(error: float) -> bool:
         actual = (truth * (1 + error * noise)).float()
         return compare_gradients({"v": actual}, {"v": expected}, truth={"v": truth}).passed
 
-    assert passes(1e-4)
-    assert passes(3e-4)
-    assert not passes(6e-4)
+    assert passes(2e-5)
+    assert passes(6e-5)
+    assert not passes(12e-5)
+
+
+def test_a_reference_too_inexact_to_show_a_thousandth_is_no_reference():
+    truth = gradient(1000)
+    expected = (truth * (1 + 1e-4 * gradient(1000, seed=1))).float()
+    assert "too badly conditioned to judge by" in rejects(truth.float(), expected, truth={"v": truth})
+    assert compare_gradients({"v": truth.float()}, {"v": expected}, truth={"v": truth}, condition=1.01).passed
 
 
 def test_a_single_precision_gradient_is_judged_against_the_truth_and_not_against_the_reference():
     truth = gradient(1000)
-    wrong = truth.float() * 1.001
+    wrong = truth.float() * 1.00005
     assert compare_gradients({"v": truth.float()}, {"v": wrong}, truth={"v": truth}).passed
     assert "off by" in rejects(wrong, truth.float(), truth={"v": truth})
 
@@ -174,9 +182,10 @@ def test_labels_name_the_rows_of_the_report():
         labels={"b": "BP3, layer 1, ∂C/∂b"},
     )
     lines = str(report).splitlines()
-    assert re.match(r"w +\(3,\) +0\.00e\+00 of +1\.0e-12  ok$", lines[0])
-    assert re.match(r"BP3, layer 1, ∂C/∂b +\(3,\) +2\.00e\+00 of +1\.0e-12  WRONG$", lines[1])
-    assert lines[2].startswith("    at [")
+    assert re.match(r"BP3, layer 1, ∂C/∂b +3 +2\.00e\+00 of +1\.0e-12  WRONG$", lines[0])
+    assert lines[1].startswith("    at [")
+    assert any(line.startswith("    diagnosis: the sign is wrong") for line in lines)
+    assert lines[-1] == "1 are ok: w"
     with pytest.raises(AssertionError, match="BP3, layer 1"):
         report.assert_passed()
 
@@ -224,7 +233,10 @@ LOGITS = gradient(12).view(3, 4)
 def test_a_right_backward_passes():
     report = check_backward(softmax, softmax_backward, [LOGITS])
     report.assert_passed()
-    assert [row.name for row in report.rows] == ["dz", "dot product", "pure"]
+    example = [(row.name, row.oracle) for row in report.rows if not row.case]
+    assert example == [
+        ("dz", "autograd"), ("dz", "differences"), ("dot product", "dot product"), ("pure", ""), ("linear", ""),
+    ]  # fmt: skip
 
 
 def test_a_cotangent_of_ones_would_not_tell_zeros_from_softmax():
@@ -262,7 +274,7 @@ def test_a_forward_that_writes_to_its_argument_is_rejected():
     assert (failure.name, failure.reason) == ("pure", "an argument or the cotangent was written to")
 
 
-def test_a_backward_that_leans_on_autograd_raises():
+def test_a_backward_that_leans_on_autograd_is_rejected():
     def forward(z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         z = z.detach().requires_grad_()
         return torch.tanh(z), (z, torch.tanh(z))
@@ -271,8 +283,9 @@ def test_a_backward_that_leans_on_autograd_raises():
         z, a = cache
         return torch.autograd.grad(a, z, da)[0]
 
-    with pytest.raises(RuntimeError):
-        check_backward(forward, backward, [LOGITS])
+    row = check_backward(forward, backward, [LOGITS]).failures[0]
+    assert row.diagnosis.kind == "raised"
+    assert "RuntimeError" in row.reason
 
 
 @pytest.mark.parametrize(
@@ -320,13 +333,11 @@ def test_repeated_ids_find_a_scatter_that_forgets_to_add():
         dx[ids] += dy
         return dx
 
-    assert check_backward(forward, backward, [gradient(4), torch.tensor([0, 1, 3])]).passed
-    assert not check_backward(forward, backward, [gradient(4), torch.tensor([0, 1, 1])]).passed
-
-
-def test_layers_are_checked_in_double_precision():
-    with pytest.raises(ValueError, match=r"the argument z is torch\.float32: check at float64"):
-        check_backward(softmax, softmax_backward, [LOGITS.float()])
+    distinct = [gradient(4), torch.tensor([0, 1, 3])]
+    assert check_backward(forward, backward, distinct, cases=[]).passed
+    row = check_backward(forward, backward, distinct).failures[0]
+    assert (row.case, row.diagnosis.kind) == ("ids repeated", "repeated indices")
+    assert not check_backward(forward, backward, [gradient(4), torch.tensor([0, 1, 1])], cases=[]).passed
 
 
 @pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "identity"])

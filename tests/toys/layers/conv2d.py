@@ -3,7 +3,7 @@
 z[b,o] = Σ_i W[o,i] ⋆ x[b,i] + b[o]         x (B, I, H, W), W (O, I, kh, kw), b (O,), z (B, O, H, W)
 
 dx[b,i] = Σ_o W[o,i] ∗ dz[b,o]              ⋆ correlates, ∗ convolves
-dW[o,i] = Σ_b x[b,i] ⋆ dz[b,o]              a correlation again, in which the batch takes the channels' place
+dW[o,i] = Σ_b x[b,i] ⋆ dz[b,o]              each tap meets one patch of the padded x
 db[o]   = Σ_{b,h,w} dz[b,o]
 """
 
@@ -26,7 +26,9 @@ def forward(x: Tensor, W: Tensor, b: Tensor) -> tuple[Tensor, Cache]:
 def backward(dz: Tensor, cache: Cache, need_dx: bool = True) -> tuple[Tensor | None, Tensor, Tensor]:
     x, W = cache
     dx = torch.conv_transpose2d(dz, W, padding=padding(W)) if need_dx else None
-    dW = torch.conv2d(x.transpose(0, 1), dz.transpose(0, 1), padding=padding(W)).transpose(0, 1)
+    (h, w), (kh, kw) = padding(W), W.shape[2:]
+    patches = torch.constant_pad_nd(x, (w, w, h, h)).unfold(2, kh, 1).unfold(3, kw, 1)  # (B, I, H, W, kh, kw)
+    dW = torch.einsum("bohw,bihwkl->oikl", dz, patches)
     db = dz.sum(dim=(0, 2, 3))
     return dx, dW, db
 

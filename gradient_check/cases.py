@@ -1,0 +1,148 @@
+"""What is fed beside the example itself: the places where a backward that is right once goes wrong."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradient_check.batch import Outputs, batch_arguments, with_examples
+
+CASES = {
+    "layouts": "the cotangent, and the inputs, transposed, sliced, expanded (stride 0) and with offset storage",
+    "batch": "one example, and none",
+    "values": "exact zeros, values next to zero, ties and ±1e4, in one argument after the other",
+    "repeats": "every index several times",
+}
+Layout = Callable[[Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments and, where they matter, cotangents that are fed instead of the example's."""
+
+    name: str
+    group: str
+    arguments: list[Any]
+    cotangents: list[Tensor] | None = None  # None: drawn at random
+
+
+def cases(
+    groups: Sequence[str],
+    arguments: Sequence[Any],
+    differentiable: Sequence[int],
+    names: Sequence[str],
+    outputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    generator: torch.Generator,
+    run: Outputs,
+) -> Iterator[Case]:
+    """All cases of the groups that this example allows; `run` is forward."""
+    arguments = list(arguments)
+    if "layouts" in groups:
+        for layout, laid_out in LAYOUTS.items():
+            changed = [laid_out(c) for c in cotangents]
+            if any(c is not None for c in changed):
+                fed = [c if new is None else new for c, new in zip(cotangents, changed, strict=True)]
+                yield Case(f"cotangent {layout}", "layouts", arguments, fed)
+        for layout in ("transposed", "sliced", "offset"):
+            changed = [LAYOUTS[layout](v) if isinstance(v, Tensor) else None for v in arguments]
+            if any(v is not None for v in changed):
+                fed = [v if new is None else new for v, new in zip(arguments, changed, strict=True)]
+                yield Case(f"inputs {layout}", "layouts", fed)
+        for i in differentiable:
+            if (new := expanded(arguments[i])) is not None:
+                yield Case(f"{names[i]} expanded", "layouts", [*arguments[:i], new, *arguments[i + 1 :]])
+    if "batch" in groups:
+        rows = batch_arguments(run, arguments, outputs)
+        for name, count in (("one example", 1), ("no example", 0)) if rows else ():
+            fed = with_examples(count, arguments, rows)
+            try:
+                run(fed)
+            except Exception:  # forward does not take it, and so not fewer either
+                break
+            yield Case(name, "batch", fed)
+    if "values" in groups:
+        for i in differentiable:
+            for name, special in _special_values(arguments[i], generator):
+                yield Case(f"{names[i]} {name}", "values", [*arguments[:i], special, *arguments[i + 1 :]])
+    if "repeats" in groups:
+        for i, value in enumerate(arguments):
+            if isinstance(value, Tensor) and value.dtype in (torch.int64, torch.int32) and value.numel() > 1:
+                ids = value.flatten().clone()
+                ids[len(ids) // 2 :] = ids[: len(ids) - len(ids) // 2].flip(0)
+                yield Case(
+                    f"{names[i]} repeated", "repeats", [*arguments[:i], ids.view(value.shape), *arguments[i + 1 :]]
+                )
+
+
+def transposed(tensor: Tensor) -> Tensor | None:
+    """The same values, with the strides of the first and the last dimension exchanged."""
+    if tensor.dim() < 2 or tensor.numel() == 0:
+        return None
+    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def sliced(tensor: Tensor) -> Tensor | None:
+    """The same values, every second one of a storage twice as long; what lies between is not a number."""
+    if tensor.dim() < 1 or tensor.numel() == 0:
+        return None
+    wide = _filler(tensor, (*tensor.shape[:-1], 2 * tensor.shape[-1]))
+    wide[..., ::2] = tensor
+    return wide[..., ::2]
+
+
+def offset(tensor: Tensor) -> Tensor | None:
+    """The same values, contiguous, from the fourth place of a storage on."""
+    if tensor.numel() == 0:
+        return None
+    long = _filler(tensor, (tensor.numel() + 3,))
+    long[3:] = tensor.flatten()
+    return long[3:].view(tensor.shape)
+
+
+def expanded(tensor: Tensor) -> Tensor | None:
+    """The first row (or column) everywhere, with stride 0."""
+    dim = next((d for d, size in enumerate(tensor.shape) if size > 1), None)
+    if dim is None or tensor.numel() == 0:
+        return None
+    return tensor.narrow(dim, 0, 1).clone().expand(tensor.shape)
+
+
+def from_one_number(tensor: Tensor) -> Tensor | None:
+    """One number everywhere, with all strides 0: what `output.sum().backward()` hands over, up to a factor."""
+    if tensor.numel() < 2:
+        return None
+    return tensor.flatten()[0].clone().expand(tensor.shape)
+
+
+LAYOUTS: dict[str, Layout] = {
+    "transposed": transposed,
+    "sliced": sliced,
+    "offset": offset,
+    "expanded": expanded,
+    "expanded from one number": from_one_number,
+}
+
+
+def _filler(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return tensor.new_full(shape, torch.nan) if tensor.is_floating_point() else tensor.new_zeros(shape)
+
+
+def _special_values(tensor: Tensor, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    if tensor.numel() == 0:
+        return
+    draw = torch.rand(tensor.shape, generator=generator).to(tensor.device)
+    small = torch.where(draw < 1 / 3, sqrt(torch.finfo(tensor.dtype).eps), -sqrt(torch.finfo(tensor.dtype).eps))
+    small = small.to(tensor.dtype)
+    yield "zeros", torch.where(draw < 0.5, torch.zeros_like(tensor), tensor)
+    yield "next to zero", torch.where(draw < 2 / 3, small, tensor)
+    if tensor.dim() and tensor.shape[-1] > 1:
+        tied = tensor.clone()
+        pairs = tensor.shape[-1] // 2
+        tied[..., 1 : 2 * pairs : 2] = tensor[..., 0 : 2 * pairs : 2]
+        yield "tied", tied
+    large = torch.where(draw < 0.25, 1e4, -1e4).to(tensor.dtype)
+    yield "±1e4", torch.where(draw < 0.5, large, tensor)

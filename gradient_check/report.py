@@ -1,0 +1,190 @@
+"""What a check found: a row for every comparison, as a table, as JSON, as an exit status."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from math import inf, isfinite, nan
+from textwrap import wrap
+from typing import Any, Literal
+
+WIDTH = 120  # characters that a line may have; a failure takes at most 24 lines
+
+KINDS = (
+    "sign", "batch factor", "factor", "missing factor", "transposed", "swapped", "zero", "missing", "shape", "dtype",
+    "term", "weight decay", "derivative forgotten", "mask ignored", "wrong axis", "ones", "repeated indices", "rows",
+    "nan", "kink", "strided", "in place", "stale", "not linear", "raised",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A known mistake that reproduces the wrong values: `kind` is one of KINDS, `text` a sentence for people."""
+
+    kind: str
+    text: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.kind!r} is not a kind of diagnosis; there are {', '.join(KINDS)}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """The verdict on one comparison."""
+
+    name: str  # of the tensor ("dW"), or of the property that was checked ("pure")
+    label: str  # what the report calls it: "BP4, layer 2, ∂C/∂W"
+    shape: tuple[int, ...]
+    passed: bool
+    reason: str = ""  # one sentence; empty when passed
+    relative_error: float = inf  # ‖difference‖ / ‖truth‖
+    element_error: float = inf  # the largest |difference| / root mean square of the truth
+    tolerance: float = 0.0  # what relative_error may be
+    element_tolerance: float = 0.0  # what element_error may be
+    origin: str = ""  # where the tolerance comes from
+    oracle: str = ""  # "autograd", "reference", "dot product", "differences"; empty for properties
+    case: str = ""  # what was fed; empty for the example itself
+    absolute_error: float = inf  # the largest |difference|
+    index: tuple[int, ...] = ()  # where it is
+    actual: float = nan  # the value there
+    expected: float = nan  # and the one that should be there
+    ulps: float = inf  # |difference| there, in units in the last place of `expected`
+    kinks: int = 0  # elements that sit at a kink, where several slopes are right
+    diagnosis: Diagnosis | None = None
+
+    @property
+    def verdict(self) -> Literal["ok", "kink", "WRONG"]:
+        """A row at a kink neither passes nor fails."""
+        if not self.passed:
+            return "WRONG"
+        return "kink" if self.kinks else "ok"
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the values are near enough; a row that agrees may still fail, because that shows nothing."""
+        return self.relative_error <= self.tolerance and self.element_error <= self.element_tolerance
+
+    @property
+    def title(self) -> str:
+        """The label, and the case that was fed."""
+        return f"{self.label}, {self.case}" if self.case else self.label
+
+
+@dataclass(frozen=True)
+class Report:
+    """One row per comparison, in the order in which they were made; `notes` say what could not be checked, and why."""
+
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in self.rows)
+
+    @property
+    def failures(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if not row.passed)
+
+    @property
+    def kinks(self) -> tuple[Row, ...]:
+        """Rows with elements at a kink, where there is more than one slope and so no verdict."""
+        return tuple(row for row in self.rows if row.verdict == "kink")
+
+    @property
+    def max_relative_error(self) -> float:
+        return max((row.relative_error for row in self.rows), default=0.0)
+
+    @property
+    def exit_status(self) -> int:
+        """0 if all passed, 1 otherwise: `sys.exit(report.exit_status)`."""
+        return 0 if self.passed else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: numbers that are not finite become None."""
+        rows = [{"verdict": row.verdict, **_plain(asdict(row))} for row in self.rows]
+        return {"passed": self.passed, "rows": rows, "notes": list(self.notes)}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+
+    def assert_passed(self) -> None:
+        """Raise AssertionError, with the report, unless every row passed."""
+        if not self.passed:
+            raise AssertionError(f"\n{self}")
+
+    def __str__(self) -> str:
+        """A table. When all is well, the rows of the example; otherwise the failures first, within a screen."""
+        return "\n".join(self._failed_lines() if self.failures else self._passed_lines())
+
+    def _passed_lines(self) -> list[str]:
+        shown = [row for row in self.rows if not row.case or row.kinks]
+        cases = {row.case for row in self.rows if row.case}
+        lines = _table(shown)
+        if len(shown) < len(self.rows):
+            lines.append(f"ok too: {len(self.rows) - len(shown)} rows of {len(cases)} other cases")
+        return lines + [f"note: {note}" for note in self.notes]
+
+    def _failed_lines(self) -> list[str]:
+        """What to read first comes first: tensors of the example, each with its diagnosis; then what else failed."""
+        failures = self.failures
+        detailed = failures[:3]  # of up to six lines each
+        lines = []
+        for row, line in zip(detailed, _table(detailed), strict=True):
+            lines.append(line)
+            for text in _explanation(row):
+                lines += wrap(text, WIDTH, initial_indent="    ", subsequent_indent="      ", max_lines=2)
+        if len(failures) > len(detailed):
+            rest = ", ".join(row.title for row in failures[len(detailed) :])
+            lines.append(_cut(f"{len(failures) - len(detailed)} more are wrong: {rest}"))
+        passed = [row for row in self.rows if row.passed]
+        if passed:
+            lines.append(_cut(f"{len(passed)} are ok: {', '.join(row.title for row in passed)}"))
+        return lines + [_cut(f"note: {note}") for note in self.notes[:3]]
+
+
+def merged(reports: Iterable[Report]) -> Report:
+    """The rows and notes of several reports as one; a note is said once."""
+    reports = list(reports)
+    notes = dict.fromkeys(note for report in reports for note in report.notes)
+    return Report(tuple(row for report in reports for row in report.rows), tuple(notes))
+
+
+def _explanation(row: Row) -> list[str]:
+    lines = [row.reason]
+    if isfinite(row.absolute_error):
+        ulps = f", {row.ulps:.3g} units in the last place" if isfinite(row.ulps) else ""
+        allowed = f"; allowed: {row.origin}" if row.origin else ""
+        lines.append(f"the largest difference is {row.absolute_error:.2e}{ulps}{allowed}")
+    if row.diagnosis:
+        lines.append(f"diagnosis: {row.diagnosis.text}")
+    elif not row.agrees:
+        lines.append("diagnosis: unknown")
+    return lines
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return []
+    titles, oracles = [row.title for row in rows], [row.oracle for row in rows]
+    shapes = ["×".join(map(str, row.shape)) or "-" for row in rows]
+    widths = [max(map(len, column)) for column in (titles, shapes, oracles)]
+    lines = []
+    for row, title, shape, oracle in zip(rows, titles, shapes, oracles, strict=True):
+        cells = f"{title:<{widths[0]}}  {shape:<{widths[1]}}  {oracle:<{widths[2]}}"
+        verdict = f"{row.kinks} at a kink" if row.verdict == "kink" else row.verdict
+        lines.append(f"{cells}  {row.relative_error:8.2e} of {row.tolerance:7.1e}  {verdict}")
+    return lines
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,165 @@
+"""Gradients against the slopes of the forward pass itself: a dot product in forward mode, and central differences."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import isfinite, sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradient_check.compare import Judgement, judge
+from gradient_check.differences import judge_slopes, one_sided
+from gradient_check.oracles import directional_derivatives, moved_by_rounding, random_direction
+from gradient_check.report import Diagnosis, Row
+from gradient_check.tolerances import FLOOR, magnified, ratio, tolerance, tolerance_of_sums
+from gradient_check.truth import doubled, outputs_at, plain
+
+KINKS_LOOKED_AT = 200
+
+
+def dot_product(
+    forward: Callable[..., Any],
+    positions: Sequence[int],
+    arguments: Sequence[Any],
+    cotangents: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    generator: torch.Generator,
+) -> Row:
+    """⟨d_output, J u⟩ = ⟨Jᵀ d_output, u⟩ for a random u. Raises whatever a forward without forward mode raises."""
+    dtype = cotangents[0].dtype
+    arguments, cotangents = doubled(plain(arguments)), doubled(plain(cotangents))
+    directions = [random_direction(arguments[i], generator) for i in positions]
+    nudged = [moved_by_rounding(v, 0) if i in positions else v for i, v in enumerate(arguments)]
+    ahead, again = (
+        _terms(cotangents, directional_derivatives(forward, at, positions, directions)) for at in (arguments, nudged)
+    )
+    back = _terms([gradient.double() for gradient in gradients], directions)
+    size = ahead.norm().item() + back.norm().item()
+    error = abs((ahead.sum() - back.sum()).item())
+    limit = tolerance(dtype) if dtype == torch.float64 else tolerance_of_sums(dtype, max(len(ahead), len(back)))
+    allowed = limit.norm + magnified(dtype) * ratio(abs((again.sum() - ahead.sum()).item()), size)
+    relative = ratio(error, size)
+    passed = relative <= allowed
+    reason = "" if passed else f"⟨d_output, J u⟩ and ⟨Jᵀ d_output, u⟩ differ by {error:.3g}"
+    return Row(
+        "dot product", "dot product", (), passed, reason, relative, relative, allowed, allowed, limit.origin,
+        oracle="dot product", absolute_error=error,
+    )  # fmt: skip
+
+
+def differences(
+    forward: Callable[..., Any],
+    position: int,
+    arguments: Sequence[Any],
+    cotangents: Sequence[Tensor],
+    name: str,
+    gradient: Tensor | None,
+    terms: int,
+    allowed: float,
+    generator: torch.Generator,
+) -> Row:
+    """One argument's gradient against central differences. Raises whatever the forward pass raises.
+
+    Below float64 it may be off by `allowed` of its norm, or by what sums of so many `terms` are.
+    """
+    argument = arguments[position]
+    form = Judgement(None, argument, name, argument.dtype, argument.device, oracle="differences")
+    blank = Row(name, name, tuple(argument.shape), False, oracle="differences")
+    if gradient is None or (gradient.shape, gradient.dtype) != (argument.shape, argument.dtype):
+        return judge(name, gradient, form)
+    if not gradient.isfinite().all():
+        where = tuple(int(k) for k in (~gradient.isfinite()).nonzero()[0])
+        text = f"at {list(where)} it is {gradient[where].item()}"
+        return replace(blank, reason=text, index=where, diagnosis=Diagnosis("nan", text))
+    summands, point = summands_along(forward, position, arguments, cotangents)
+    accuracy = None
+    if argument.dtype != torch.float64:
+        accuracy = max(allowed, tolerance_of_sums(argument.dtype, terms).norm)
+    found = judge_slopes(summands, point, gradient.detach().double(), accuracy=accuracy, generator=generator)
+    return replace(
+        blank,
+        passed=found.passed,
+        reason=found.reason,
+        relative_error=found.error,
+        element_error=found.element_error,
+        tolerance=found.tolerance,
+        element_tolerance=found.element_tolerance,
+        origin=found.origin,
+        index=found.index,
+        actual=found.actual,
+        expected=found.expected,
+        absolute_error=abs(found.actual - found.expected),
+        kinks=found.kink_count,
+    )
+
+
+def summands_along(
+    forward: Callable[..., Any], position: int, arguments: Sequence[Any], cotangents: Sequence[Tensor]
+) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """The summands of ⟨d_output, forward(…, v, …)⟩ as a function of v, and the v of the example.
+
+    In float64 where forward takes it, otherwise (a kernel of one dtype) in the example's own.
+    """
+    cotangents = doubled(plain(cotangents))
+
+    def along(fixed: list[Any]) -> Callable[[Tensor], Tensor]:
+        def summands(v: Tensor) -> Tensor:
+            with torch.no_grad():
+                outputs = outputs_at(forward, [*fixed[:position], v, *fixed[position + 1 :]])
+            return torch.cat([(c * o.double()).flatten() for c, o in zip(cotangents, outputs, strict=False)])
+
+        return summands
+
+    own = plain(arguments)
+    wide = doubled(own)
+    try:
+        along(wide)(wide[position])
+    except Exception:
+        return along(own), own[position]
+    return along(wide), wide[position]
+
+
+def excused_at_kinks(
+    row: Row,
+    actual: Tensor | None,
+    against: Judgement,
+    forward: Callable[..., Any],
+    position: int,
+    arguments: Sequence[Any],
+    cotangents: Sequence[Tensor],
+) -> Row:
+    """At a kink every slope between those of its two sides is right: wrong elements all of that kind are no failure.
+
+    The same holds where forward is smooth but made of pieces that are not, as max(x, 0) + log(1 + exp(−|x|)) is at 0:
+    there it is autograd that is wrong, and not between the slopes.
+    """
+    if row.passed or actual is None or not isfinite(row.absolute_error):
+        return row
+    truth = against.truth
+    rms = truth.norm().item() / sqrt(truth.numel())
+    wrong = ((actual.detach().double() - truth).abs() > row.element_tolerance * rms).nonzero()
+    if not 0 < len(wrong) <= KINKS_LOOKED_AT:
+        return row
+    indices = [tuple(int(k) for k in index) for index in wrong]
+    summands, point = summands_along(forward, position, arguments, cotangents)
+    units = FLOOR[actual.dtype] * torch.finfo(actual.dtype).eps
+    outside = 0
+    for index, (left, right, uncertain) in zip(indices, one_sided(summands, point, indices), strict=True):
+        slack = 2 * uncertain + units * max(abs(left), abs(right))
+        low, high = min(left, right) - slack, max(left, right) + slack
+        if not abs(right - left) > 4 * uncertain and low <= truth[index].item() <= high:
+            return row  # smooth there, and the oracle is right
+        outside += not low <= actual[index].item() <= high
+    if outside:
+        text = f"only wrong at a kink: {outside} elements are not between the slopes of the two sides"
+        return replace(row, diagnosis=Diagnosis("kink", text))
+    mended = actual.detach().clone()
+    for index in indices:
+        mended[index] = truth[index].to(actual.dtype)
+    again = judge(row.name, mended, against)
+    return replace(again, kinks=len(indices)) if again.passed else row
+
+
+def _terms(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    return torch.cat([(u.detach() * v.detach()).flatten() for u, v in zip(a, b, strict=False)])

@@ -1,0 +1,172 @@
+"""What is on trial: a forward pass and the backward pass that somebody wrote for it, called in one way."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Arguments = Sequence[Any]
+Gradients = tuple[Tensor | None, ...]
+Pullback = Callable[[Sequence[Tensor]], Gradients]  # cotangents → one gradient per differentiable argument
+
+
+@dataclass(frozen=True)
+class Subject:
+    """`run(arguments)` gives the outputs and the pullback, the function that takes cotangents to gradients."""
+
+    names: tuple[str, ...]  # of the arguments
+    differentiable: tuple[int, ...]  # their positions
+    run: Callable[[Arguments], tuple[tuple[Tensor, ...], Pullback]]
+    forward: Callable[..., Any]  # of tensors: the outputs alone, for the oracles
+    written: str  # what the gradients come from, for messages: "backward", "the function's backward"
+    arrays: frozenset[int] = field(default_factory=frozenset)  # arguments that are NumPy arrays
+
+    @property
+    def gradient_names(self) -> tuple[str, ...]:
+        return tuple(f"d{self.names[i]}" for i in self.differentiable)
+
+
+def hand_written(
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    names: tuple[str, ...],
+    differentiable: tuple[int, ...],
+    arrays: frozenset[int],
+    outputs: int,
+) -> Subject:
+    """A pair in the contract `output, cache, … = forward(…)`, `gradients = backward(d_output, cache)`.
+
+    Both run under `torch.inference_mode()`, so that neither can lean on autograd.
+    """
+
+    def run(arguments: Arguments) -> tuple[tuple[Tensor, ...], Pullback]:
+        with torch.inference_mode():
+            result = _results(forward(*_as_given(arguments, arrays)))
+        if len(result) <= outputs:
+            raise ValueError(
+                f"forward returned {len(result)} values: give {'the output' if outputs == 1 else f'{outputs} outputs'} "
+                f"and then the cache that backward needs"
+            )
+        made, cache = _tensors(result[:outputs]), result[outputs]
+
+        def pullback(cotangents: Sequence[Tensor]) -> Gradients:
+            given = [c.numpy() for c in cotangents] if arrays else cotangents
+            with torch.inference_mode():
+                return _gradients(backward(*given, cache))
+
+        return made, pullback
+
+    def only_outputs(*arguments: Any) -> tuple[Tensor, ...]:
+        return _tensors(_results(forward(*_as_given(arguments, arrays)))[:outputs])
+
+    return Subject(names, differentiable, run, only_outputs, "backward", arrays)
+
+
+def differentiated(function: Callable[..., Any], names: tuple[str, ...], differentiable: tuple[int, ...]) -> Subject:
+    """Anything that autograd can go through and whose backward somebody wrote."""
+
+    def run(arguments: Arguments) -> tuple[tuple[Tensor, ...], Pullback]:
+        leaves = list(arguments)
+        for i in differentiable:
+            leaves[i] = leaves[i].detach().requires_grad_()
+        with torch.enable_grad():
+            # A view: what is written to in place must not be a leaf, or autograd refuses before the check can see it.
+            made = only_outputs(*[v.view_as(v) if i in differentiable else v for i, v in enumerate(leaves)])
+        if not any(output.requires_grad for output in made):
+            raise ValueError(
+                "no output of the function has a gradient function: it was not made by differentiable operators"
+            )
+
+        def pullback(cotangents: Sequence[Tensor]) -> Gradients:
+            pairs = [(o, c) for o, c in zip(made, cotangents, strict=True) if o.requires_grad]
+            return torch.autograd.grad(
+                [o for o, _ in pairs],
+                [leaves[i] for i in differentiable],
+                [c for _, c in pairs],
+                retain_graph=True,
+                allow_unused=True,
+            )
+
+        return tuple(output.detach() for output in made), pullback
+
+    def only_outputs(*arguments: Any) -> tuple[Tensor, ...]:
+        return _tensors(tuple(o for o in _results(function(*arguments)) if not _is_integer(o)))
+
+    return Subject(names, differentiable, run, only_outputs, "the function's backward")
+
+
+def functional(module: nn.Module, inputs: int) -> tuple[Callable[..., Any], tuple[str, ...], list[Tensor]]:
+    """A module as a function of its inputs and its parameters; buffers stay what they are at every call."""
+    parameters = {name: tensor.detach() for name, tensor in module.named_parameters()}
+    buffers = {name: tensor.detach().clone() for name, tensor in module.named_buffers()}
+
+    def function(*arguments: Any) -> Any:
+        own = dict(zip(parameters, arguments[inputs:], strict=True))
+        dtype = next((tensor.dtype for tensor in own.values()), None)
+        copies = {
+            name: tensor.to(dtype, copy=True) if tensor.is_floating_point() and dtype else tensor.clone()
+            for name, tensor in buffers.items()
+        }
+        return torch.func.functional_call(module, {**own, **copies}, arguments[:inputs])
+
+    names = (*argument_names(module.forward, inputs), *parameters)
+    return function, names, list(parameters.values())
+
+
+def argument_names(function: Callable[..., Any], count: int) -> tuple[str, ...]:
+    """The names of the first `count` parameters; x0, x1, … where the function does not tell."""
+    owner = getattr(function, "__self__", None)
+    try:
+        if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
+            parameters = list(inspect.signature(owner.forward).parameters.values())
+            if owner.setup_context is torch.autograd.function._SingleLevelFunction.setup_context:
+                parameters = parameters[1:]  # ctx
+        else:
+            parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # builtins have no signature
+        parameters = []
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return tuple(named[i] if i < len(named) else f"x{i}" for i in range(count))
+
+
+def _as_given(arguments: Arguments, arrays: frozenset[int]) -> list[Any]:
+    return [value.numpy() if i in arrays else value for i, value in enumerate(arguments)]
+
+
+def _results(result: Any) -> tuple[Any, ...]:
+    if isinstance(result, Mapping):
+        return tuple(result.values())
+    return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
+def _tensors(values: Sequence[Any]) -> tuple[Tensor, ...]:
+    tensors = tuple(torch.as_tensor(v) if hasattr(v, "__array__") and not isinstance(v, Tensor) else v for v in values)
+    for value in tensors:
+        if not isinstance(value, Tensor):
+            raise ValueError(f"forward returned a {type(value).__name__} where an output, a tensor, was expected")
+        if not value.is_floating_point():
+            raise ValueError(f"an output of forward is {value.dtype}, which has no gradient: return floating point")
+    if not tensors:
+        raise ValueError("forward returned no tensor of floating point: there is nothing to differentiate")
+    return tensors
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_floating_point()
+
+
+def _gradients(result: Any) -> Gradients:
+    """What backward returned, safe from later writes; None, a missing gradient, stays None."""
+    values = tuple(result) if isinstance(result, tuple | list) else (result,)
+    gradients: list[Tensor | None] = []
+    for value in values:
+        if value is None or isinstance(value, Tensor):
+            gradients.append(None if value is None else value.clone())
+        elif hasattr(value, "__array__"):
+            gradients.append(torch.tensor(value))
+        else:
+            raise TypeError(f"backward returned a {type(value).__name__} where a gradient, a tensor, was expected")
+    return tuple(gradients)

@@ -1,0 +1,373 @@
+"""The terms of a gradient, from autograd's own graph.
+
+A gradient is a sum over the paths from the outputs to an argument. An edge of the graph is one node's one input; a
+backward pass with that edge cut lacks the paths through it, and
+
+    term(edge) = gradient − gradient with the edge cut
+
+is what a backward pass that forgot them lacks. In place of nothing an edge may also carry another wrong gradient,
+such as the node's cotangent unchanged (its derivative forgotten).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node, get_gradient_edge
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+Edge = tuple[Node, int]
+Change = Callable[[Tensor, Tensor], Tensor]  # (gradient of the node's input, of its output) → another one for the input
+
+LIMIT = 300  # nodes or edges up to which each edge is cut on its own; beyond, groups of like edges only
+WALK = 20_000  # nodes up to which a graph is looked at
+DEPTHS = 4  # how far down two edges are compared to call them alike
+
+
+@dataclass(frozen=True)
+class Term:
+    """What goes through some edges: `words` says through which, for a person."""
+
+    words: str
+    gradient: Tensor
+
+
+class Graph:
+    """The graph between the outputs of forward(*arguments) and one argument.
+
+    Every floating-point argument is a leaf, so that a node can be told by the arguments that it works on.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        arguments: Mapping[str, Any],
+        cotangents: Sequence[Tensor],
+        argument: str,
+        *,
+        double: bool = True,
+        spelled: bool = True,
+    ) -> None:
+        fed = {key: _fed(value, double) for key, value in arguments.items()}
+        with torch.enable_grad(), Spelled() if spelled else nullcontext():
+            result = forward(*fed.values())
+        outputs = result[: len(cotangents)] if isinstance(result, tuple | list) else (result,)
+        pairs = [(y, dy) for y, dy in zip(outputs, cotangents, strict=True) if y.requires_grad]
+        self.outputs = tuple(y for y, _ in pairs)
+        self.cotangents = tuple(dy.detach().clone().to(y.dtype) for y, dy in pairs)
+        self.argument = argument
+        self.leaf = fed[argument]
+        self.leaves = {
+            get_gradient_edge(value).node: key
+            for key, value in fed.items()
+            if isinstance(value, Tensor) and value.requires_grad
+        }
+        self.nodes, self.edges = self._walk()
+        self.value, self.work = self._run()
+
+    def gradient(
+        self, changes: Mapping[Edge, Change] | None = None, cotangents: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """The gradient on the CPU in float64, with the gradients of some edges changed."""
+        by_node: dict[Node, dict[int, Change]] = {}
+        for (node, position), change in (changes or {}).items():
+            by_node.setdefault(node, {})[position] = change
+        handles = [node.register_hook(_hook(at)) for node, at in by_node.items()]
+        try:
+            dys = self.cotangents if cotangents is None else cotangents
+            (result,) = torch.autograd.grad(self.outputs, self.leaf, dys, retain_graph=True, allow_unused=True)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return (torch.zeros_like(self.leaf) if result is None else result).detach().double().cpu()
+
+    def _run(self) -> tuple[Tensor, int]:
+        """The gradient, and how many elements a backward pass moves."""
+        work = self.leaf.numel() + 1
+
+        def count(d_input: Tensor, d_output: Tensor) -> Tensor:
+            nonlocal work
+            work += d_input.numel()
+            return d_input
+
+        return self.gradient(dict.fromkeys(self.edges, count)), work
+
+    def without(self, edges: Sequence[Edge]) -> Tensor:
+        """The gradient with these edges cut."""
+        return self.gradient(dict.fromkeys(edges, _nothing))
+
+    def _walk(self) -> tuple[list[Node], list[Edge]]:
+        """The nodes and edges that carry gradient to the leaf, consumers first."""
+        end = get_gradient_edge(self.leaf).node
+        reaches: dict[Node, bool] = {end: True}
+        order: list[Node] = []
+        stack = [(y.grad_fn, False) for y in reversed(self.outputs)]
+        while stack:
+            node, done = stack.pop()
+            if done:
+                reaches[node] = any(reaches.get(target, False) for target, _ in node.next_functions)
+                order.append(node)
+            elif node is not None and node not in reaches:
+                if len(reaches) > WALK:
+                    raise ValueError("the graph is too large to look at")
+                reaches[node] = False
+                stack.append((node, True))
+                stack.extend((target, False) for target, _ in node.next_functions)
+        nodes = [node for node in reversed(order) if reaches[node]]
+        edges = [(n, i) for n in nodes for i, (target, _) in enumerate(n.next_functions) if reaches.get(target, False)]
+        return nodes, edges
+
+    def groups(self, edges: Sequence[Edge]) -> Iterator[tuple[Edge, ...]]:
+        """Edges one by one where they are few, then all that are alike at once: the same step at every time."""
+        seen: set[frozenset[Edge]] = set()
+        near = [edge for edge in edges if self.leaf_below(*edge) == self.argument]
+        for edge in edges if len(edges) <= LIMIT else near[:LIMIT]:
+            seen.add(frozenset((edge,)))
+            yield (edge,)
+        memo: dict[tuple[Node, int], Any] = {}
+        for depth in reversed(range(DEPTHS)):
+            alike: dict[Any, list[Edge]] = {}
+            for node, position in edges:
+                alike.setdefault((self._looks(node, depth, memo), position), []).append((node, position))
+            for group in alike.values():
+                if frozenset(group) not in seen:
+                    seen.add(frozenset(group))
+                    yield tuple(group)
+
+    def _looks(self, node: Node, depth: int, memo: dict[tuple[Node, int], Any]) -> Any:
+        """What a node is and works on, `depth` nodes down: equal for the same step at different times."""
+        if node in self.leaves:
+            return self.leaves[node]
+        if depth == 0:
+            return node.name()
+        if (node, depth) not in memo:
+            below = tuple(None if n is None else (self._looks(n, depth - 1, memo), i) for n, i in node.next_functions)
+            memo[node, depth] = hash((node.name(), below))
+        return memo[node, depth]
+
+    def leaf_below(self, node: Node, position: int) -> str:
+        """The argument that enters at an edge, if but for views it comes straight from there; else nothing."""
+        target = node.next_functions[position][0]
+        while target is not None and target not in self.leaves and kind(target) in VIEWS:
+            target = target.next_functions[0][0]
+        return self.leaves.get(target, "")
+
+    def terms(self, passes: int) -> list[Term]:
+        """What is missing with each edge, or all like edges, cut: the distinct ones, with the most telling words."""
+        found: list[tuple[int, Term]] = []
+        scale = self.value.norm()
+        for edges in self.groups(self.edges):
+            if passes <= 0:
+                break
+            passes -= 1
+            term = self.value - self.without(edges)
+            size = term.norm()
+            if not 1e-12 * scale < size or (self.value - term).norm() <= 1e-12 * scale:
+                continue  # nothing, or everything, goes through here
+            rank, words = self._words(edges)
+            for i, (other_rank, other) in enumerate(found):
+                if (other.gradient - term).norm() <= 1e-12 * size:
+                    if rank > other_rank:
+                        found[i] = (rank, Term(words, other.gradient))
+                    break
+            else:
+                found.append((rank, Term(words, term)))
+        return [term for _, term in found]
+
+    def _words(self, edges: Sequence[Edge]) -> tuple[int, str]:
+        """How telling, and the words for, what is cut."""
+        node, position = edges[0]
+        below = node.next_functions[position][0]
+        what = kind(below)
+        if below in self.leaves or what in VIEWS:
+            partner = self.partner(node, position)
+            rank, words = 5, f"{self.argument} in {NAMES.get(kind(node), (0, kind(node)))[1]}"
+            words += f" with {partner}" if partner else ""
+        else:
+            rank, words = NAMES.get(what, (1, what))
+            partner = self.partner(node, position)
+            if partner and rank < 5:
+                rank, words = 5, f"{NAMES.get(kind(node), (0, kind(node)))[1]} with {partner}"
+        return rank, words + (f", in {len(edges)} places" if len(edges) > 1 else "")
+
+    def partner(self, node: Node, position: int) -> str:
+        """The arguments that a node combines an input with."""
+        others = (self.leaf_below(node, i) for i in range(len(node.next_functions)) if i != position)
+        return " and ".join(sorted({name for name in others if name}))
+
+
+class Spelled(TorchFunctionMode):
+    """Runs PyTorch's composite functions as the elementary operators that they stand for, so that terms show."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by torch for every function."""
+        spelling = SPELLINGS.get(function)
+        if spelling is not None:
+            try:
+                return spelling(*args, **(kwargs or {}))
+            except (TypeError, NotImplementedError):
+                pass  # a signature that is not spelled out here
+        return function(*args, **(kwargs or {}))
+
+
+def kind(node: Node) -> str:
+    """`Mul` for MulBackward0."""
+    return node.name().rstrip("0123456789").removesuffix("Backward").removeprefix("torch::autograd::")
+
+
+def is_view(node: Node) -> bool:
+    return kind(node) in VIEWS
+
+
+VIEWS = {
+    *("T", "Transpose", "Permute", "View", "UnsafeView", "Reshape", "ReshapeAlias", "Unsqueeze", "Squeeze", "Expand"),
+    *("Clone", "Alias", "ToCopy", "Contiguous", "Copy", "ViewCopy"),
+}
+
+# how telling a node's name is, and the words for it
+NAMES = {
+    "Mean": (6, "the mean"),
+    "Var": (6, "the variance"),
+    "VarMean": (6, "the variance"),
+    "Std": (6, "the standard deviation"),
+    "LinalgVectorNorm": (6, "the norm"),
+    "Norm": (6, "the norm"),
+    "Sum": (6, "the sum"),
+    "Logsumexp": (6, "the log-sum-exp"),
+    "Amax": (6, "the maximum"),
+    "Max": (6, "the maximum"),
+    "Rsqrt": (5, "1/√"),
+    "Sqrt": (5, "the square root"),
+    "Pow": (4, "the power"),
+    "Exp": (4, "the exponential"),
+    "Log": (4, "the logarithm"),
+    "Tanh": (4, "tanh"),
+    "Sigmoid": (4, "the sigmoid"),
+    "Relu": (4, "relu"),
+    "Softmax": (4, "the softmax"),
+    "Embedding": (4, "the embedding"),
+    "Convolution": (4, "the convolution"),
+    "Mm": (3, "the matrix product"),
+    "Addmm": (3, "the matrix product"),
+    "Bmm": (3, "the matrix product"),
+    "Mv": (3, "the matrix product"),
+    "Div": (2, "a division"),
+    "Mul": (2, "a product"),
+    "Cat": (1, "a concatenation"),
+    "Stack": (1, "a stack"),
+    "Sub": (1, "a difference"),
+    "Add": (1, "a sum"),
+}
+
+
+def _fed(value: Any, double: bool) -> Any:
+    """An argument for a run of our own: nothing is shared with the caller's."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach().clone()
+    if not value.is_floating_point():
+        return value
+    return (value.double() if double else value).requires_grad_()
+
+
+def _nothing(d_input: Tensor, d_output: Tensor) -> Tensor:
+    return torch.zeros_like(d_input)
+
+
+def _hook(changes: Mapping[int, Change]) -> Callable[[Any, Any], tuple[Any, ...]]:
+    def hook(d_inputs: Any, d_outputs: Any) -> tuple[Any, ...]:
+        return tuple(
+            changes[i](d_input, d_outputs[0]) if i in changes and d_input is not None else d_input
+            for i, d_input in enumerate(d_inputs)
+        )
+
+    return hook
+
+
+def _softmax(input: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
+    exponential = (input - input.detach().amax(dim, keepdim=True)).exp()
+    return exponential / exponential.sum(dim, keepdim=True)
+
+
+def _logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    peak = input.detach().amax(dim, keepdim=True)
+    result = (input - peak).exp().sum(dim, keepdim=True).log() + peak
+    return result if keepdim else result.squeeze(dim)
+
+
+def _log_softmax(input: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
+    return input - _logsumexp(input, dim, keepdim=True)
+
+
+def _normalized(x: Tensor, dims: Sequence[int], eps: float) -> Tensor:
+    centered = x - x.mean(tuple(dims), keepdim=True)
+    return centered * (centered.pow(2).mean(tuple(dims), keepdim=True) + eps).rsqrt()
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def _layer_norm(
+    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    return _affine(_normalized(input, range(-len(normalized_shape), 0), eps), weight, bias)
+
+
+def _rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    eps = torch.finfo(input.dtype).eps if eps is None else eps
+    dims = tuple(range(-len(normalized_shape), 0))
+    return _affine(input * (input.pow(2).mean(dims, keepdim=True) + eps).rsqrt(), weight, None)
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Any,
+    running_var: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not training:
+        raise NotImplementedError
+    shape = (1, -1, *[1] * (input.ndim - 2))
+    gamma, beta = (None if p is None else p.view(shape) for p in (weight, bias))
+    return _affine(_normalized(input, [0, *range(2, input.ndim)], eps), gamma, beta)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    if dropout_p:
+        raise NotImplementedError
+    scores = query @ key.transpose(-1, -2) * (1 / sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return _softmax(scores, -1) @ value
+
+
+SPELLINGS: dict[Any, Callable[..., Tensor]] = {
+    **dict.fromkeys((torch.softmax, Tensor.softmax, F.softmax), _softmax),
+    **dict.fromkeys((torch.log_softmax, Tensor.log_softmax, F.log_softmax), _log_softmax),
+    **dict.fromkeys((torch.logsumexp, Tensor.logsumexp), _logsumexp),
+    F.layer_norm: _layer_norm,
+    F.rms_norm: _rms_norm,
+    F.batch_norm: _batch_norm,
+    F.scaled_dot_product_attention: _attention,
+}

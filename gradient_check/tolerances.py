@@ -1,0 +1,87 @@
+"""How large a difference may be: derived from the number format, never from what happens to pass.
+
+- float64. Two right ways to compute a gradient differ by rounding only, at most 2e-15 of its norm where it is well
+  conditioned (measured, networks of depth 32); 500 times that, 1e-12, is the limit.
+- Lower precision. The truth is the float64 result on the same (rounded) inputs. The error allowed is MULTIPLE times the
+  error that autograd has itself at that dtype, plus FLOOR units of rounding, because an error can be small by luck.
+  Where there is no autograd to ask, it is FLOOR + √n units, n the number of terms that may have been added up: the
+  errors of a sum in any order grow like a random walk.
+- Badly conditioned gradients. Where one unit of rounding in the inputs moves the truth itself, FLOOR times that
+  movement is allowed. A caller who knows the size of the summands may say so instead (`condition`).
+- A gradient that is zero in exact arithmetic (a bias before batch norm) is no more than the rounding of its summands,
+  and judged by their size.
+
+Two things are judged, with two limits: ‖difference‖ against ‖truth‖, and the largest |difference| against the root mean
+square of the truth, or one wrong element among a million would hide. At float64 an error of 1e-9 in one element of
+root-mean-square size, at float32 one of 0.1%, must not pass: a comparison that could not see it (VISIBLE) fails.
+"""
+
+from dataclasses import dataclass
+from math import inf, sqrt
+
+import torch
+from torch import Tensor
+
+MEASURED_FLOOR = 2e-15  # of float64, relative to the norm
+FLOAT64_TOLERANCE = 500 * MEASURED_FLOOR
+MULTIPLE = 4  # of autograd's own error
+FLOOR = {torch.float64: 64, torch.float32: 16, torch.bfloat16: 4, torch.float16: 4}  # units of rounding of the norm
+ELEMENT = 16  # an element's error may be so many times the root mean square of the errors
+VISIBLE = {torch.float64: 1e-9, torch.float32: 1e-3}  # an element's error that must not pass
+SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}  # for a diagnosis
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Limits of ‖difference‖ / ‖truth‖ and of the largest |difference| / root mean square, and where they come from."""
+
+    norm: float
+    element: float
+    origin: str
+
+    def wider(self, norm: float, element: float, origin: str) -> "Tolerance":
+        """The larger of two limits, each for itself."""
+        if norm <= self.norm and element <= self.element:
+            return self
+        return Tolerance(max(norm, self.norm), max(element, self.element), origin)
+
+
+def tolerance(dtype: torch.dtype, condition: float = 1.0) -> Tolerance:
+    """Of float64, for a truth that is as exact as the value on trial."""
+    norm = FLOAT64_TOLERANCE
+    limit = Tolerance(norm, ELEMENT * norm, "500 × the rounding measured in float64")
+    rounded = FLOOR[dtype] * torch.finfo(dtype).eps * condition
+    return limit.wider(rounded, ELEMENT * rounded, f"{FLOOR[dtype]} units of rounding × condition {condition:.2g}")
+
+
+def tolerance_beside(expected: Tensor, truth: Tensor, size: float, condition: float = 1.0) -> Tolerance:
+    """Of a lower precision, in which autograd found `expected`; `size` is what relative errors are relative to."""
+    floor = FLOOR[expected.dtype] * torch.finfo(expected.dtype).eps * condition
+    own = expected.detach().cpu().double() - truth
+    norm = floor + MULTIPLE * ratio(own.norm().item(), size)
+    element = ELEMENT * floor + MULTIPLE * ratio(own.abs().max().item(), size / sqrt(truth.numel()))
+    units = f"{FLOOR[expected.dtype]} units of rounding" + (f" × condition {condition:.2g}" if condition > 1 else "")
+    return Tolerance(norm, element, f"{MULTIPLE} × the oracle's own error in {_name(expected.dtype)} + {units}")
+
+
+def tolerance_of_sums(dtype: torch.dtype, terms: int) -> Tolerance:
+    """Of a lower precision without an autograd to ask; `terms` may have been added up in any order."""
+    epsilon, walk = torch.finfo(dtype).eps, sqrt(terms)
+    norm, element = (FLOOR[dtype] + walk) * epsilon, (ELEMENT * FLOOR[dtype] + 6 * walk) * epsilon
+    return Tolerance(norm, element, f"{FLOOR[dtype]} + √{terms:,} units of rounding in {_name(dtype)}")
+
+
+def magnified(dtype: torch.dtype) -> float:
+    """How often the movement of a truth by one unit of float64's rounding in its inputs is allowed."""
+    return FLOOR[dtype] * torch.finfo(dtype).eps / torch.finfo(torch.float64).eps
+
+
+def ratio(error: float, size: float) -> float:
+    """error / size; where both are zero there is no error."""
+    if error == 0:
+        return 0.0
+    return error / size if size > 0 else inf
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,353 @@
+"""The trial of one backward pass at one dtype: every oracle on the example, then every case."""
+
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradient_check.cases import Case, cases
+from gradient_check.compare import Judgement, judge, judge_all
+from gradient_check.diagnosis import Evidence
+from gradient_check.properties import copies, linear, repeatable, written_to
+from gradient_check.report import Diagnosis, Report, Row
+from gradient_check.slopes import differences, dot_product, excused_at_kinks
+from gradient_check.subject import Gradients, Pullback, Subject
+from gradient_check.tolerances import FLOOR
+from gradient_check.truth import Autograd, Truth, doubled, plain
+
+STREAM = 0x0DD5EED  # keeps the cotangent from being the very numbers that an example drew from the same small seed
+EPSILON = torch.finfo(torch.float64).eps
+ILL_POSED = 0.1  # of a gradient's norm: moved so far by one unit of rounding in the inputs, it has no digit left
+
+
+@dataclass(frozen=True)
+class Run:
+    """One forward and backward pass of what is on trial."""
+
+    arguments: Sequence[Any]
+    cotangents: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+    gradients: Mapping[str, Tensor | None]
+    case: bool  # fed beside the example
+
+
+@dataclass
+class Trial:
+    """`report()` runs it. `arguments` are in the dtype on trial; `zeros` and `titles` go by the names of gradients."""
+
+    subject: Subject
+    arguments: list[Any]
+    reference: Callable[..., Any] | None
+    oracles: Sequence[str]
+    groups: Sequence[str]
+    zeros: frozenset[str]
+    titles: Mapping[str, str]
+    candidates: Mapping[str, Tensor]
+    seed: int
+    notes: list[str] = field(default_factory=list)
+    scales: dict[str, float] = field(default_factory=dict)  # root mean square of each true gradient of the example
+
+    def report(self) -> Report:
+        self.generator = torch.Generator().manual_seed(STREAM ^ self.seed)
+        outputs, cotangents, rows = self._example()
+        if all(row.passed for row in rows):
+            positions, names = self.subject.differentiable, self.subject.names
+            groups, draw, run = self.groups, self.generator, self._run
+            with warnings.catch_warnings(action="ignore"):  # of what forward says to inputs that nobody asked for
+                for case in cases(groups, self.arguments, positions, names, outputs, cotangents, draw, run):
+                    rows += self._case(case)
+        elif self.groups:
+            self.notes.append("nothing else was fed, because the example itself failed")
+        rows = [replace(row, label=self.titles.get(row.name, row.label)) for row in rows]
+        return Report(tuple(rows), tuple(dict.fromkeys(self.notes)))
+
+    def _example(self) -> tuple[Sequence[Tensor], Sequence[Tensor], list[Row]]:
+        before = copies(self.arguments)
+        outputs, pullback = self._forward()
+        cotangents = [self._random(output, self.generator) for output in outputs]
+        fed = copies(cotangents)
+        gradients = self._pull(pullback, fed)
+        if isinstance(gradients, Row):
+            return outputs, cotangents, [gradients]
+        run = Run(self.arguments, cotangents, outputs, gradients, case=False)
+        pure = written_to([*before, *cotangents], [*self.arguments, *fed])
+        rows = []
+        for oracle in self._whole_oracles:
+            rows += self._against(oracle, run)
+        if "differences" in self.oracles:
+            rows += self._differences(run, rows)
+        if "dot product" in self.oracles and all(row.passed for row in rows):
+            rows += self._dot_product(run, at_kink=any(row.kinks for row in rows))
+        if not any(row.oracle for row in rows):
+            raise ValueError(f"no oracle could be asked: {'; '.join(self.notes)}")
+        first = tuple(gradients.values())
+        rows.append(pure or repeatable(self.subject, self.arguments, outputs, cotangents, pullback, first))
+        if all(row.passed for row in rows):
+            others = [self._random(output, self.generator) for output in outputs]
+            judged = [name for name in gradients if name not in self.zeros]
+            rows.append(
+                linear(
+                    judged,
+                    cotangents,
+                    others,
+                    self._only(pullback, judged),
+                    tuple(gradients[n] for n in judged),
+                    self._terms(run),
+                )
+            )
+        return outputs, cotangents, rows
+
+    def _forward(self) -> tuple[tuple[Tensor, ...], Pullback]:
+        try:
+            outputs, pullback = self.subject.run(self.arguments)
+        except ValueError:
+            raise
+        except Exception as error:
+            raise ValueError(f"forward raised {_said(error)}; it was given {self._given()}") from error
+        if not all(output.isfinite().all() for output in outputs):
+            raise ValueError(f"forward gives values that are not finite; choose another example than {self._given()}")
+        return outputs, pullback
+
+    def _pull(self, pullback: Pullback, cotangents: Sequence[Tensor]) -> dict[str, Tensor | None] | Row:
+        """The gradients by name, or a row that says why there are none."""
+        names = self.subject.gradient_names
+        try:
+            gradients = pullback(cotangents)
+        except Exception as error:
+            said = f"{self.subject.written} raised {_said(error)} {_place(error)}"
+            return Row("gradients", "gradients", (), False, said, diagnosis=Diagnosis("raised", said))
+        if len(gradients) != len(names):
+            reason = self._miscounted(gradients)
+            kind = "missing" if len(gradients) < len(names) else "shape"
+            return Row("gradients", "gradients", (), False, reason, diagnosis=Diagnosis(kind, reason))
+        return dict(zip(names, gradients, strict=True))
+
+    def _miscounted(self, gradients: Gradients) -> str:
+        names = self.subject.gradient_names
+        fixed = [
+            f"{name} ({'declared' if value.is_floating_point() else value.dtype})"
+            for i, (name, value) in enumerate(zip(self.subject.names, self.arguments, strict=True))
+            if i not in self.subject.differentiable and isinstance(value, Tensor)
+        ]
+        rest = f"; none is due for {', '.join(fixed)}" if fixed and len(gradients) > len(names) else ""
+        return f"backward returned {len(gradients)} gradients for the {len(names)} arguments {', '.join(names)}{rest}"
+
+    @property
+    def _whole_oracles(self) -> list[str]:
+        """Those that know every gradient exactly."""
+        return [oracle for oracle in ("reference", "autograd") if oracle in self.oracles]
+
+    def _against(self, oracle: str, run: Run) -> list[Row]:
+        forward = self.reference if oracle == "reference" else self.subject.forward
+        assert forward is not None
+        autograd = Autograd(forward, self.subject.differentiable, self.subject.gradient_names)
+        try:
+            truth = autograd.truth(run.arguments, run.cotangents)
+            finite = truth.finite
+            moved = autograd.moved(truth, run.arguments, run.cotangents) if finite and not run.case else {}
+        except Exception as error:  # whatever a forward raises that was not made for autograd
+            if not run.case:
+                self.notes.append(f"{oracle} could not be asked: {_said(error)}")
+            return []
+        if not finite:
+            if not run.case:
+                self.notes.append(f"{oracle} could not be asked: its own values are not finite")
+            return []
+        rows = self._outputs(run, truth) if oracle == "reference" else []
+        if not all(row.passed for row in rows):
+            return rows
+        if not run.case:
+            self.scales |= {name: g.norm().item() / sqrt(max(g.numel(), 1)) for name, g in truth.gradients.items()}
+        judgements = self._judgements(oracle, run, truth, moved)
+        found = self._judge(run, truth, judgements, forward)
+        if run.case and not all(row.passed for row in found):  # perhaps it is badly conditioned there
+            moved = autograd.moved(truth, run.arguments, run.cotangents)
+            judgements = self._judgements(oracle, run, truth, moved)
+            found = self._judge(run, truth, judgements, forward)
+        for row in found:
+            position = self._position(row.name)
+            actual, against = run.gradients[row.name], judgements[row.name]
+            rows.append(excused_at_kinks(row, actual, against, forward, position, run.arguments, run.cotangents))
+        return rows
+
+    def _judgements(self, oracle: str, run: Run, truth: Truth, moved: Mapping[str, Tensor]) -> dict[str, Judgement]:
+        judgements = {}
+        for name, gradient in truth.gradients.items():
+            argument = run.arguments[self._position(name)]
+            floor = FLOOR[argument.dtype] * torch.finfo(argument.dtype).eps * self.scales.get(name, 0.0)
+            judgements[name] = Judgement(
+                expected=None if truth.expected is None else truth.expected[name],
+                truth=gradient,
+                label=self.titles[name],
+                dtype=argument.dtype,
+                device=argument.device,
+                moved=moved.get(name),
+                floor=floor if run.case else 0.0,
+                terms=self._terms(run),
+                allow_trivial=run.case,
+                capped=not run.case,
+                summands=self._summands(moved.get(name), run) if name in self.zeros else None,
+                oracle=oracle,
+            )
+        return judgements
+
+    def _judge(
+        self, run: Run, truth: Truth, judgements: Mapping[str, Judgement], forward: Callable[..., Any]
+    ) -> Sequence[Row]:
+        evidence = Evidence(
+            arguments=dict(zip(self.subject.names, doubled(plain(run.arguments)), strict=True)),
+            outputs=truth.outputs,
+            cotangents=doubled(plain(run.cotangents)),
+            forward=forward,
+            candidates=self.candidates,
+        )
+        return judge_all(run.gradients, judgements, evidence).rows
+
+    def _outputs(self, run: Run, truth: Truth) -> list[Row]:
+        """The outputs against the reference's: a wrong forward with its own right derivative fails here."""
+        rows = []
+        for i, output in enumerate(run.outputs):
+            name = "output" if len(run.outputs) == 1 else f"output {i}"
+            form = Judgement(None, truth.outputs[i], name, output.dtype, output.device, oracle="reference")
+            form = replace(form, terms=self._terms(run), allow_trivial=True, capped=False)
+            row = judge(name, output, form)
+            rows.append(row if row.passed else replace(row, reason=f"forward is wrong: {row.reason}"))
+        return rows
+
+    def _summands(self, moved: Tensor | None, run: Run) -> float:
+        """Of a gradient that is declared zero: the size of what cancels in it, from how far rounding moves it."""
+        if moved is not None and moved.norm() > 0:
+            return moved.norm().item() / EPSILON
+        return sqrt(sum(c.double().norm().item() ** 2 for c in run.cotangents))
+
+    def _dot_product(self, run: Run, at_kink: bool) -> list[Row]:
+        if at_kink:
+            self.notes.append("dot product was not asked: at a kink, forward mode may take another slope")
+            return []
+        gradients = [gradient for gradient in run.gradients.values() if gradient is not None]
+        if len(gradients) < len(run.gradients):
+            return []
+        forward, positions = self.reference or self.subject.forward, self.subject.differentiable
+        try:
+            return [dot_product(forward, positions, run.arguments, run.cotangents, gradients, self.generator)]
+        except Exception as error:  # no forward mode, or no float64
+            self.notes.append(f"dot product could not be asked: {_said(error)}")
+            return []
+
+    def _differences(self, run: Run, judged: Sequence[Row]) -> list[Row]:
+        """Of what was not found wrong already; what another oracle allowed for rounding is allowed here too."""
+        wrong = {row.name for row in judged if not row.passed}
+        allowed = {row.name: row.tolerance for row in judged}
+        rows = []
+        for name, gradient in run.gradients.items():
+            position = self._position(name)
+            if name in wrong or run.arguments[position].numel() == 0:
+                continue
+            try:
+                row = differences(
+                    self.subject.forward,
+                    position,
+                    run.arguments,
+                    run.cotangents,
+                    name,
+                    gradient,
+                    self._terms(run),
+                    allowed.get(name, 0.0),
+                    self.generator,
+                )
+            except Exception as error:
+                self.notes.append(f"differences could not be asked for {name}: {_said(error)}")
+                continue
+            rows.append(row)
+        return rows
+
+    def _case(self, case: Case) -> list[Row]:
+        rows = self._rows_of(case)
+        if case.group == "layouts" and not all(row.passed for row in rows):
+            cotangents = None if case.cotangents is None else plain(case.cotangents)
+            contiguous = replace(case, arguments=plain(case.arguments), cotangents=cotangents)
+            if all(row.passed for row in self._rows_of(contiguous)):
+                what = "inputs" if case.cotangents is None else "cotangents"
+                strided = Diagnosis("strided", f"right for contiguous {what}, wrong when they are not: {case.name}")
+                rows = [row if row.passed else replace(row, diagnosis=strided) for row in rows]
+        return [replace(row, case=case.name) for row in rows]
+
+    def _rows_of(self, case: Case) -> list[Row]:
+        before = copies(case.arguments)
+        try:
+            outputs, pullback = self.subject.run(case.arguments)
+        except Exception:  # forward does not take it, and that is its right
+            return []
+        if not all(output.isfinite().all() for output in outputs):
+            return []
+        generator = torch.Generator().manual_seed(STREAM ^ self.seed ^ 1)
+        cotangents = case.cotangents or [self._random(output, generator) for output in outputs]
+        kept = copies(cotangents)
+        gradients = self._pull(pullback, cotangents)
+        if isinstance(gradients, Row):
+            return [gradients] if self._well_posed(case.arguments, kept) else []
+        pure = written_to([*before, *kept], [*case.arguments, *cotangents])
+        rows = [pure] if pure else []
+        run = Run(case.arguments, kept, outputs, gradients, case=True)
+        for oracle in self._whole_oracles:
+            if found := self._against(oracle, run):
+                return rows + found
+        if "differences" in self.oracles and not self._whole_oracles:
+            rows += self._differences(run, [])
+        return rows
+
+    def _well_posed(self, arguments: Sequence[Any], cotangents: Sequence[Tensor]) -> bool:
+        """Whether there are gradients there, as far as autograd can tell: a singular matrix, say, has none."""
+        for oracle in self._whole_oracles:
+            forward = self.reference if oracle == "reference" else self.subject.forward
+            assert forward is not None
+            autograd = Autograd(forward, self.subject.differentiable, self.subject.gradient_names)
+            try:
+                truth = autograd.truth(arguments, cotangents)
+                moved = autograd.moved(truth, arguments, cotangents)
+            except Exception:  # a forward that was not made for autograd says nothing
+                continue
+            lost = [moved[name].norm() > ILL_POSED * gradient.norm() for name, gradient in truth.gradients.items()]
+            if any(lost) or not truth.finite:
+                return False
+        return True
+
+    def _run(self, arguments: Sequence[Any]) -> tuple[Tensor, ...]:
+        return self.subject.run(arguments)[0]
+
+    def _only(self, pullback: Pullback, names: Sequence[str]) -> Pullback:
+        wanted = [self.subject.gradient_names.index(name) for name in names]
+        return lambda cotangents: tuple(pullback(cotangents)[i] for i in wanted)
+
+    def _position(self, name: str) -> int:
+        return self.subject.differentiable[self.subject.gradient_names.index(name)]
+
+    def _terms(self, run: Run) -> int:
+        """How many products may have been added up in one element: no more than the largest tensor has elements."""
+        return max(v.numel() for v in (*run.arguments, *run.outputs) if isinstance(v, Tensor))
+
+    def _random(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        drawn = torch.randn(like.shape, generator=generator, dtype=torch.float64)
+        return drawn.to(like.device, like.dtype)
+
+    def _given(self) -> str:
+        return ", ".join(
+            f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name} = {value!r}"
+            for name, value in zip(self.subject.names, self.arguments, strict=True)
+        )
+
+
+def _said(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _place(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"({Path(frame.filename).name}, line {frame.lineno})"
