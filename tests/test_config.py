@@ -223,6 +223,12 @@ def test_mps_where_there_is_none_is_refused() -> None:
         resolve_device("mps", "float64")
 
 
+@pytest.mark.parametrize("option", [{"impl": "both"}, {"check_every": 10}], ids=str)
+def test_the_comparison_which_needs_float64_is_refused_on_mps(option: dict) -> None:
+    with pytest.raises(UserError, match="--device mps has no float64"):
+        Config(device="mps", dtype="float32", **option)
+
+
 @pytest.mark.skipif(not torch.mps.is_available(), reason="no MPS device")
 def test_float64_on_mps_is_refused() -> None:
     assert resolve_device("mps", "float32") == "mps"

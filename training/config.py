@@ -108,6 +108,8 @@ class Config:
             raise UserError(f"label smoothing goes with --loss softmax-cross-entropy, not with {self.loss}")
         if self.check_every and self.impl != "manual":
             raise UserError(f"--check-every goes with --impl manual, not with {self.impl}")
+        if self.device.startswith("mps") and (self.impl == "both" or self.check_every):
+            raise UserError("--device mps has no float64, which the comparison with autograd needs: give --device cpu")
 
     def _check(self, name: str, passed: bool, allowed: str) -> None:
         if not passed:
