@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup train test verify lint dashboard results
+.PHONY: help setup train test verify lint dashboard results mutation
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -20,8 +20,8 @@ train:  ## train the digit network by hand-written backpropagation
 test:  ## run all tests
 	$(BIN)/python -m pytest
 
-verify:  ## compare every gradient and δ with autograd's
-	$(BIN)/python verify.py --model mlp
+verify:  ## compare every gradient and δ with autograd's (a minute) and write the README's table of largest errors
+	$(BIN)/python -m benchmarks.verification
 
 lint:  ## check style and types
 	$(BIN)/ruff check .
@@ -34,3 +34,6 @@ dashboard:  ## show all runs in TensorBoard
 results:  ## measure everything in the README's tables again (about 15 minutes) and write them
 	$(BIN)/python -m benchmarks.results
 	$(BIN)/python -m benchmarks.speed
+
+mutation:  ## break the mathematics in every small way, see whether the tests notice (2 minutes), write docs/mutation.md
+	$(BIN)/python -m benchmarks.mutation

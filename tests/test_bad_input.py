@@ -440,7 +440,7 @@ def test_pictures_that_are_none(tmp_path: Path, capsys: Capsys) -> None:
         assert name in one_sentence(done.err)
 
 
-@pytest.mark.parametrize("arguments", [["--seeds", "0"], ["--seed", "-1"], ["--model", "gpt"], ["--dtype", "float16"]])
+@pytest.mark.parametrize("arguments", [["--seeds", "0"], ["--seed", "-1"], ["--model", "gpt"], ["--dtype", "int8"]])
 def test_wrong_orders_to_verify(arguments: list[str], capsys: Capsys) -> None:
     done = call(capsys, verify.main, *arguments)
     assert done.status == 2

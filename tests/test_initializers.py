@@ -43,6 +43,18 @@ def test_the_scaled_ones_are_the_standard_one_times_their_factor():
     torch.testing.assert_close(draw("he"), draw("standard-normal") * sqrt(2 / 200), rtol=1e-14, atol=0)
 
 
+def test_xavier_is_its_formula_of_the_generators_uniform_numbers():
+    u = torch.rand(SHAPE, generator=Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(draw("xavier"), sqrt(6 / 500) * (2 * u - 1), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_draws_are_float64(name):
+    generator = Generator().manual_seed(0)
+    assert INITIALIZERS[name].weight((3, 2), generator).dtype == torch.float64
+    assert INITIALIZERS[name].bias((3,), generator).dtype == torch.float64
+
+
 def test_zeros_and_constant():
     assert (draw("zeros") == 0).all()
     assert (draw("constant") == 0.5).all()
@@ -84,6 +96,14 @@ def test_one_seed_is_one_start_in_every_dtype(name):
         assert torch.equal(start(4, dtype), exact.to(dtype))
     if name not in ("zeros", "constant"):
         assert not torch.equal(exact, start(5, torch.float64))
+
+
+def test_every_parameter_is_filled_in_order_from_one_generator():
+    parameters = Parameters({"layer1.weight": (6, 5), "layer1.bias": (6,)}, dtype=torch.float64)
+    initialize(parameters, INITIALIZERS["standard-normal"], 4)
+    generator = Generator().manual_seed(4)
+    for tensor in parameters.values():
+        assert torch.equal(tensor, torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
 
 
 def test_the_global_generator_is_left_alone():

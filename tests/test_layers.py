@@ -76,6 +76,15 @@ def test_the_derivative_is_right_far_out_at_zero_and_next_to_it(name, dtype):
     torch.testing.assert_close(derivative, expected, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_at_zero_the_derivative_is_autograds_through_the_same_value(name):
+    """A kink's too: the value and the derivative take the same side."""
+    z = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    a = ACTIVATIONS[name].value(z)
+    (expected,) = torch.autograd.grad(a.sum(), z)
+    torch.testing.assert_close(ACTIVATIONS[name].derivative(z, a), expected, rtol=1e-15, atol=0)
+
+
 def test_the_left_tail_of_gelu_keeps_its_relative_precision():
     """z Φ(z) at −8, to 16 digits, from the continued fraction of Mills' ratio; ½(1 + erf) would give 0 or noise."""
     z, fraction = -8.0, 0.0

@@ -138,12 +138,26 @@ def test_logits_far_from_zero_cost_what_they_cost_near_it():
     torch.testing.assert_close(gradient_far, gradient, rtol=1e-11, atol=0)
 
 
+def test_examples_with_logits_of_very_different_sizes_do_not_disturb_each_other():
+    z, y = torch.tensor([[0.0, 1.0], [1e4, 1e4 + 1]], dtype=torch.float64), torch.tensor([0, 0])
+    C, gradient = cost_and_gradient("softmax-cross-entropy", z, y)
+    C_first, gradient_first = cost_and_gradient("softmax-cross-entropy", z[:1], y[:1])
+    torch.testing.assert_close(C, C_first, rtol=1e-14, atol=0)
+    torch.testing.assert_close(2 * gradient, gradient_first.expand(2, 2), rtol=1e-14, atol=0)
+
+
 @pytest.mark.parametrize("shape", [(4,), (5, 1), (1, 4), (4, 5), (5, 4, 1), ()], ids=str)
 @pytest.mark.parametrize("name", LOSSES)
 def test_targets_of_another_shape_are_refused(name, shape):
     output, _ = example(batch=5, classes=4)
     with pytest.raises(ValueError, match=r"do not fit outputs of shape \(5, 4\): give \(5,\) class indices"):
         LOSSES[name].forward(output, torch.zeros(shape, dtype=torch.int64))
+
+
+def test_the_refusal_names_all_three_shapes():
+    with pytest.raises(ValueError, match=r"^targets of shape \(3,\) do not fit outputs of shape \(5, 4\): ") as refusal:
+        LOSSES["quadratic"].forward(example()[0], torch.zeros(3, dtype=torch.int64))
+    assert str(refusal.value).endswith(": give (5,) class indices or (5, 4) values")
 
 
 @pytest.mark.parametrize("name", MAKERS)

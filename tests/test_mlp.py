@@ -15,6 +15,7 @@ from both_ways import (
     random_batch,
     random_parameters,
 )
+from torch.utils.flop_counter import FlopCounterMode
 
 import reference.mlp
 from gradient_check import compare_gradients
@@ -143,6 +144,19 @@ def test_gradients_can_be_views_of_one_vector():
     assert gradient.theta.numel() == sum(tensor.numel() for tensor in params.values())
 
 
+def test_without_need_dx_the_first_layers_product_is_saved():
+    """2·B·n⁰·n¹ operations: as many as its BP4 costs."""
+    model = MLP((4, 6, 5), ("tanh", "tanh"))
+    params, (x, _) = random_parameters(model, seed=5), random_batch(7, 4, 5, seed=6)
+    output, caches, _ = model.forward(params, x)
+    operations = {}
+    for need_dx in (False, True):
+        with FlopCounterMode(display=False) as counter:
+            model.backward(params, caches, torch.ones_like(output), {}, need_dx=need_dx)
+        operations[need_dx] = counter.get_total_flops()
+    assert operations == {False: 2 * 7 * (4 * 6 + 2 * 6 * 5), True: 2 * 7 * (2 * 4 * 6 + 2 * 6 * 5)}
+
+
 def test_intermediates_are_the_tensors_that_flow_on():
     model = MLP((4, 6, 5, 3), ("tanh", "relu", "sigmoid"))
     params, (x, _) = random_parameters(model, seed=5), random_batch(7, 4, 3, seed=6)
@@ -178,9 +192,10 @@ def test_equations_are_named():
         ((4,), (), "two or more sizes"),
         ((4, 0, 2), ("tanh", "tanh"), "at least 1"),
         ((4, 3, 2), ("tanh",), "2 layers: give one per layer"),
+        ((4, 3), ("tanh", "relu"), r"^2 activations \(tanh, relu\) do not fit 1 layers: give one per layer$"),
         ((4, 2), ("swish",), "'swish' is not an activation; there are sigmoid, tanh"),
     ],
-    ids=["one size", "a width of 0", "an activation too few", "an unknown activation"],
+    ids=["one size", "a width of 0", "an activation too few", "an activation too many", "an unknown activation"],
 )
 def test_configurations_that_make_no_network_are_refused(sizes, activations, message):
     with pytest.raises(ValueError, match=message):

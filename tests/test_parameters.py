@@ -42,6 +42,19 @@ def test_a_fresh_one_is_zero(parameters):
     assert parameters.theta[12] == 12
 
 
+def test_the_device_is_kept():
+    parameters = Parameters(SHAPES, device="meta")
+    for each in (parameters, parameters.zeros_like()):
+        assert each.theta.device == each["layer1.weight"].device == torch.device("meta")
+
+
+def test_the_shapes_are_its_own():
+    shapes = dict(SHAPES)
+    parameters = Parameters(shapes)
+    shapes.clear()
+    assert parameters.split(parameters.theta).keys() == SHAPES.keys()
+
+
 def test_the_setter_casts_and_broadcasts_nothing(parameters):
     before = parameters.theta.clone()
     with pytest.raises(ValueError, match=re.escape("layer1.bias is (3,) torch.float64, so (1,) torch.float64")):
@@ -67,7 +80,7 @@ def test_split_names_the_pieces_of_any_vector_as_long_as_theta(parameters):
     assert {name: tuple(piece.shape) for name, piece in pieces.items()} == SHAPES
     pieces["layer2.bias"][0] = 7
     assert vector[12] == 7
-    with pytest.raises(ValueError, match=re.escape("θ has 13 elements")):
+    with pytest.raises(ValueError, match=re.escape("θ has 13 elements, a tensor of shape (12,) has not")):
         parameters.split(torch.zeros(12))
 
 
@@ -99,7 +112,8 @@ def test_a_state_dict_loads_back_and_into_another_dtype(parameters):
     ("change", "message"),
     [
         (lambda state: state.pop("layer2.bias"), "layer2.bias is missing; the parameters are layer1.weight, "),
-        (lambda state: state.update({"layer3.bias": torch.zeros(1)}), "layer3.bias is not a parameter here"),
+        (lambda state: state.update({"layer3.bias": torch.zeros(1)}),
+         "layer3.bias is not a parameter here; the parameters are layer1.weight, layer1.bias, "),
         (lambda state: state.update({"layer1.weight": torch.zeros(2, 3)}), "layer1.weight is (2, 3), this network"),
         (lambda state: state.update({"layer2.bias": torch.zeros(())}), "layer2.bias is (), this network's is (1,)"),
     ],

@@ -1,0 +1,114 @@
+"""The mutation score: the mistakes that it makes, and what it says of survivors."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+cst = pytest.importorskip("libcst", reason="mutmut and its libcst come with requirements-dev.txt")
+
+from benchmarks.mutate import OPERATORS  # noqa: E402
+from benchmarks.mutation import PAGE, ROOT, Mutant, complaints, page, read_arguments, score  # noqa: E402
+
+RIGHT = Mutant("layer.py", "backward", "return dz @ W", "return W @ dz")
+LEFT = Mutant("layer.py", "forward", "return z", "return None")
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("da * s", {"da", "s"}),
+        ("p - Y", {"p", "Y", "Y - p"}),
+        ("(p - Y)", {"(p)", "(Y)", "(Y - p)"}),
+        ("dC / count", {"dC", "count", "count / dC"}),
+        ("delta @ W", {"delta", "W", "W @ delta"}),
+        ("a + b - c", {"a + b", "c", "c - (a + b)"}),
+        ("(a - b) / c", {"(a - b)", "c", "c / (a - b)"}),
+        ("z > 0", {"0 > z"}),
+        ("0 < a + b", {"(a + b) < 0"}),
+        ("0 < z < 1", set()),
+        ("z == 0", set()),
+        ("delta.T", {"delta"}),
+        ("delta.shape", set()),
+        ("torch.exp(-z)", {"(-z)"}),
+        ("torch.where(z > 0, z, a)", set()),
+        ("sqrt(2)", {"2"}),
+        ("f(x=1)", set()),
+        ("f(*z)", set()),
+        ("z.exp()", {"z"}),
+        ("delta.sum(dim=0)", {"delta", "delta.mean(dim=0)"}),
+        ("theta.sub_(lr * v)", {"theta", "theta.add_(lr * v)"}),
+    ],
+)
+def test_the_mistakes_of_a_derivation(code, expected):
+    node = cst.parse_expression(code)
+    mutants = [mutant for kind, operator in OPERATORS if isinstance(node, kind) for mutant in operator(node)]
+    codes = [cst.Module([]).code_for_node(mutant) for mutant in mutants]
+    assert sorted(codes) == sorted(expected)
+
+
+def test_every_argument_is_about_a_line_that_is_there():
+    for mutant in read_arguments():
+        lines = [line.strip() for line in (ROOT / mutant.file).read_text(encoding="utf-8").splitlines()]
+        assert mutant.before in lines, f"{mutant.file} has no line {mutant.before}: remove the argument"
+
+
+def test_the_page_holds_the_arguments():
+    text = PAGE.read_text(encoding="utf-8")
+    assert text.count("```diff") == len(read_arguments())
+    for mutant, why in read_arguments().items():
+        assert f"- {mutant.before}\n+ {mutant.after}\n```\n\n{why}" in text
+
+
+@pytest.mark.parametrize(
+    ("status", "arguments", "complete", "expected"),
+    [
+        ("killed", {}, True, []),
+        ("timeout", {}, True, []),
+        ("survived", {RIGHT: "equal"}, True, []),
+        ("survived", {}, True, [f"survived: {RIGHT}"]),
+        ("survived", {LEFT: "another"}, False, [f"survived: {RIGHT}"]),
+        ("no tests", {}, False, [f"no tests: {RIGHT}"]),
+        ("segfault", {}, True, [f"segfault: {RIGHT}"]),
+        ("killed", {RIGHT: "equal"}, True, [f"no longer survives: {RIGHT}"]),
+        ("killed", {RIGHT: "equal"}, False, []),
+    ],
+)
+def test_what_is_complained_of(status, arguments, complete, expected):
+    assert complaints([(RIGHT, status)], arguments, complete=complete) == expected
+
+
+def test_a_page():
+    fates = [(RIGHT, "survived"), (LEFT, "killed"), (LEFT, "timeout"), (LEFT, "killed")]
+    assert score(fates) == "3 of 4 mutants noticed (75.0%)"
+    text = page(fates, {}, "12 s")
+    assert "| `layer.py` | 4 | 2 | 1 | 1 |" in text
+    assert "- return dz @ W\n+ return W @ dz\n```\n\nWants a test." in text
+    assert "Because." in page(fates, {RIGHT: "Because."}, "12 s")
+
+
+@pytest.mark.slow
+def test_a_weak_test_lets_mistakes_through(tmp_path: Path):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "cube").mkdir()
+    (tmp_path / "cube" / "__init__.py").write_text("def slope(z):\n    return 3 * z * z\n")
+    (tmp_path / "tests" / "test_cube.py").write_text(
+        "from cube import slope\n\n\ndef test_slope():\n    assert slope(1.0) > 2\n    assert slope(0.0) == 0\n"
+    )
+    (tmp_path / "pyproject.toml").write_text('[tool.mutmut]\nsource_paths = ["cube"]\n')
+    results = tmp_path / "results.json"
+    command = [sys.executable, "-m", "benchmarks.mutate", str(results)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
+    fates = {mutant["after"]: mutant["status"] for mutant in json.loads(results.read_text(encoding="utf-8"))}
+    assert fates == {
+        "return 3 * z": "survived",
+        "return z": "killed",
+        "return 3 * z / z": "killed",
+        "return 3 / z * z": "killed",
+        "return z * z": "killed",
+        "return 4 * z * z": "survived",
+    }
