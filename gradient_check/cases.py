@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import sqrt
 from typing import Any
 
@@ -13,7 +14,7 @@ from gradient_check.batch import Outputs, batch_arguments, with_examples
 CASES = {
     "layouts": "the cotangent, and the inputs, transposed, sliced, expanded (stride 0) and with offset storage",
     "batch": "one example, and none",
-    "values": "exact zeros, values next to zero, ties and ±1e4, in one argument after the other",
+    "values": "exact zeros, values next to zero, ties and ±1e4, in one argument after the other, and two arguments equal",
     "repeats": "every index several times",
 }
 Layout = Callable[[Tensor], Tensor | None]
@@ -68,6 +69,10 @@ def cases(
         for i in differentiable:
             for name, special in _special_values(arguments[i], generator):
                 yield Case(f"{names[i]} {name}", "values", [*arguments[:i], special, *arguments[i + 1 :]])
+        for i, j in pairwise(differentiable):
+            if arguments[i].shape == arguments[j].shape:
+                fed = [*arguments[:j], arguments[i].clone(), *arguments[j + 1 :]]
+                yield Case(f"{names[j]} equal to {names[i]}", "values", fed)
     if "repeats" in groups:
         for i, value in enumerate(arguments):
             if isinstance(value, Tensor) and value.dtype in (torch.int64, torch.int32) and value.numel() > 1:
@@ -138,6 +143,7 @@ def _special_values(tensor: Tensor, generator: torch.Generator) -> Iterator[tupl
     small = torch.where(draw < 1 / 3, sqrt(torch.finfo(tensor.dtype).eps), -sqrt(torch.finfo(tensor.dtype).eps))
     small = small.to(tensor.dtype)
     yield "zeros", torch.where(draw < 0.5, torch.zeros_like(tensor), tensor)
+    yield "all zero", torch.zeros_like(tensor)
     yield "next to zero", torch.where(draw < 2 / 3, small, tensor)
     if tensor.dim() and tensor.shape[-1] > 1:
         tied = tensor.clone()

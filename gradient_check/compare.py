@@ -83,6 +83,7 @@ class Judgement:
     condition: float = 1.0
     summands: float | None = None  # the size that a gradient which is exactly zero is judged by
     moved: Tensor | None = None  # how far rounding in the inputs moves the truth, element by element
+    errors: Tensor | None = None  # how far the oracle itself may be off in that dtype, element by element
     floor: float = 0.0  # absolute, of an element: the rounding of a gradient of ordinary size
     terms: int = 1  # how many may have been added up
     allow_trivial: bool = False
@@ -144,6 +145,9 @@ def judge(name: str, actual: Tensor | None, against: Judgement) -> Row:
 
     a, t = actual.detach().cpu().double(), against.truth.detach().cpu().double()
     size = t.norm().item() if against.summands is None else against.summands
+    if size == 0:  # only as it happens: rounding may be magnified by 1/√ε before the derivative itself is lost
+        against = replace(against, floor=against.floor / sqrt(torch.finfo(dtype).eps))
+        size = against.floor * sqrt(t.numel())
     rms = size / sqrt(t.numel())
     limit = _limit(against, dtype, t, size)
     difference = a - t
@@ -198,7 +202,10 @@ def _limit(against: Judgement, dtype: torch.dtype, truth: Tensor, size: float) -
     elif against.expected is None:
         limit = tolerance_of_sums(dtype, against.terms)
     else:
-        limit = tolerance_beside(against.expected, truth, size, against.condition)
+        own = (against.expected.detach().cpu().double() - truth).abs()
+        if against.errors is not None:
+            own = torch.maximum(own, against.errors.cpu())
+        limit = tolerance_beside(dtype, own, size, against.condition)
     rms = size / sqrt(truth.numel())
     if against.moved is not None:
         units = magnified(dtype)

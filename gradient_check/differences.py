@@ -8,8 +8,9 @@ with h² and B with h; at a kink B stays what it is. So the uncertainty of C is 
 
 and the step is taken smaller until that is small beside the gradient, or no larger than rounding explains. Where it
 never is, the point lies at a kink, a jump or the border of where f is defined, or too near to tell: any slope between
-those of the two sides is right there. Rounding is measured: fourth differences of the summands of f at points so close
-together that f itself is a straight line between them, added up over the summands that a step changes.
+those of the two sides is right there, for each summand of f. Rounding is measured: fourth differences of the summands
+of f at points so close together that f itself is a straight line between them, added up over the summands that a step
+changes.
 
 **Which lines.** First random directions through the whole tensor. An element that is off by e moves the slope along one
 by at least e/2, so a single wrong one cannot hide; and whatever the others are, one that is off by K tolerances passes
@@ -19,7 +20,7 @@ single elements, which alone can fail.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import pairwise
 
@@ -32,7 +33,7 @@ RATIO = 8  # of one step to the next
 MARGIN = 16  # K: an element is noticed once it is off by this many tolerances
 ENOUGH = 64  # wrong elements; no more are looked for
 LISTED = 100  # kinks
-MOST_ELEMENTS = 20_000
+MOST_ELEMENTS = 4_000
 ROUNDING = 64 * torch.finfo(torch.float64).eps  # of a gradient that is exact otherwise
 
 Terms = Callable[[Tensor], Tensor]
@@ -70,6 +71,10 @@ class _Slope:
     right: float
     uncertainty: float
     smooth: bool
+
+    @property
+    def kinked(self) -> bool:
+        return not self.smooth and math.isfinite(self.left) and math.isfinite(self.right)
 
     def distance(self, slope: float) -> float:
         """How far a slope lies outside of [left, right]; NaN for NaN."""
@@ -167,9 +172,24 @@ class _Function:
             return rise / run, rounding / scale
 
         try:
-            return self._follow(side, slope, wanted, allowance, confirm=True)
+            found = self._follow(side, slope, wanted, allowance, confirm=True)
+            return self._each_summands_own(found, i) if found.kinked else found
         finally:
             flat[i] = value
+
+    def _each_summands_own(self, kink: _Slope, i: int) -> _Slope:
+        """At a kink each summand may take a slope of its own; with overlapping windows some bend up, others down."""
+        flat, value = self.moved.view(-1), self.values[i].item()
+        h = self.steps[len(self.steps) // 2] * self.scale[i].item()
+        bends = -2 * self.base
+        for side in (h, -h):
+            flat[i] = value + side
+            bends = bends + self.terms(self.moved).double().flatten()
+        bends = torch.where(bends.abs() > 4 * self.noise, bends, 0.0).nan_to_num(0.0, 0.0, 0.0) / h
+        both = min(bends.clamp(min=0).sum().item(), -bends.clamp(max=0).sum().item())
+        if both == 0:
+            return kink
+        return replace(kink, left=min(kink.left, kink.right) - both, right=max(kink.left, kink.right) + both)
 
     def _rise(self, moved: Tensor) -> tuple[float, float]:
         """f there minus f at the point, and the rounding in it. Summands that stay the same cancel exactly."""
@@ -179,25 +199,32 @@ class _Function:
         return rise.item(), torch.dot(self.noise, changed.double()).item()
 
     def _resolution(self, generator: torch.Generator) -> float:
-        """ε of the dtype in which f is computed: that of the point, unless most summands stay put until larger steps."""
+        """ε of the dtype in which f is computed: the point's, unless most summands that ought to move stay put."""
         w = self.direction(0, self.values.numel(), generator)
-        found, moving = 0.0, 0
-        for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-            epsilon = torch.finfo(dtype).eps
-            if epsilon < torch.finfo(self.point.dtype).eps:
-                continue
-            moved = (self.values + epsilon ** (2 / 3) * w).to(self.point.dtype).view(self.point.shape)
-            count = int((self.terms(moved).double().flatten() != self.base).sum())
-            if not found or count > max(2 * moving, self.base.numel() / 4):
-                found, moving = epsilon, count
+
+        def rises(epsilon: float) -> Tensor:
+            """Of each summand, ahead and back by the smallest step that fits a dtype."""
+            ends = [(self.values + side * epsilon ** (2 / 3) * w).to(self.point.dtype) for side in (1, -1)]
+            return torch.stack([self.terms(end.view(self.point.shape)).double().flatten() for end in ends]) - self.base
+
+        found = torch.finfo(self.point.dtype).eps
+        near = rises(found)
+        for dtype in (torch.float32, torch.float16):
+            coarser = torch.finfo(dtype).eps
+            if coarser > found:
+                far = rises(coarser)
+                due = (far * (found / coarser) ** (2 / 3)).abs() > 64 * found * self.base.abs()
+                moved = (near != 0).any(dim=0)
+                if int((due.all(dim=0) & ~moved).sum()) > int(moved.sum()):
+                    found, near = coarser, far
         return found
 
     def _noise(self, generator: torch.Generator) -> Tensor:
-        """The rounding error of each summand: ε of its size and what fourth differences beside the point show.
+        """The rounding error of each summand: 4 ε of its size and what fourth differences beside the point show.
 
         They look at points as far apart as the smallest step: what is finer than that is noise.
         """
-        noise = self.epsilon * self.base.abs()
+        noise = 4 * self.epsilon * self.base.abs()
         for step in (self.steps[-1], 2.3 * self.steps[-1]):
             w = self.direction(0, self.values.numel(), generator)
             rows = [(self.values + k * step * w).to(self.point.dtype).view(self.point.shape) for k in range(1, 8)]
@@ -216,7 +243,8 @@ class _Function:
     ) -> _Slope:
         """Take smaller steps until the slope is known to `wanted`, or no better for rounding, or the steps end.
 
-        A line that contradicts `slope` is followed for one step more if it is to `confirm` that.
+        A line that contradicts `slope` is followed as far as rounding allows if it is to `confirm` that: there may be
+        stairs, finer than the steps before.
         """
         lefts: list[float] = []
         rights: list[float] = []
@@ -239,7 +267,7 @@ class _Function:
                 rough = rough or (bool(changes) and change > 3 * changes[-1] and not quiet)
                 changes.append(change)
             uncertainty = change + noises[-1]
-            enough = wanted or self.epsilon ** (1 / 6) / (2 * MARGIN) * max([abs(center), *changes[:1]])
+            enough = wanted or self.steps[0] / 2 * max([abs(center), *changes[:1]])
             if not (uncertainty <= enough or quiet) or (rough and left == right == 0):
                 settled = []
                 continue
@@ -247,26 +275,31 @@ class _Function:
             settled.append(found)
             if found.distance(slope) <= found.uncertainty or not confirm:
                 return found
-            if len(settled) == 2:
-                break
+            if len(settled) > 1 and RATIO * noises[-1] > found.distance(slope) / 2:
+                break  # the next step would be lost in the rounding
         if settled:
             return min(settled, key=lambda found: found.uncertainty)
         if rough and changes:  # stairs, or a jump
             known = [value for value in lefts + rights if math.isfinite(value)]
-            return _Slope(min(known), max(known), min(changes) + allowance, False)
-        (left, a), (right, b) = _limit(lefts, noises), _limit(rights, noises)
+            ends = sorted((min(known), max(known)), reverse=lefts[-1] > rights[-1])
+            return _Slope(ends[0], ends[1], min(changes) + allowance, False)
+        (left, a), (right, b) = _limit(lefts, noises, rights[-1]), _limit(rights, noises, lefts[-1])
         if math.isnan(left) or math.isnan(right):
             left, right = -math.inf, math.inf
         return _Slope(left, right, a + b + allowance, False)
 
 
-def _limit(slopes: list[float], noises: list[float]) -> tuple[float, float]:
-    """Where the slopes of ever shorter secants on one side lead, and how uncertain that is; ±inf if they run away."""
+def _limit(slopes: list[float], noises: list[float], other: float) -> tuple[float, float]:
+    """Where the slopes of ever shorter secants on one side lead, and how uncertain that is; ±inf if they run away.
+
+    Beside a kink that is nearer than the smallest step they grow too, but only towards those on the `other` side.
+    """
     known = [(s, n) for s, n in zip(slopes, noises, strict=True) if math.isfinite(s)]
     if len(known) < 3 or not math.isfinite(slopes[-1]):
         return math.nan, 0.0
     changes = [later[0] - earlier[0] for earlier, later in pairwise(known)]
-    if abs(changes[-1]) > 0.75 * abs(changes[-2]) > 4 * known[-1][1] and changes[-1] * changes[-2] > 0:
+    growing = abs(changes[-1]) > 0.75 * abs(changes[-2]) > 4 * known[-1][1] and changes[-1] * changes[-2] > 0
+    if growing and not abs(slopes[-1] - known[0][0]) < abs(other - known[0][0]):
         return math.copysign(math.inf, changes[-1]), 0.0
     uncertainty, best = min(
         (abs(change) + 2 * n, k) for k, (change, (_, n)) in enumerate(zip(changes, known[1:], strict=True))
@@ -286,7 +319,7 @@ class _Judge:
         self.norm = finite.norm().item()
         self.rms = self.norm / max(finite.numel(), 1) ** 0.5
         self.inexact = max(accuracy, ROUNDING) * finite.abs().clamp(min=self.rms)
-        self.wanted = max(function.epsilon ** (1 / 6), 200 * accuracy) / (2 * MARGIN) * self.rms
+        self.wanted = max(function.steps[0] / 2, 16 * accuracy) * self.rms
         self.errors: list[tuple[float, float]] = []  # (error, allowed) of every part that was cleared, every element
         self.worst_line: _Verdict | None = None
         self.worst_element: _Verdict | None = None
@@ -324,7 +357,8 @@ class _Judge:
             off = line.distance(0.0)
             sharp = line.uncertainty <= 2 * self.wanted * smallest or self.rms * smallest <= self.function.floor
             if not (line.smooth and off <= line.uncertainty and sharp):
-                heappush(parts, (-math.inf if math.isnan(off) else -off, start, stop))
+                share = math.inf if math.isnan(off) else off / (stop - start) ** 0.5
+                heappush(parts, (-share, start, stop))
                 return
             error, allowed = max(error, off / smallest), max(allowed, line.uncertainty / smallest)
             slope = torch.dot(self.gradient, w).item()

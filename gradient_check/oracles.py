@@ -85,8 +85,13 @@ def random_direction(like: Tensor, generator: torch.Generator) -> Tensor:
 
 def moved_by_rounding(tensor: Tensor, draw: int) -> Tensor:
     """Every element off by one unit in the last place, up or down by its own value: zeros stay, equal ones equal."""
+    return moved_by(torch.finfo(tensor.dtype).eps, tensor, draw) if tensor.is_floating_point() else tensor
+
+
+def moved_by(part: float, tensor: Tensor, draw: int) -> Tensor:
+    """Every element off by that part of itself, up or down by its own value: zeros stay, equal ones equal."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return tensor
     bits = (tensor.double().view(torch.int64) ^ (0x9E3779B97F4A7C15 >> (draw + 1))) * 0x2545F4914F6CDD1D
     sign = 1.0 - 2.0 * ((bits >> 40) & 1).to(tensor.dtype)
-    return tensor + sign * torch.finfo(tensor.dtype).eps * tensor
+    return tensor + sign * part * tensor

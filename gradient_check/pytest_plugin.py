@@ -103,14 +103,10 @@ def _keywords(check: str) -> set[str]:
     return {parameter.name for parameter in parameters if parameter.kind is Parameter.KEYWORD_ONLY}
 
 
-def _passed(report: Report, note: str = "") -> Report:
+def _passed(report: Report, drawn: str = "") -> Report:
     __tracebackhide__ = True
-    try:
-        report.assert_passed()
-    except AssertionError as error:
-        if note:
-            error.add_note(note)
-        raise
+    if not report.passed:
+        raise AssertionError(f"{drawn}\n{report}")
     return report
 
 

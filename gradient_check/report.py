@@ -7,7 +7,7 @@ from math import inf, isfinite, nan
 from textwrap import wrap
 from typing import Any, Literal
 
-WIDTH = 120  # characters that a line may have; a failure takes at most 24 lines
+SCREEN, WIDTH = 24, 120  # lines that a failure may take, and characters a line
 
 KINDS = (
     "sign", "batch factor", "factor", "missing factor", "transposed", "swapped", "zero", "missing", "shape", "dtype",
@@ -126,19 +126,21 @@ class Report:
 
     def _failed_lines(self) -> list[str]:
         """What to read first comes first: tensors of the example, each with its diagnosis; then what else failed."""
-        failures = self.failures
-        detailed = failures[:3]  # of up to six lines each
-        lines = []
-        for row, line in zip(detailed, _table(detailed), strict=True):
-            lines.append(line)
-            for text in _explanation(row):
-                lines += wrap(text, WIDTH, initial_indent="    ", subsequent_indent="      ", max_lines=2)
-        if len(failures) > len(detailed):
-            rest = ", ".join(row.title for row in failures[len(detailed) :])
-            lines.append(_cut(f"{len(failures) - len(detailed)} more are wrong: {rest}"))
-        passed = [row for row in self.rows if row.passed]
-        if passed:
-            lines.append(_cut(f"{len(passed)} are ok: {', '.join(row.title for row in passed)}"))
+        lines: list[str] = []
+        failures = list(self.failures)
+        titles = _table(failures)
+        while failures:
+            block = [titles.pop(0)]
+            for text in _explanation(failures[0]):
+                block += wrap(text, WIDTH, initial_indent="    ", subsequent_indent="      ", max_lines=2)
+            if lines and len(lines) + len(block) > SCREEN - 5:  # the lists and notes below
+                break
+            lines += block
+            failures.pop(0)
+        if failures:
+            lines.append(_listed("wrong too", failures))
+        if passed := [row for row in self.rows if row.passed]:
+            lines.append(_listed("ok", passed))
         return lines + [_cut(f"note: {note}") for note in self.notes[:3]]
 
 
@@ -150,15 +152,17 @@ def merged(reports: Iterable[Report]) -> Report:
 
 
 def _explanation(row: Row) -> list[str]:
-    lines = [row.reason]
-    if isfinite(row.absolute_error):
-        ulps = f", {row.ulps:.3g} units in the last place" if isfinite(row.ulps) else ""
-        allowed = f"; allowed: {row.origin}" if row.origin else ""
-        lines.append(f"the largest difference is {row.absolute_error:.2e}{ulps}{allowed}")
+    lines = []
     if row.diagnosis:
         lines.append(f"diagnosis: {row.diagnosis.text}")
     elif not row.agrees:
         lines.append("diagnosis: unknown")
+    if not row.diagnosis or row.diagnosis.text not in row.reason:
+        lines.append(row.reason)
+    if isfinite(row.absolute_error):
+        ulps = f" or {row.ulps:.3g} units in the last place" if isfinite(row.ulps) else ""
+        lines.append(f"the largest difference is {row.absolute_error:.2e}{ulps}")
+        lines.append(f"what is allowed: {row.origin}")
     return lines
 
 
@@ -174,6 +178,10 @@ def _table(rows: Sequence[Row]) -> list[str]:
         verdict = f"{row.kinks} at a kink" if row.verdict == "kink" else row.verdict
         lines.append(f"{cells}  {row.relative_error:8.2e} of {row.tolerance:7.1e}  {verdict}")
     return lines
+
+
+def _listed(what: str, rows: Sequence[Row]) -> str:
+    return _cut(f"{what}: {', '.join(dict.fromkeys(row.title for row in rows))}")
 
 
 def _cut(text: str) -> str:

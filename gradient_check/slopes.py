@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import isfinite, sqrt
+from math import hypot, isfinite, sqrt
 from typing import Any
 
 import torch
@@ -39,7 +39,8 @@ def dot_product(
     error = abs((ahead.sum() - back.sum()).item())
     limit = tolerance(dtype) if dtype == torch.float64 else tolerance_of_sums(dtype, max(len(ahead), len(back)))
     allowed = limit.norm + magnified(dtype) * ratio(abs((again.sum() - ahead.sum()).item()), size)
-    relative = ratio(error, size)
+    lost = FLOOR[dtype] * torch.finfo(dtype).eps * _size(cotangents) * _size(directions)
+    relative = ratio(error, size) if error > lost else 0.0  # also where the gradient is zero in exact arithmetic
     passed = relative <= allowed
     reason = "" if passed else f"⟨d_output, J u⟩ and ⟨Jᵀ d_output, u⟩ differ by {error:.3g}"
     return Row(
@@ -68,11 +69,12 @@ def differences(
     blank = Row(name, name, tuple(argument.shape), False, oracle="differences")
     if gradient is None or (gradient.shape, gradient.dtype) != (argument.shape, argument.dtype):
         return judge(name, gradient, form)
+    summands, point = summands_along(forward, position, arguments, cotangents)
+    gradient = _without_infinities(gradient, summands, point)
     if not gradient.isfinite().all():
         where = tuple(int(k) for k in (~gradient.isfinite()).nonzero()[0])
         text = f"at {list(where)} it is {gradient[where].item()}"
         return replace(blank, reason=text, index=where, diagnosis=Diagnosis("nan", text))
-    summands, point = summands_along(forward, position, arguments, cotangents)
     accuracy = None
     if argument.dtype != torch.float64:
         accuracy = max(allowed, tolerance_of_sums(argument.dtype, terms).norm)
@@ -92,6 +94,16 @@ def differences(
         absolute_error=abs(found.actual - found.expected),
         kinks=found.kink_count,
     )
+
+
+def _without_infinities(gradient: Tensor, summands: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
+    """Zero instead of the infinite elements, if the slopes there are infinite too, as √x has them at 0."""
+    infinite = gradient.isinf()
+    if not infinite.any():
+        return gradient
+    indices = [tuple(int(k) for k in index) for index in infinite.nonzero()[:KINKS_LOOKED_AT]]
+    sides = one_sided(summands, point, indices)
+    return gradient if any(isfinite(a) and isfinite(b) for a, b, _ in sides) else gradient.masked_fill(infinite, 0.0)
 
 
 def summands_along(
@@ -159,6 +171,54 @@ def excused_at_kinks(
         mended[index] = truth[index].to(actual.dtype)
     again = judge(row.name, mended, against)
     return replace(again, kinks=len(indices)) if again.passed else row
+
+
+def together(
+    forward: Callable[..., Any],
+    positions: Sequence[int],
+    arguments: Sequence[Any],
+    cotangents: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    generator: torch.Generator,
+) -> Row:
+    """At a tie, where equal values move together: forward is smooth then, and the gradients must add up to its slope.
+
+    An element alone may claim the whole cotangent of a maximum, and so may its equal; both at once may not. Zeros move
+    apart from the rest, because other kinks lie there. Raises whatever the forward pass raises.
+    """
+    fixed, cotangents = doubled(plain(arguments)), doubled(plain(cotangents))
+    points = [fixed[i] for i in positions]
+    values, which = torch.cat([v.flatten() for v in points]).unique(return_inverse=True)
+    move = random_direction(values, generator)[which]
+    groups = torch.stack([move * (values[which] != 0), move * (values[which] == 0)])
+
+    def summands(t: Tensor) -> Tensor:
+        fed = list(fixed)
+        moves = (t @ groups).split([v.numel() for v in points])
+        for i, v, moved in zip(positions, points, moves, strict=True):
+            fed[i] = v + moved.view(v.shape)
+        with torch.no_grad():
+            return _terms(cotangents, outputs_at(forward, fed))
+
+    claimed = groups @ torch.cat([g.detach().double().flatten() for g in gradients])
+    row = Row("ties", "ties", (), True, "", 0.0, 0.0, oracle="differences", absolute_error=0.0)
+    at_rest = torch.zeros(2, dtype=torch.float64, device=values.device)
+    units = FLOOR[gradients[0].dtype] * torch.finfo(gradients[0].dtype).eps
+    for slope, (left, right, uncertain) in zip(
+        claimed.tolist(), one_sided(summands, at_rest, [(0,), (1,)]), strict=True
+    ):
+        allowed = 4 * uncertain + units * groups.norm().item() * claimed.norm().item()
+        if abs(right - left) <= allowed < abs(slope - left):
+            text = f"equal values together claim {slope:.6g} where the slope is {left:.6g}: a tie was not shared out"
+            return replace(
+                row, passed=False, reason=text, diagnosis=Diagnosis("kink", text), actual=slope, expected=left,
+                absolute_error=abs(slope - left), tolerance=allowed,
+            )  # fmt: skip
+    return row
+
+
+def _size(tensors: Sequence[Tensor]) -> float:
+    return hypot(*(tensor.norm().item() for tensor in tensors))
 
 
 def _terms(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ such as the node's cotangent unchanged (its derivative forgotten).
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain, islice
 from math import sqrt
 from typing import Any
 
@@ -24,7 +25,6 @@ from torch.overrides import TorchFunctionMode
 Edge = tuple[Node, int]
 Change = Callable[[Tensor, Tensor], Tensor]  # (gradient of the node's input, of its output) → another one for the input
 
-LIMIT = 300  # nodes or edges up to which each edge is cut on its own; beyond, groups of like edges only
 WALK = 20_000  # nodes up to which a graph is looked at
 DEPTHS = 4  # how far down two edges are compared to call them alike
 
@@ -62,7 +62,7 @@ class Graph:
         self.cotangents = tuple(dy.detach().clone().to(y.dtype) for y, dy in pairs)
         self.argument = argument
         self.leaf = fed[argument]
-        self.leaves = {
+        self.leaves: dict[Node | None, str] = {
             get_gradient_edge(value).node: key
             for key, value in fed.items()
             if isinstance(value, Tensor) and value.requires_grad
@@ -104,7 +104,7 @@ class Graph:
     def _walk(self) -> tuple[list[Node], list[Edge]]:
         """The nodes and edges that carry gradient to the leaf, consumers first."""
         end = get_gradient_edge(self.leaf).node
-        reaches: dict[Node, bool] = {end: True}
+        reaches: dict[Node | None, bool] = {end: True}
         order: list[Node] = []
         stack = [(y.grad_fn, False) for y in reversed(self.outputs)]
         while stack:
@@ -122,22 +122,27 @@ class Graph:
         edges = [(n, i) for n in nodes for i, (target, _) in enumerate(n.next_functions) if reaches.get(target, False)]
         return nodes, edges
 
-    def groups(self, edges: Sequence[Edge]) -> Iterator[tuple[Edge, ...]]:
-        """Edges one by one where they are few, then all that are alike at once: the same step at every time."""
+    def groups(self, edges: Sequence[Edge], passes: int) -> Iterator[tuple[Edge, ...]]:
+        """Edges one by one, and all that are alike at once, such as the same step at every time; `passes` at most.
+
+        Where there are too many, those that are alike come first.
+        """
+        alone = [(edge,) for edge in edges]
+        first, last = (alone, []) if len(alone) <= passes else ([], alone)
         seen: set[frozenset[Edge]] = set()
-        near = [edge for edge in edges if self.leaf_below(*edge) == self.argument]
-        for edge in edges if len(edges) <= LIMIT else near[:LIMIT]:
-            seen.add(frozenset((edge,)))
-            yield (edge,)
+        for group in islice(chain(first, self._alike(edges), last), 4 * passes):
+            if frozenset(group) not in seen and len(seen) < passes:
+                seen.add(frozenset(group))
+                yield group
+
+    def _alike(self, edges: Sequence[Edge]) -> Iterator[tuple[Edge, ...]]:
+        """Edges grouped by what they look like, closer and closer."""
         memo: dict[tuple[Node, int], Any] = {}
-        for depth in reversed(range(DEPTHS)):
+        for depth in range(DEPTHS):
             alike: dict[Any, list[Edge]] = {}
             for node, position in edges:
                 alike.setdefault((self._looks(node, depth, memo), position), []).append((node, position))
-            for group in alike.values():
-                if frozenset(group) not in seen:
-                    seen.add(frozenset(group))
-                    yield tuple(group)
+            yield from (tuple(group) for group in alike.values())
 
     def _looks(self, node: Node, depth: int, memo: dict[tuple[Node, int], Any]) -> Any:
         """What a node is and works on, `depth` nodes down: equal for the same step at different times."""
@@ -161,10 +166,7 @@ class Graph:
         """What is missing with each edge, or all like edges, cut: the distinct ones, with the most telling words."""
         found: list[tuple[int, Term]] = []
         scale = self.value.norm()
-        for edges in self.groups(self.edges):
-            if passes <= 0:
-                break
-            passes -= 1
+        for edges in self.groups(self.edges, passes):
             term = self.value - self.without(edges)
             size = term.norm()
             if not 1e-12 * scale < size or (self.value - term).norm() <= 1e-12 * scale:
@@ -215,13 +217,13 @@ class Spelled(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def kind(node: Node) -> str:
+def kind(node: Node | None) -> str:
     """`Mul` for MulBackward0."""
-    return node.name().rstrip("0123456789").removesuffix("Backward").removeprefix("torch::autograd::")
-
-
-def is_view(node: Node) -> bool:
-    return kind(node) in VIEWS
+    return (
+        ""
+        if node is None
+        else node.name().rstrip("0123456789").removesuffix("Backward").removeprefix("torch::autograd::")
+    )
 
 
 VIEWS = {
@@ -290,18 +292,24 @@ def _hook(changes: Mapping[int, Change]) -> Callable[[Any, Any], tuple[Any, ...]
 
 
 def _softmax(input: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
-    exponential = (input - input.detach().amax(dim, keepdim=True)).exp()
-    return exponential / exponential.sum(dim, keepdim=True)
-
-
-def _logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
-    peak = input.detach().amax(dim, keepdim=True)
-    result = (input - peak).exp().sum(dim, keepdim=True).log() + peak
-    return result if keepdim else result.squeeze(dim)
+    p = torch.softmax(input.detach(), dim)
+    return p * (1 + _changed(_less_mean(input, p, dim)))  # p dy − p Σ p dy, as two terms
 
 
 def _log_softmax(input: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
-    return input - _logsumexp(input, dim, keepdim=True)
+    p = torch.softmax(input.detach(), dim)
+    return p.log() + _changed(_less_mean(input, p, dim))
+
+
+def _less_mean(x: Tensor, p: Tensor, dim: int) -> Tensor:
+    """x − Σ p x; a masked x, −∞, has no weight."""
+    x = x.where(x.isfinite(), 0.0)
+    return x - (p * x).sum(dim, keepdim=True)
+
+
+def _changed(x: Tensor) -> Tensor:
+    """Zero, with the gradient of x."""
+    return x - x.detach()
 
 
 def _normalized(x: Tensor, dims: Sequence[int], eps: float) -> Tensor:
@@ -365,7 +373,6 @@ def _attention(
 SPELLINGS: dict[Any, Callable[..., Tensor]] = {
     **dict.fromkeys((torch.softmax, Tensor.softmax, F.softmax), _softmax),
     **dict.fromkeys((torch.log_softmax, Tensor.log_softmax, F.log_softmax), _log_softmax),
-    **dict.fromkeys((torch.logsumexp, Tensor.logsumexp), _logsumexp),
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
     F.batch_norm: _batch_norm,

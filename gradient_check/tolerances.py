@@ -3,7 +3,8 @@
 - float64. Two right ways to compute a gradient differ by rounding only, at most 2e-15 of its norm where it is well
   conditioned (measured, networks of depth 32); 500 times that, 1e-12, is the limit.
 - Lower precision. The truth is the float64 result on the same (rounded) inputs. The error allowed is MULTIPLE times the
-  error that autograd has itself at that dtype, plus FLOOR units of rounding, because an error can be small by luck.
+  error that autograd has itself at that dtype (there and at a few inputs nearby, because one result can be right by
+  luck), plus FLOOR units of rounding.
   Where there is no autograd to ask, it is FLOOR + √n units, n the number of terms that may have been added up: the
   errors of a sum in any order grow like a random walk.
 - Badly conditioned gradients. Where one unit of rounding in the inputs moves the truth itself, FLOOR times that
@@ -54,14 +55,13 @@ def tolerance(dtype: torch.dtype, condition: float = 1.0) -> Tolerance:
     return limit.wider(rounded, ELEMENT * rounded, f"{FLOOR[dtype]} units of rounding × condition {condition:.2g}")
 
 
-def tolerance_beside(expected: Tensor, truth: Tensor, size: float, condition: float = 1.0) -> Tolerance:
-    """Of a lower precision, in which autograd found `expected`; `size` is what relative errors are relative to."""
-    floor = FLOOR[expected.dtype] * torch.finfo(expected.dtype).eps * condition
-    own = expected.detach().cpu().double() - truth
+def tolerance_beside(dtype: torch.dtype, own: Tensor, size: float, condition: float = 1.0) -> Tolerance:
+    """Of a lower precision, in which autograd is off by `own`; `size` is what relative errors are relative to."""
+    floor = FLOOR[dtype] * torch.finfo(dtype).eps * condition
     norm = floor + MULTIPLE * ratio(own.norm().item(), size)
-    element = ELEMENT * floor + MULTIPLE * ratio(own.abs().max().item(), size / sqrt(truth.numel()))
-    units = f"{FLOOR[expected.dtype]} units of rounding" + (f" × condition {condition:.2g}" if condition > 1 else "")
-    return Tolerance(norm, element, f"{MULTIPLE} × the oracle's own error in {_name(expected.dtype)} + {units}")
+    element = ELEMENT * floor + MULTIPLE * ratio(own.abs().max().item(), size / sqrt(own.numel()))
+    units = f"{FLOOR[dtype]} units of rounding" + (f" × condition {condition:.2g}" if condition > 1 else "")
+    return Tolerance(norm, element, f"{MULTIPLE} × the oracle's own error in {_name(dtype)} + {units}")
 
 
 def tolerance_of_sums(dtype: torch.dtype, terms: int) -> Tolerance:

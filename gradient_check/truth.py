@@ -1,15 +1,16 @@
 """What autograd through an oracle's forward says that the gradients are, and how certain that is."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradient_check.oracles import autograd_gradients, moved_by_rounding
+from gradient_check.oracles import autograd_gradients, moved_by
 
-DRAWS = 2  # of rounding
+EPSILON = torch.finfo(torch.float64).eps
+NEAR = 1 / 64  # how far off rounding is drawn anew, also where a saturated function moves little
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,14 @@ class Truth:
     @property
     def finite(self) -> bool:
         return all(bool(t.isfinite().all()) for t in (*self.gradients.values(), *self.outputs))
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """How uncertain the truth and its oracle are, element by element and by name."""
+
+    moved: dict[str, Tensor] = field(default_factory=dict)  # the truth, by one unit of float64's rounding
+    errors: dict[str, Tensor] = field(default_factory=dict)  # the oracle's in the dtype on trial, at inputs nearby
 
 
 @dataclass(frozen=True)
@@ -47,20 +56,35 @@ class Autograd:
                 expected = None
         return Truth(gradients, expected, outputs)
 
-    def moved(self, truth: Truth, arguments: Sequence[Any], cotangents: Sequence[Tensor]) -> dict[str, Tensor]:
-        """How far one unit of rounding in arguments and cotangents moves each element of the truth."""
-        arguments, cotangents = doubled(plain(arguments)), doubled(plain(cotangents))
-        moved = {name: torch.zeros_like(gradient) for name, gradient in truth.gradients.items()}
-        for draw in range(DRAWS):
-            nudged = [moved_by_rounding(v, draw) if i in self.positions else v for i, v in enumerate(arguments)]
-            again = self._gradients(nudged, [moved_by_rounding(c, draw) for c in cotangents])
-            for name, gradient in again.items():
-                moved[name] = torch.maximum(moved[name], (gradient - truth.gradients[name]).abs().nan_to_num(0.0))
-        return moved
+    def doubts(self, truth: Truth, arguments: Sequence[Any], cotangents: Sequence[Tensor]) -> Doubts:
+        """Found by moving arguments and cotangents: by one unit of rounding, or far enough to be rounded anew."""
+        arguments, cotangents = plain(arguments), plain(cotangents)
+        doubts = Doubts()
+        for draw in range(2):
+            again = self._gradients(*self._moved(EPSILON, doubled(arguments), doubled(cotangents), draw))
+            _keep_most(doubts.moved, again, truth.gradients)
+        if truth.expected is not None and truth.expected is not truth.gradients:
+            for draw in range(4):
+                near, fed = self._moved(NEAR, arguments, cotangents, draw)
+                exact = self._gradients(doubled(near), doubled(fed))
+                _keep_most(doubts.errors, self._gradients(near, fed), exact)
+        return doubts
+
+    def _moved(
+        self, part: float, arguments: Sequence[Any], cotangents: Sequence[Tensor], draw: int
+    ) -> tuple[list[Any], list[Tensor]]:
+        moved = [moved_by(part, v, draw) if i in self.positions else v for i, v in enumerate(arguments)]
+        return moved, [moved_by(part, c, draw) for c in cotangents]
 
     def _gradients(self, arguments: Sequence[Any], cotangents: Sequence[Tensor]) -> dict[str, Tensor]:
         found = autograd_gradients(self.forward, arguments, self.positions, cotangents)
         return dict(zip(self.names, found, strict=True))
+
+
+def _keep_most(most: dict[str, Tensor], found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> None:
+    for name, gradient in found.items():
+        error = (gradient.double() - exact[name]).abs().nan_to_num(0.0, 0.0)
+        most[name] = torch.maximum(most.get(name, error), error)
 
 
 def outputs_at(forward: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Tensor, ...]:
