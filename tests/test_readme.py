@@ -12,6 +12,7 @@ from benchmarks import readme
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -24,15 +25,22 @@ def test_the_lines_quoted_for_each_equation_are_in_mlp_py_under_its_label() -> N
 
 
 def test_the_library_example_runs_and_its_gradient_is_right() -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
     names: dict = {}
-    exec(code, names)
+    exec(PYTHON[0], names)
     assert names["params"].theta.numel() == 13_002
     z3 = names["model"].intermediates(names["caches"])[0]["layer3"]
     a3, y = names["output"], names["y"]
     rows = (y.unsqueeze(1) == torch.arange(10)).float()
     expected = (a3 - rows) / 100 * z3.sigmoid() * (1 - z3.sigmoid())
     assert (names["deltas"]["layer3"] - expected).norm() < 1e-6 * expected.norm()
+
+
+def test_the_gradient_check_prints_what_the_readme_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(PYTHON[1], {})
+    said = capsys.readouterr().out
+    assert said.splitlines()[0].startswith("dx  7×5  autograd")
+    numbers = re.compile(r"-?\d\S*")  # rounding differs from machine to machine
+    assert numbers.sub("#", said) in numbers.sub("#", TEXT)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
