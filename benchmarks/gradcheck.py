@@ -1,8 +1,8 @@
-"""How long it takes to check a backward pass: ours against torch.autograd.gradcheck, on a 64-64-10 network, batch of 32.
+"""How long it takes to check the backward pass of a 64-64-10 network, batch of 32: torch.autograd.gradcheck and ours.
 
     python -m benchmarks.gradcheck
 
-All take turns in one process, on one thread, in float64; the medians' ratios are what counts. Writes the README's table.
+All take turns in one process, on one thread, in float64; the ratios of the medians count. Writes the README's table.
 """
 
 import time
@@ -83,8 +83,8 @@ def main() -> None:
     for name, seconds in medians.items():
         lines.append(f"| {name} | {verdicts[name]} | {seconds * 1e3:,.0f} ms | {slow / seconds:,.0f} × as long |")
     explanation = (
-        f"A hand-written 64-64-10 network with a batch of {BATCH}, {sum(map(Tensor.numel, example)):,} elements: median of "
-        f"{ROUNDS} rounds in which they take turns, float64, one thread. {machine()}. "
+        f"A hand-written 64-64-10 network, batch of {BATCH}, {sum(map(Tensor.numel, example)):,} elements: median "
+        f"of {ROUNDS} rounds in which they take turns, float64, one thread. {machine()}. "
         f"Measured by `python -m benchmarks.gradcheck`."
     )
     write_section("gradcheck", "\n".join([*lines, "", explanation]))

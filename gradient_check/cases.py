@@ -14,7 +14,7 @@ from gradient_check.batch import Outputs, batch_arguments, with_examples
 CASES = {
     "layouts": "the cotangent, and the inputs, transposed, sliced, expanded (stride 0) and with offset storage",
     "batch": "one example, and none",
-    "values": "exact zeros, values next to zero, ties and ±1e4, in one argument after the other, and two arguments equal",
+    "values": "exact zeros, values next to zero, ties and ±1e4, in one argument after the other; two equal arguments",
     "repeats": "every index several times",
 }
 Layout = Callable[[Tensor], Tensor | None]

@@ -57,8 +57,8 @@ def check_backward(
     It is checked too that nothing is written to; that a second call, and one after another forward, gives the same;
     that backward is linear; and that every gradient is there, of the shape, dtype and device of its argument.
 
-    Raises ValueError for an example that is not finite or has nothing to differentiate, a forward that raises or returns
-    no tensor, and unknown names.
+    Raises ValueError for an example that is not finite or has nothing to differentiate, a forward that raises or
+    returns no tensor, and unknown names.
     """
     arguments, arrays = _taken(example)
     names = argument_names(forward, len(arguments))
@@ -108,11 +108,13 @@ def assert_backward(
     forward: Callable[..., Any], backward: Callable[..., Any], example: Sequence[Any], **options: Any
 ) -> None:
     """`check_backward`, with an AssertionError that holds the report unless all rows passed."""
+    __tracebackhide__ = True
     check_backward(forward, backward, example, **options).assert_passed()
 
 
 def assert_function(function: Callable[..., Any], example: Sequence[Any], **options: Any) -> None:
     """`check_function`, with an AssertionError that holds the report unless all rows passed."""
+    __tracebackhide__ = True
     check_function(function, example, **options).assert_passed()
 
 

@@ -150,17 +150,18 @@ def judge(name: str, actual: Tensor | None, against: Judgement) -> Row:
         size = against.floor * sqrt(t.numel())
     rms = size / sqrt(t.numel())
     limit = _limit(against, dtype, t, size)
-    difference = a - t
+    difference = (a - t).abs()
+    largest = difference.max().item()
     row = replace(
         blank,
         relative_error=ratio(difference.norm().item(), size),
-        element_error=ratio(difference.abs().max().item(), rms),
-        absolute_error=difference.abs().max().item(),
+        element_error=ratio(largest, rms),
+        absolute_error=largest,
         tolerance=limit.norm,
         element_tolerance=limit.element,
         origin=limit.origin,
     )
-    row = _with_worst(row, a, t, dtype)
+    row = _with_worst(row, a, t, difference, dtype)
     if not (row.relative_error <= limit.norm and row.element_error <= limit.element):  # NaN is wrong
         return replace(row, reason=_difference(row))
     if size == 0 and not against.allow_trivial:
@@ -223,10 +224,13 @@ def _limit(against: Judgement, dtype: torch.dtype, truth: Tensor, size: float) -
     return limit
 
 
-def _with_worst(row: Row, a: Tensor, t: Tensor, dtype: torch.dtype) -> Row:
+def _with_worst(row: Row, a: Tensor, t: Tensor, difference: Tensor, dtype: torch.dtype) -> Row:
     """Where the difference is largest, both values there, and how many units in the last place they are apart."""
-    worst = (a - t).abs().nan_to_num(inf, inf).argmax()
-    index = tuple(int(i) for i in torch.unravel_index(worst, a.shape)) if a.dim() else ()
+    worst = rest = int(difference.argmax())  # the first NaN, if there is one
+    index: tuple[int, ...] = ()
+    for size in reversed(a.shape):
+        rest, i = divmod(rest, size)
+        index = (i, *index)
     actual, expected = a.flatten()[worst].item(), t.flatten()[worst].item()
     format = torch.finfo(dtype)
     exponent = floor(log2(max(abs(expected), format.tiny))) if abs(expected) < inf else 0
@@ -255,4 +259,5 @@ def _exactly(row: Row, actual: Tensor, expected: Tensor) -> Row:
 
 def assert_gradients(actual: Mapping[str, Any], expected: Mapping[str, Any], **options: Any) -> None:
     """`compare_gradients`, with an AssertionError that holds the report unless all rows passed."""
+    __tracebackhide__ = True
     compare_gradients(actual, expected, **options).assert_passed()

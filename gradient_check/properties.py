@@ -74,7 +74,8 @@ def linear(
     for name, a, b, ab in zip(names, first, second, joint, strict=True):
         if a is None or b is None or ab is None:
             continue
-        u, v, both = (gradient.detach().double() for gradient in (a, b, ab))
+        finite = a.isfinite() & b.isfinite() & ab.isfinite()  # the slope of √x at 0 is not
+        u, v, both = (gradient.detach()[finite].double() for gradient in (a, b, ab))
         limit = 4 * tolerance_of_sums(ab.dtype, terms).norm
         difference = (both - (0.75 * u + v)).norm().item()
         if difference <= FLOOR[ab.dtype] * torch.finfo(ab.dtype).eps * hypot(*(c.norm().item() for c in cotangents)):

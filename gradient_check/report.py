@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from math import inf, isfinite, nan
+from math import inf, isfinite, isnan, nan
 from textwrap import wrap
 from typing import Any, Literal
 
@@ -92,7 +92,8 @@ class Report:
 
     @property
     def max_relative_error(self) -> float:
-        return max((row.relative_error for row in self.rows), default=0.0)
+        """The largest of all rows; infinite if one is not a number."""
+        return max((inf if isnan(row.relative_error) else row.relative_error for row in self.rows), default=0.0)
 
     @property
     def exit_status(self) -> int:
@@ -109,6 +110,7 @@ class Report:
 
     def assert_passed(self) -> None:
         """Raise AssertionError, with the report, unless every row passed."""
+        __tracebackhide__ = True  # pytest shows the line that called
         if not self.passed:
             raise AssertionError(f"\n{self}")
 

@@ -38,9 +38,9 @@ def check_step(
 
     An implementation is a function that returns a `Step`, or an `nn.Module` whose forward returns the loss: its
     gradients come from autograd, and its intermediates are the outputs of its submodules by name and, as "δ name",
-    their gradients. Intermediates that only one of them has are not compared, and named in a note. The rows come in the order
-    in which step_a computes, so the first failure is the nearest to the cause. Both start from the same random state,
-    `seed`.
+    their gradients. Intermediates that only one of them has are not compared, and named in a note. The rows come in
+    the order in which step_a computes, so the first failure is the nearest to the cause. Both start from the same
+    random state, `seed`.
 
     Below float64, `truth` is a third implementation, in float64, on the same (rounded) parameters; it gets the batch in
     float64. `labels` and `zeros` are those of `compare_gradients`, by the names "loss", those of the intermediates, and
@@ -75,6 +75,7 @@ def check_step(
 
 def assert_step(step_a: Implementation, step_b: Implementation, batch: Sequence[Any], **options: Any) -> None:
     """`check_step`, with an AssertionError that holds the report unless all rows passed."""
+    __tracebackhide__ = True
     check_step(step_a, step_b, batch, **options).assert_passed()
 
 

@@ -94,7 +94,7 @@ def test_all_that_is_promised_is_fed():
         "cotangent expanded from one number",
         "inputs transposed", "inputs sliced", "inputs offset", "x expanded",
         "one example", "no example",
-        "x zeros", "x next to zero", "x tied", "x ±1e4",
+        "x zeros", "x all zero", "x next to zero", "x tied", "x ±1e4",
         "ids repeated",
     ]  # fmt: skip
 

@@ -183,9 +183,9 @@ def test_labels_name_the_rows_of_the_report():
     )
     lines = str(report).splitlines()
     assert re.match(r"BP3, layer 1, ∂C/∂b +3 +2\.00e\+00 of +1\.0e-12  WRONG$", lines[0])
-    assert lines[1].startswith("    at [")
+    assert lines[2].startswith("    at [")
     assert any(line.startswith("    diagnosis: the sign is wrong") for line in lines)
-    assert lines[-1] == "1 are ok: w"
+    assert lines[-1] == "ok: w"
     with pytest.raises(AssertionError, match="BP3, layer 1"):
         report.assert_passed()
 
@@ -260,7 +260,7 @@ def test_a_backward_that_writes_to_its_cache_is_rejected():
         return p.copy_(right)
 
     failure = check_backward(softmax, backward, [LOGITS]).failures[-1]
-    assert (failure.name, failure.reason) == ("pure", "a second call with the same cache gave other gradients")
+    assert (failure.name, failure.reason) == ("pure", "an argument, an output or the cotangent was written to")
 
 
 def test_a_forward_that_writes_to_its_argument_is_rejected():
@@ -271,7 +271,7 @@ def test_a_forward_that_writes_to_its_argument_is_rejected():
         return a, a
 
     failure = check_backward(forward, lambda da, a: da * (1 - a * a), [LOGITS.clone()]).failures[-1]
-    assert (failure.name, failure.reason) == ("pure", "an argument or the cotangent was written to")
+    assert (failure.name, failure.reason) == ("pure", "an argument, an output or the cotangent was written to")
 
 
 def test_a_backward_that_leans_on_autograd_is_rejected():

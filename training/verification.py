@@ -1,0 +1,252 @@
+"""What verify.py verifies: every model, layer and cost by hand, each against its independent twin.
+
+A new model is one more entry in `MODELS`, a new layer one more in `LAYER_TWINS`; layers are found by themselves.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import inf, isnan, sqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradient_check import Report, Row, check_backward
+from manual_backprop import layers
+from manual_backprop.initializers import fan_in
+from manual_backprop.layers.activations import ACTIVATIONS
+from manual_backprop.losses import LOSSES, Loss, SoftmaxCrossEntropy
+from manual_backprop.models.mlp import MLP
+from manual_backprop.optimizers import SGD
+from manual_backprop.parameters import Parameters
+from reference import losses as reference_losses
+from reference import mlp as reference_mlp
+from training.batches import epoch_order
+from training.data import Split, load
+from training.errors import UserError
+from training.learners.comparison import compare_passes
+from training.learners.factory import make_manual, make_reference
+from training.learners.manual import ManualLearner
+from training.learners.reference import ReferenceLearner
+from training.prediction import load_trained
+from training.step import Model
+
+BATCH = 11
+NO_EXAMPLES = Split(torch.empty(0, 1), torch.empty(0, dtype=torch.int64))
+EXACT = ("autograd", "reference")  # differences and dot products have errors of their own
+
+
+def size(row: Row) -> float:
+    """The relative error, where NaN is larger than any number."""
+    return inf if isnan(row.relative_error) else row.relative_error
+
+
+@dataclass
+class Check:
+    """One thing that was verified: a report for every draw of its numbers. `variant` and `loss` are for tables."""
+
+    part: str  # "layers", "costs", a model's name, "checkpoint"
+    title: str
+    variant: str = ""
+    loss: str = ""
+    reports: list[Report] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[Row]:
+        """Every comparison of every draw."""
+        return [row for report in self.reports for row in report.rows]
+
+    @property
+    def nearest(self) -> Report:
+        """Of each comparison the draw that came nearest to its limit, or that exceeded it by most."""
+        kept: dict[tuple[str, str, str], Row] = {}
+        for row in self.rows:
+            key = row.name, row.oracle, row.case
+            kept[key] = max(kept.get(key, row), row, key=_use)
+        return Report(tuple(kept.values()), tuple({note: None for report in self.reports for note in report.notes}))
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in self.rows)
+
+    @property
+    def largest(self) -> Row:
+        """The comparison with the largest relative error, on the examples themselves, not on hostile values."""
+        return max((row for row in self.rows if row.oracle in EXACT and not row.case), key=size)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A hand-written model with its twin and its cost, to be verified at random parameters, on random examples."""
+
+    variant: str  # its row in the table
+    loss: str
+    model: Model
+    twin: Callable[[], nn.Module]
+    example: tuple[int, ...]  # the shape of one
+    classes: int
+    title: str
+
+
+def mlps() -> Iterator[Network]:
+    """The network of the lessons, then every activation with every cost at depths 1 to 4."""
+    yield _mlp((784, 16, 16, 10), "sigmoid", "quadratic")
+    for activation in ACTIVATIONS:
+        for loss in LOSSES:
+            for depth in range(1, 5):
+                yield _mlp((7, 5, 6, 3, 4)[: depth + 1], activation, loss)
+
+
+def _mlp(sizes: tuple[int, ...], activation: str, loss: str) -> Network:
+    last = "identity" if LOSSES[loss]().from_logits else activation
+    activations = (*[activation] * (len(sizes) - 2), last)
+    return Network(
+        activation,
+        loss,
+        MLP(sizes, activations),
+        partial(reference_mlp.MLP, sizes, activations),
+        sizes[:1],
+        sizes[-1],
+        f"{'-'.join(map(str, sizes))}, {activation}, {loss} cost",
+    )
+
+
+MODELS: dict[str, Callable[[], Iterator[Network]]] = {"mlp": mlps}
+
+LAYER_TWINS: dict[Any, tuple[str, Callable[..., Any]]] = {
+    layer: (name, reference_mlp.ACTIVATIONS[name]()) for name, layer in ACTIVATIONS.items()
+}
+"""Layer (what `examples` yields, or the module) → its name and a forward of somebody else's."""
+
+COSTS: dict[str, tuple[Loss, Callable[..., Tensor]]] = {
+    name: (make(), reference_losses.LOSSES[name]) for name, make in LOSSES.items()
+} | {
+    "smoothed softmax-cross-entropy": (
+        SoftmaxCrossEntropy(label_smoothing=0.15),
+        partial(reference_losses.softmax_cross_entropy, label_smoothing=0.15),
+    )
+}
+
+
+def verify_model(name: str, dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
+    """The cost, ∂C/∂output, every δ and every gradient of all its networks, each at new parameters for every seed."""
+    for network in MODELS[name]():
+        loss, twin_loss = COSTS[network.loss]
+        manual = ManualLearner(network.model, loss, SGD(), NO_EXAMPLES, dtype=dtype)
+        references = [ReferenceLearner(network.twin(), twin_loss, NO_EXAMPLES, dtype=d) for d in formats(dtype)]
+        check = Check(name, network.title, network.variant, network.loss)
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            randomize(manual.params, generator)
+            x = torch.randn(BATCH, *network.example, generator=generator, dtype=torch.float64).to(dtype)
+            y = torch.randint(network.classes, (BATCH,), generator=generator)
+            check.reports.append(compare(manual, references, x, y))
+        yield check
+
+
+def verify_layers(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
+    """Every layer in manual_backprop/layers, on its own examples."""
+    checks: dict[str, Check] = {}
+    for seed in seeds:
+        for title, layer, twin, arguments in layer_examples(seed):
+            report = check_backward(
+                layer.forward,
+                layer.backward,
+                arguments,
+                not_differentiable=getattr(layer, "not_differentiable", ()),
+                reference=twin,
+                dtypes=[dtype],
+                seed=seed,
+            )
+            checks.setdefault(title, Check("layers", title)).reports.append(report)
+    yield from checks.values()
+
+
+def layer_examples(seed: int) -> Iterator[tuple[str, Any, Callable[..., Any] | None, tuple[Any, ...]]]:
+    """(title, layer, twin's forward or None, arguments) of every module in manual_backprop/layers with `examples`.
+
+    A module's examples are argument sets of its own forward; one that holds several layers yields (layer, arguments).
+    """
+    for info in pkgutil.iter_modules(layers.__path__):
+        module = importlib.import_module(f"{layers.__name__}.{info.name}")
+        for example in module.examples(torch.Generator().manual_seed(seed)):
+            layer, arguments = (module, example) if hasattr(module, "forward") else example
+            title, twin = LAYER_TWINS.get(layer, (info.name, None))
+            yield title, layer, twin, arguments
+
+
+def verify_costs(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
+    """Every cost and its gradient, divided by a count that is not the batch size."""
+    for name, (loss, twin) in COSTS.items():
+        check = Check("costs", name)
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            output = 2 * torch.randn(7, 5, generator=generator, dtype=torch.float64)
+            y = torch.randint(5, (7,), generator=generator)
+            report = check_backward(
+                loss.forward, loss.backward, (output, y, 9), reference=twin, dtypes=[dtype], seed=seed
+            )
+            check.reports.append(report)
+        yield check
+
+
+def verify_all(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
+    """Causes before effects: what is wrong in a layer is wrong in a model too."""
+    yield from verify_layers(dtype, seeds)
+    yield from verify_costs(dtype, seeds)
+    for name in MODELS:
+        yield from verify_model(name, dtype, seeds)
+
+
+def verify_trained(path: Path, dtype: str, seeds: Sequence[int], data_dir: Path | None = None) -> Check:
+    """A trained network at its parameters, on mini-batches of its run's training set.
+
+    `data_dir` is where the data lie now; left out, where they lay for the run. Raises UserError if either is missing,
+    broken, or of another shape.
+    """
+    trained = load_trained(path)
+    config = replace(trained.config, dtype=dtype, device="cpu")  # type: ignore[arg-type]  # every format that verify has
+    data = load(config.dataset, data_dir or Path(config.data_dir), validation=config.validation)
+    trained.require_like(data)
+    manual = make_manual(config, data)
+    manual.load_state_dict(trained.learner.state_dict())
+    references = [make_reference(config, data, d) for d in formats(manual.dtype)]
+    check = Check("checkpoint", f"{'-'.join(map(str, config.sizes(data)))} after {manual.steps:,} steps, {data.name}")
+    for seed in seeds:
+        batch = epoch_order(seed, 0, len(data.train))[: config.batch_size]
+        check.reports.append(compare(manual, references, *data.train.batch(batch, manual.dtype)))
+    return check
+
+
+def compare(manual: ManualLearner, references: list[ReferenceLearner], x: Tensor, y: Tensor) -> Report:
+    """One forward and backward pass of both at the manual θ; below float64 the second reference is the truth.
+
+    Raises UserError where neither has finite numbers to compare.
+    """
+    for reference in references:
+        reference.load_state_dict(manual.state_dict())
+    rows = compare_passes(manual, references, x, y).report.rows
+    if not rows:
+        raise UserError(f"this network overflows in {str(manual.dtype).removeprefix('torch.')}: give a wider --dtype")
+    return Report(tuple(replace(row, oracle="reference") for row in rows if not row.name.startswith(("z ", "a "))))
+
+
+def formats(dtype: torch.dtype) -> list[torch.dtype]:
+    """Of the references: the hand-written side's own and, below float64, that of the truth."""
+    return [dtype] if dtype == torch.float64 else [dtype, torch.float64]
+
+
+def randomize(params: Parameters, generator: torch.Generator) -> None:
+    """Matrices and kernels ~ N(0, 1/fan_in), vectors ~ N(0, 1): none is at a default that would hide a term."""
+    for tensor in params.values():
+        draw = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        tensor.copy_(draw / sqrt(fan_in(draw.shape)) if draw.dim() > 1 else draw)
+
+
+def _use(row: Row) -> tuple[bool, float]:
+    """How much of what is allowed an error takes."""
+    return not row.passed, size(row) / (row.tolerance or 1)
