@@ -28,6 +28,8 @@ def factor(case: Case) -> Diagnosis | None:
     if square == 0:
         return None
     c = float((case.given * case.wanted).sum() / square)
+    if abs(c - 1) <= case.evidence.noise:
+        return None
     known = _factor(case, c)
     if not case.is_(c * case.wanted, free=KNOWN if known else 2, scale=case.given.norm().item()):
         return None

@@ -1,0 +1,174 @@
+"""Run five checks over the gallery of wrong backwards and write docs/gallery.md.
+
+    python -m benchmarks.gallery
+
+A minute on one core. The same on every machine: nothing is timed, and everything is seeded.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradient_check import Diagnosis
+from tests.gallery import ENTRIES, Wrong, WrongRule, named, verdict
+from tests.gallery import naive as naive_tests
+
+PAGE = Path(__file__).parent.parent / "docs" / "gallery.md"
+SEED = 0
+
+INTRODUCTION = """\
+# The gallery of wrong backwards
+
+Known mistakes, each beside the right backward of the same layer ([tests/gallery/](../tests/gallery)). Written by
+`python -m benchmarks.gallery`, checked by `tests/test_gallery.py`.
+
+Five checks are run on every pair, on the same example of odd sizes in float64:
+
+- **ones**: autograd through the same forward, a cotangent of ones, `torch.allclose`;
+- **gradcheck** and **fast**: `torch.autograd.gradcheck` on an `autograd.Function` made of the pair, in its slow and its
+  fast mode, with its own tolerances;
+- **one difference**: a random cotangent and one central difference per tensor, at a random element, within 1e-4;
+- **ours**: `gradient_check.check_backward`.
+
+✓: the right backward is accepted and the wrong one is rejected. –: the wrong one passes. ✗: the right one is rejected.
+Optimizers are update rules, not backward passes: the first four do not apply to them (blank, and not counted), ours
+compares the parameters after five recorded gradients with torch.optim's (`compare_gradients`).
+
+*Missed by* is a test as people write it, which accepts both the right backward and the wrong one; the suite runs it.
+*Diagnosis* is what ours says first. The kinds that are true of a mistake stand in the gallery, written down before ours
+was first asked, but for ten where its answer was found to be as true as what stood there. A mistake that has no kind
+should be called unknown: any name counts as wrong. The diagnoses grew up beside this gallery, so the figures say what
+they cover, not how often they would name a mistake that nobody has thought of."""
+
+
+def accepts_ones(entry: Wrong, right: bool) -> bool:
+    return naive_tests.ones.accepts(entry.pair(right), entry.layer, SEED)
+
+
+def accepts_one_difference(entry: Wrong, right: bool) -> bool:
+    return naive_tests.random_element.accepts(entry.pair(right), entry.layer, SEED)
+
+
+def accepts_gradcheck(entry: Wrong, right: bool, fast: bool = False) -> bool:
+    arguments = entry.layer.arguments(SEED)
+    positions = naive_tests.differentiable(entry.layer, arguments)
+    leaves = [arguments[i].requires_grad_() for i in positions]
+    function = as_function(entry, right, arguments, positions)
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)  # the fast mode draws its directions from the global generator
+        return torch.autograd.gradcheck(function.apply, leaves, fast_mode=fast, raise_exception=False)
+
+
+def accepts_gradcheck_fast(entry: Wrong, right: bool) -> bool:
+    return accepts_gradcheck(entry, right, fast=True)
+
+
+def accepts_ours(entry: Wrong | WrongRule, right: bool) -> bool:
+    return entry.ours(right, SEED).passed
+
+
+METHODS: dict[str, Callable[[Any, bool], bool]] = {
+    "ones": accepts_ones,
+    "gradcheck": accepts_gradcheck,
+    "fast": accepts_gradcheck_fast,
+    "one difference": accepts_one_difference,
+    "ours": accepts_ours,
+}
+
+
+def as_function(
+    entry: Wrong, right: bool, arguments: Sequence[Any], positions: Sequence[int]
+) -> type[torch.autograd.Function]:
+    """The pair as autograd knows it: a function of the differentiable arguments."""
+    forward, backward = entry.pair(right)
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *tensors: Tensor) -> Any:
+            fed = list(arguments)
+            for i, tensor in zip(positions, tensors, strict=True):
+                fed[i] = tensor
+            *outputs, ctx.kept = forward(*fed)
+            return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Tensor) -> Any:
+            return backward(*cotangents, ctx.kept)
+
+    return Function
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the checks made of one entry."""
+
+    entry: Wrong | WrongRule
+    marks: dict[str, str]  # by method: ✓ – ✗, or blank where it does not apply
+    diagnosis: Diagnosis | None
+
+    @property
+    def named(self) -> str:
+        return verdict(self.entry, self.diagnosis)
+
+
+def examine(entry: Wrong | WrongRule) -> Result:
+    marks = {
+        name: mark(method, entry) if name == "ours" or isinstance(entry, Wrong) else ""
+        for name, method in METHODS.items()
+    }
+    return Result(entry, marks, named(entry.ours(right=False, seed=SEED)))
+
+
+def mark(method: Callable[[Any, bool], bool], entry: Wrong | WrongRule) -> str:
+    def accepted(right: bool) -> bool:
+        try:
+            return method(entry, right)
+        except Exception:  # a test that raises is a test that fails
+            return False
+
+    if not accepted(right=True):
+        return "✗"
+    return "–" if accepted(right=False) else "✓"
+
+
+def page(results: Sequence[Result]) -> str:
+    lines = [INTRODUCTION, "", "| | " + " | ".join(METHODS) + " |", "|---|" + "---|" * len(METHODS)]
+    applied = {name: [r.marks[name] for r in results if r.marks[name]] for name in METHODS}
+    detected = [f"{marks.count('✓')} of {len(marks)}" for marks in applied.values()]
+    alarms = [str(marks.count("✗")) for marks in applied.values()]
+    lines += ["| detected | " + " | ".join(detected) + " |", "| false alarms | " + " | ".join(alarms) + " |"]
+    foreseen = Counter(r.named for r in results if r.entry.diagnosis)
+    others = Counter(r.named for r in results if not r.entry.diagnosis)
+    lines += [
+        "",
+        f"Of the {foreseen.total()} mistakes that are of a known kind ours names {foreseen['right']} rightly and "
+        f"{foreseen['wrong']} wrongly, and calls {foreseen['unknown']} unknown; of the {others.total()} others it "
+        f"calls {others['–']} unknown and gives {others['wrong']} a name.",
+        "",
+        "| mistake | what is wrong | made by | missed by | " + " | ".join(METHODS) + " | diagnosis |",
+        "|---|---|---|---|" + ":-:|" * len(METHODS) + "---|",
+    ]
+    return "\n".join([*lines, *map(row, results)]) + "\n"
+
+
+def row(result: Result) -> str:
+    entry = result.entry
+    naive = "½‖θ‖² is minimized" if isinstance(entry, WrongRule) else entry.naive.text
+    said = result.diagnosis.text if result.diagnosis else "unknown"
+    doubt = " (wrong)" if result.named == "wrong" else ""
+    cells = [entry.name, entry.what, entry.where, naive, *result.marks.values(), said + doubt]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    PAGE.write_text(page([examine(entry) for entry in ENTRIES]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
