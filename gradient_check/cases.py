@@ -13,8 +13,8 @@ from gradient_check.batch import Outputs, batch_arguments, with_examples
 
 CASES = {
     "layouts": "the cotangent, and the inputs, transposed, sliced, expanded (stride 0) and with offset storage",
-    "batch": "one example, and none",
-    "values": "exact zeros, values next to zero, ties and ±1e4, in one argument after the other; two equal arguments",
+    "batch": "one example less, one, and none",
+    "values": "zeros, next to zero, ties, ±1e4, all sizes between, in each argument in turn; two equal arguments",
     "repeats": "every index several times",
 }
 Layout = Callable[[Tensor], Tensor | None]
@@ -48,7 +48,7 @@ def cases(
             if any(c is not None for c in changed):
                 fed = [c if new is None else new for c, new in zip(cotangents, changed, strict=True)]
                 yield Case(f"cotangent {layout}", "layouts", arguments, fed)
-        for layout in ("transposed", "sliced", "offset"):
+        for layout in ("transposed", "channels last", "heads first", "sliced", "offset"):
             changed = [LAYOUTS[layout](v) if isinstance(v, Tensor) else None for v in arguments]
             if any(v is not None for v in changed):
                 fed = [v if new is None else new for v, new in zip(arguments, changed, strict=True)]
@@ -58,7 +58,8 @@ def cases(
                 yield Case(f"{names[i]} expanded", "layouts", [*arguments[:i], new, *arguments[i + 1 :]])
     if "batch" in groups:
         rows = batch_arguments(run, arguments, outputs)
-        for name, count in (("one example", 1), ("no example", 0)) if rows else ():
+        most = max((len(arguments[i]) for i in rows), default=0)
+        for name, count in (("one example less", most - 1), ("one example", 1), ("no example", 0)) if rows else ():
             fed = with_examples(count, arguments, rows)
             try:
                 run(fed)
@@ -88,6 +89,20 @@ def transposed(tensor: Tensor) -> Tensor | None:
     if tensor.dim() < 2 or tensor.numel() == 0:
         return None
     return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def channels_last(tensor: Tensor) -> Tensor | None:
+    """The same values, with dimension 1 next to each other in memory."""
+    if tensor.dim() < 3 or tensor.numel() == 0:
+        return None
+    return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def heads_first(tensor: Tensor) -> Tensor | None:
+    """The same values, with dimensions 1 and 2 exchanged in memory, as attention does with heads and time."""
+    if tensor.dim() < 4 or tensor.numel() == 0:
+        return None
+    return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def sliced(tensor: Tensor) -> Tensor | None:
@@ -125,6 +140,8 @@ def from_one_number(tensor: Tensor) -> Tensor | None:
 
 LAYOUTS: dict[str, Layout] = {
     "transposed": transposed,
+    "channels last": channels_last,
+    "heads first": heads_first,
     "sliced": sliced,
     "offset": offset,
     "expanded": expanded,
@@ -152,3 +169,4 @@ def _special_values(tensor: Tensor, generator: torch.Generator) -> Iterator[tupl
         yield "tied", tied
     large = torch.where(draw < 0.25, 1e4, -1e4).to(tensor.dtype)
     yield "±1e4", torch.where(draw < 0.5, large, tensor)
+    yield "of all sizes", torch.where(draw < 0.5, tensor.sign() * (10 ** (16 * draw - 4)).to(tensor.dtype), tensor)

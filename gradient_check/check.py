@@ -1,6 +1,7 @@
 """One call that checks a backward pass against its oracles: `check_backward` and `check_function`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Number
 from typing import Any
 
 import torch
@@ -60,6 +61,12 @@ def check_backward(
     Raises ValueError for an example that is not finite or has nothing to differentiate, a forward that raises or
     returns no tensor, and unknown names.
     """
+    if not isinstance(outputs, int) or outputs < 1:
+        raise ValueError(
+            f"outputs is {outputs!r}: give how many of the values that forward returns are outputs, from 1"
+        )
+    for what, function in (("forward", forward), ("backward", backward)):
+        _callable(what, function)
     arguments, arrays = _taken(example)
     names = argument_names(forward, len(arguments))
     differentiable = _differentiable(arguments, names, not_differentiable)
@@ -89,6 +96,7 @@ def check_function(
     `nn.Module` are checked like its inputs, and its buffers are the same at every call.
     """
     arguments, arrays = _taken(example)
+    _callable("function", function)
     if arrays:
         raise ValueError("autograd goes through tensors only: give tensors in the example, or use check_backward")
     if isinstance(function, nn.Module):
@@ -131,6 +139,13 @@ def _check(
     seed: int,
 ) -> Report:
     labels = labels or {}
+    if not isinstance(seed, int):
+        raise ValueError(f"seed is {seed!r}: give a whole number")
+    if reference is not None:
+        _callable("reference", reference)
+    for name, candidate in _mapping("candidates", candidates).items():
+        as_tensor(candidate, f"the candidate {name}")
+    _mapping("labels", labels)
     tensors = [subject.names[i] for i in subject.differentiable]
     for what, given in (("zeros", zeros), ("labels", labels)):
         _known(what, given, tensors, "the differentiable arguments")
@@ -169,7 +184,7 @@ def _taken(example: Sequence[Any]) -> tuple[list[Any], frozenset[int]]:
     for i, value in enumerate(example):
         if isinstance(value, Tensor):
             value = value.detach().clone()
-        elif hasattr(value, "__array__"):
+        elif hasattr(value, "__array__") and not isinstance(value, Number):  # np.float64(2) is a number like 2.0
             value = as_tensor(value, f"the example's argument {i}").clone()
             arrays.append(i)
         arguments.append(value)
@@ -213,6 +228,17 @@ def _oracles(asked: Sequence[str] | None, has_reference: bool, through_forward: 
             "(or cannot see into NumPy): give `reference`, an independent forward that autograd can go through"
         )
     return tuple(oracle for oracle in ORACLES if oracle in asked)
+
+
+def _mapping(what: str, given: Any) -> Mapping[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(f"{what} is a {type(given).__name__}: give a dictionary by name")
+    return given or {}
+
+
+def _callable(what: str, function: Any) -> None:
+    if not callable(function):
+        raise ValueError(f"{what} is a {type(function).__name__}: give a function")
 
 
 def _known(what: str, given: Any, allowed: Any, plural: str) -> None:

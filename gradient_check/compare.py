@@ -47,14 +47,26 @@ def compare_gradients(
     (the norm) of the summands that cancel. With `allow_trivial` an expected value that is zero everywhere may pass.
     `candidates` are tensors that the diagnosis tries as a term that is missing. Integers are compared exactly.
 
-    Raises ValueError for a value that is no tensor, an unsupported dtype, or a lower precision without `truth`.
+    Raises ValueError for a value that is no tensor, nothing to compare, an unsupported dtype, a lower precision without
+    `truth`, or a truth of another shape.
     """
+    for what, given in (("actual", actual), ("expected", expected), ("truth", truth), ("zeros", zeros)):
+        if given is not None and not isinstance(given, Mapping):
+            raise ValueError(f"{what} is a {type(given).__name__}: give a dictionary by name")
+    for value in condition.values() if isinstance(condition, Mapping) else (condition,):
+        if not (isinstance(value, int | float) and 1 <= value < inf):
+            raise ValueError(f"condition is {value!r}: give a finite number from 1")
     labels, zeros = labels or {}, zeros or {}
     actual = {name: None if value is None else as_tensor(value, f"actual {name}") for name, value in actual.items()}
     wanted = {name: as_tensor(value, f"expected {name}") for name, value in expected.items()}
+    if not (actual or wanted):
+        raise ValueError("there is nothing to compare: give at least one tensor")
     true = {name: as_tensor(value, f"the truth of {name}") for name, value in (truth or {}).items()}
     conditions = condition if isinstance(condition, Mapping) else dict.fromkeys(wanted, condition)
     for name, tensor in wanted.items():
+        if name in true and true[name].shape != tensor.shape:
+            shapes = f"{tuple(true[name].shape)}, and what is expected of shape {tuple(tensor.shape)}"
+            raise ValueError(f"the truth of {name} is of shape {shapes}: they must be equal")
         if tensor.is_floating_point() and tensor.dtype != torch.float64 and name not in true:
             raise ValueError(f"{name} is {tensor.dtype}: give `truth`, the same gradient computed in float64")
     judgements = {

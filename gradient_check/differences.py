@@ -33,6 +33,8 @@ RATIO = 8  # of one step to the next
 MARGIN = 16  # K: an element is noticed once it is off by this many tolerances
 ENOUGH = 64  # wrong elements; no more are looked for
 LISTED = 100  # kinks
+PLACES = 512  # between equal values
+MOST_CALLS = 20_000  # to look between equal values
 MOST_ELEMENTS = 4_000
 ROUNDING = 64 * torch.finfo(torch.float64).eps  # of a gradient that is exact otherwise
 
@@ -90,6 +92,7 @@ def judge_slopes(
     gradient: Tensor,
     *,
     accuracy: float | None = None,
+    ordinary: float = 0.0,
     generator: torch.Generator,
 ) -> Slopes:
     """Is `gradient` that of f(v) = terms(v).sum() at `point`?
@@ -97,6 +100,7 @@ def judge_slopes(
     `terms` gives the summands of f, is pure, and takes what has the shape and dtype of `point`. The steps fit that
     dtype: float64 judges to some 1e-8 of the root mean square, float32 to a percent. `gradient` has the same shape;
     `accuracy` is the relative one to be expected of it where it was computed in lower precision than `point`.
+    `ordinary` is the root mean square of such gradients elsewhere: one that happens to be small is rounded like those.
 
     Raises ValueError if the shapes differ or `point` is not of a floating-point dtype.
     """
@@ -105,7 +109,16 @@ def judge_slopes(
     if gradient.shape != point.shape:
         raise ValueError(f"the gradient has shape {tuple(gradient.shape)}, not {tuple(point.shape)}")
     with torch.no_grad():
-        return _Judge(_Function(terms, point, generator), gradient, accuracy or 0.0, generator).judge()
+        return _Judge(_Function(terms, point, generator), gradient, accuracy or 0.0, ordinary, generator).judge()
+
+
+def cleared(
+    terms: Terms, point: Tensor, gradient: Tensor, *, ordinary: float = 0.0, generator: torch.Generator
+) -> bool:
+    """Whether random directions alone find nothing against `gradient`; if they do, it need not be wrong."""
+    with torch.no_grad():
+        judge = _Judge(_Function(terms, point, generator), gradient, 0.0, ordinary, generator)
+        return judge.nothing_against()
 
 
 def one_sided(terms: Terms, point: Tensor, indices: Iterable[Sequence[int]]) -> list[tuple[float, float, float]]:
@@ -138,6 +151,8 @@ class _Function:
         first, last = math.log2(16 * self.epsilon ** (1 / 3)), math.log2(self.epsilon ** (2 / 3))
         self.steps = [2.0**k for k in range(round(first), math.floor(last), -round(math.log2(RATIO)))]
         self.smallest = self.steps[0]  # of those taken
+        self.calls = 0  # of `terms`, between equal values
+        self.ties_bend = False
         self.noise = self._noise(generator)
         self.floor = self.noise.sum().item() / self.steps[0]  # slopes below this are lost in the rounding of f
 
@@ -173,7 +188,8 @@ class _Function:
 
         try:
             found = self._follow(side, slope, wanted, allowance, confirm=True)
-            return self._each_summands_own(found, i) if found.kinked else found
+            found = self._each_summands_own(found, i) if found.kinked else found
+            return found if found.distance(slope) <= found.uncertainty else self._where_ties_part(found, i)
         finally:
             flat[i] = value
 
@@ -190,6 +206,45 @@ class _Function:
         if both == 0:
             return kink
         return replace(kink, left=min(kink.left, kink.right) - both, right=max(kink.left, kink.right) + both)
+
+    def _where_ties_part(self, found: _Slope, i: int) -> _Slope:
+        """Among equal values, also the slopes nearby, where they are not: as the middle of three has one, but no two.
+
+        The others are moved apart, in random order, and the element to every place between them; all that at two
+        distances. Slopes that stay as different when the distance shrinks belong to a kink.
+        """
+        equal = (self.values - self.values[i]).abs() <= self.steps[2] * self.scale[i]
+        if int(equal.sum()) < 3:
+            return found
+        if self.ties_bend and self.calls > MOST_CALLS:  # too many to tell
+            return _Slope(-math.inf, math.inf, found.uncertainty, False)
+        (low, high, _), (near_low, near_high, rounding) = (
+            self._slopes_between(i, equal, radius) for radius in self.steps[:2]
+        )
+        if not (near_high - near_low).norm() > (high - low).norm() / 2:
+            return found
+        self.ties_bend = True
+        left, right = min(found.left, found.right), max(found.left, found.right)
+        left, right = min(left, near_low.sum().item()), max(right, near_high.sum().item())
+        return _Slope(left, right, found.uncertainty + rounding, False)
+
+    def _slopes_between(self, i: int, equal: Tensor, radius: float) -> tuple[Tensor, Tensor, float]:
+        """The lowest and the highest slope of the summands in element i, at places between its equals; the rounding."""
+        generator = torch.Generator().manual_seed(i)
+        count, scale = int(equal.sum()), self.scale[i].item()
+        h = radius * scale / (4 * count)
+        v = self.values + radius * self.scale * torch.rand(self.values.shape, generator=generator).to(self.values)
+        v[equal] = self.values[i] + radius * scale / count * torch.randperm(count, generator=generator).to(self.values)
+        slopes = []
+        for place in range(0, count, -(-count // PLACES)):
+            ends = []
+            for side in (h, -h):
+                v[i] = self.values[i] + radius * scale * (place + 0.5) / count + side
+                ends.append(self.terms(v.to(self.point.dtype).view(self.point.shape)).double().flatten())
+            slopes.append((ends[0] - ends[1]) / (2 * h))
+        self.calls += 2 * len(slopes)
+        rows = torch.stack(slopes)
+        return rows.amin(dim=0), rows.amax(dim=0), self.noise.sum().item() / h
 
     def _rise(self, moved: Tensor) -> tuple[float, float]:
         """f there minus f at the point, and the rounding in it. Summands that stay the same cancel exactly."""
@@ -310,14 +365,16 @@ def _limit(slopes: list[float], noises: list[float], other: float) -> tuple[floa
 class _Judge:
     """Directions first, elements where they do not agree."""
 
-    def __init__(self, function: _Function, gradient: Tensor, accuracy: float, generator: torch.Generator) -> None:
+    def __init__(
+        self, function: _Function, gradient: Tensor, accuracy: float, ordinary: float, generator: torch.Generator
+    ) -> None:
         self.function = function
         self.shape = gradient.shape
         self.gradient = gradient.detach().to(function.values.device, torch.float64).flatten()
         self.generator = generator
         finite = self.gradient.nan_to_num(0.0, 0.0, 0.0)
         self.norm = finite.norm().item()
-        self.rms = self.norm / max(finite.numel(), 1) ** 0.5
+        self.rms = max(self.norm / max(finite.numel(), 1) ** 0.5, ordinary)
         self.inexact = max(accuracy, ROUNDING) * finite.abs().clamp(min=self.rms)
         self.wanted = max(function.steps[0] / 2, 16 * accuracy) * self.rms
         self.errors: list[tuple[float, float]] = []  # (error, allowed) of every part that was cleared, every element
@@ -343,6 +400,11 @@ class _Judge:
                 elif b > a:
                     self._clear(a, b, DIRECTIONS // 2, parts)
         return self._slopes(left_out=sum(stop - start for _, start, stop in parts))
+
+    def nothing_against(self) -> bool:
+        parts: list[tuple[float, int, int]] = []
+        self._clear(0, self.gradient.numel(), DIRECTIONS, parts)
+        return not parts
 
     def _clear(self, start: int, stop: int, count: int, parts: list[tuple[float, int, int]]) -> None:
         """Look along directions through the elements from start to stop; add them to `parts` unless all agree."""

@@ -12,6 +12,7 @@ from gradient_check.report import Diagnosis, Row
 from gradient_check.subject import Gradients, Pullback, Subject
 from gradient_check.tolerances import FLOOR, ratio, tolerance_of_sums
 
+ORIGIN = "4 times the rounding of a sum in any order"
 SINGLE = 1e-5  # what float32 inside a float64 pass may be off by
 PURE = Row("pure", "pure", (), True, "", 0.0, 0.0, absolute_error=0.0)
 
@@ -63,31 +64,76 @@ def linear(
     first: Gradients,
     terms: int,
 ) -> Row:
-    """backward(¾ u + v) = ¾ backward(u) + backward(v)"""
-    row = Row("linear", "linear", (), True, "", 0.0, 0.0, absolute_error=0.0)
+    """backward(¾ u + v) = ¾ backward(u) + backward(v), at all sizes, and the sum over the outputs, each fed alone."""
+    large, small = (32.0, 1 / 32) if cotangents[0].dtype == torch.float16 else (2.0**10, 2.0**-30)
+    row = Row("linear", "linear", (), True, "", 0.0, 0.0, origin=ORIGIN)
     try:
-        second = pullback([v.clone() for v in others])
+        second = pullback(copies(others))
         joint = pullback([0.75 * u + v for u, v in zip(cotangents, others, strict=True)])
+        sums = [("¾ u + v", [(0.75, first), (1.0, second)], joint)]
+        for size in (large, small):
+            sums.append((f"{size:.3g} u", [(size, first)], pullback([size * u for u in cotangents])))
+        if len(cotangents) > 1:
+            alone = [
+                pullback([u if i == k else None for i, u in enumerate(cotangents)]) for k in range(len(cotangents))
+            ]
+            sums.append(("the outputs one by one", [(1.0, gradients) for gradients in alone], first))
     except Exception as error:
         reason = f"backward takes one cotangent and raises for another: {error}"
         return replace(row, passed=False, reason=reason, diagnosis=Diagnosis("not linear", reason))
-    for name, a, b, ab in zip(names, first, second, joint, strict=True):
-        if a is None or b is None or ab is None:
-            continue
-        finite = a.isfinite() & b.isfinite() & ab.isfinite()  # the slope of √x at 0 is not
-        u, v, both = (gradient.detach()[finite].double() for gradient in (a, b, ab))
-        limit = 4 * tolerance_of_sums(ab.dtype, terms).norm
-        difference = (both - (0.75 * u + v)).norm().item()
-        if difference <= FLOOR[ab.dtype] * torch.finfo(ab.dtype).eps * hypot(*(c.norm().item() for c in cotangents)):
-            continue  # also where the gradient is zero in exact arithmetic
-        relative = ratio(difference, 0.75 * u.norm().item() + v.norm().item())
-        if not relative <= row.relative_error:
-            row = replace(row, relative_error=relative, element_error=relative, tolerance=limit)
-        if not relative <= limit:
-            reason = f"{name} is not linear in the cotangent: off by {relative:.2e} of the norm"
-            diagnosis = Diagnosis("not linear", reason) if relative > SINGLE else None  # or lower precision inside
-            return replace(row, passed=False, reason=reason, diagnosis=diagnosis)
+    for what, parts, whole in sums:
+        for k, name in enumerate(names):
+            total = whole[k]
+            if total is None:
+                continue
+            relative, limit = _mismatch([(c, gradients[k]) for c, gradients in parts], total, cotangents, terms)
+            if not relative <= row.relative_error:
+                row = replace(row, relative_error=relative, element_error=relative, tolerance=limit)
+            if not relative <= limit:
+                reason = f"{name} is not linear in the cotangent: for {what} it is off by {relative:.2e} of the norm"
+                diagnosis = Diagnosis("not linear", reason) if relative > SINGLE else None  # or lower precision inside
+                return replace(row, passed=False, reason=reason, diagnosis=diagnosis)
     return row
+
+
+def alone(
+    subject: Subject, arguments: Sequence[Any], cotangents: Sequence[Tensor], first: Gradients, terms: int
+) -> Row:
+    """Each gradient is the same where it is the only one that is asked for, as when other parameters are frozen."""
+    row = Row("alone", "each alone", (), True, "", 0.0, 0.0, origin=ORIGIN)
+    assert subject.only is not None
+    for i, name, together in zip(subject.differentiable, subject.gradient_names, first, strict=True):
+        if together is None:
+            continue
+        try:
+            gradient = subject.only(i).run(copies(arguments))[1](cotangents)[0]
+        except Exception as error:
+            reason = f"{name} cannot be had alone: {error}"
+            return replace(row, passed=False, reason=reason, diagnosis=Diagnosis("raised", reason))
+        relative, limit = _mismatch([(1.0, gradient)], together, cotangents, terms)
+        if not relative <= limit:
+            reason = f"{name} is another where no other gradient is asked for: off by {relative:.2e} of the norm"
+            return replace(row, passed=False, reason=reason, relative_error=relative, tolerance=limit)
+    return row
+
+
+def _mismatch(
+    parts: Sequence[tuple[float, Tensor | None]], whole: Tensor, cotangents: Sequence[Tensor], terms: int
+) -> tuple[float, float]:
+    """How far a sum of gradients (None is zero) is from the whole, relative to its summands, and how far it may be."""
+    given = [(c, g.detach().double()) for c, g in parts if g is not None]
+    finite = whole.isfinite()  # the slope of √x at 0 is not
+    for _, gradient in given:
+        finite &= gradient.isfinite()
+    total = sum((c * g[finite] for c, g in given), start=torch.zeros((), dtype=torch.float64, device=whole.device))
+    difference = (whole.detach().double()[finite] - total).norm().item()
+    size = sum(abs(c) * g[finite].norm().item() for c, g in given)
+    limit = 4 * tolerance_of_sums(whole.dtype, terms).norm
+    lost = FLOOR[whole.dtype] * torch.finfo(whole.dtype).eps * hypot(*(c.norm().item() for c in cotangents))
+    relative = ratio(difference, size)
+    if relative > limit and difference <= lost * max(abs(c) for c, _ in parts):
+        relative = 0.0  # the gradient is zero in exact arithmetic
+    return relative, limit
 
 
 def copies(values: Sequence[Any]) -> list[Any]:

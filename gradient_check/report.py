@@ -8,6 +8,7 @@ from textwrap import wrap
 from typing import Any, Literal
 
 SCREEN, WIDTH = 24, 120  # lines that a failure may take, and characters a line
+LONGEST = 56  # title in a table
 
 KINDS = (
     "sign", "batch factor", "factor", "missing factor", "transposed", "swapped", "zero", "missing", "shape", "dtype",
@@ -164,6 +165,7 @@ def _explanation(row: Row) -> list[str]:
     if isfinite(row.absolute_error):
         ulps = f" or {row.ulps:.3g} units in the last place" if isfinite(row.ulps) else ""
         lines.append(f"the largest difference is {row.absolute_error:.2e}{ulps}")
+    if row.origin and isfinite(row.relative_error):
         lines.append(f"what is allowed: {row.origin}")
     return lines
 
@@ -171,7 +173,8 @@ def _explanation(row: Row) -> list[str]:
 def _table(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return []
-    titles, oracles = [row.title for row in rows], [row.oracle for row in rows]
+    titles = [title if len(title := row.title) <= LONGEST else f"{title[: LONGEST - 1]}…" for row in rows]
+    oracles = [row.oracle for row in rows]
     shapes = ["×".join(map(str, row.shape)) or "-" for row in rows]
     widths = [max(map(len, column)) for column in (titles, shapes, oracles)]
     lines = []

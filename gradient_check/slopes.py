@@ -9,26 +9,27 @@ import torch
 from torch import Tensor
 
 from gradient_check.compare import Judgement, judge
-from gradient_check.differences import judge_slopes, one_sided
+from gradient_check.differences import cleared, judge_slopes, one_sided
 from gradient_check.oracles import directional_derivatives, moved_by_rounding, random_direction
 from gradient_check.report import Diagnosis, Row
+from gradient_check.subject import Run
 from gradient_check.tolerances import FLOOR, magnified, ratio, tolerance, tolerance_of_sums
 from gradient_check.truth import doubled, outputs_at, plain
 
 KINKS_LOOKED_AT = 200
+ORACLE = "differences"
 
 
 def dot_product(
     forward: Callable[..., Any],
     positions: Sequence[int],
-    arguments: Sequence[Any],
-    cotangents: Sequence[Tensor],
-    gradients: Sequence[Tensor],
+    run: Run,
     generator: torch.Generator,
 ) -> Row:
     """⟨d_output, J u⟩ = ⟨Jᵀ d_output, u⟩ for a random u. Raises whatever a forward without forward mode raises."""
-    dtype = cotangents[0].dtype
-    arguments, cotangents = doubled(plain(arguments)), doubled(plain(cotangents))
+    gradients = [gradient for gradient in run.gradients.values() if gradient is not None]
+    dtype = max((t.dtype for t in (*run.cotangents, *gradients)), key=lambda dtype: torch.finfo(dtype).eps)
+    arguments, cotangents = doubled(plain(run.arguments)), doubled(plain(run.cotangents))
     directions = [random_direction(arguments[i], generator) for i in positions]
     nudged = [moved_by_rounding(v, 0) if i in positions else v for i, v in enumerate(arguments)]
     ahead, again = (
@@ -40,7 +41,9 @@ def dot_product(
     limit = tolerance(dtype) if dtype == torch.float64 else tolerance_of_sums(dtype, max(len(ahead), len(back)))
     allowed = limit.norm + magnified(dtype) * ratio(abs((again.sum() - ahead.sum()).item()), size)
     lost = FLOOR[dtype] * torch.finfo(dtype).eps * _size(cotangents) * _size(directions)
-    relative = ratio(error, size) if error > lost else 0.0  # also where the gradient is zero in exact arithmetic
+    relative = ratio(error, size)
+    if relative > allowed and error <= lost:
+        relative = 0.0  # the gradient is zero in exact arithmetic
     passed = relative <= allowed
     reason = "" if passed else f"⟨d_output, J u⟩ and ⟨Jᵀ d_output, u⟩ differ by {error:.3g}"
     return Row(
@@ -52,33 +55,30 @@ def dot_product(
 def differences(
     forward: Callable[..., Any],
     position: int,
-    arguments: Sequence[Any],
-    cotangents: Sequence[Tensor],
+    run: Run,
     name: str,
-    gradient: Tensor | None,
     terms: int,
-    allowed: float,
+    ordinary: float,
     generator: torch.Generator,
 ) -> Row:
-    """One argument's gradient against central differences. Raises whatever the forward pass raises.
+    """The gradient of the argument at `position` against central differences. Raises whatever the forward pass raises.
 
-    Below float64 it may be off by `allowed` of its norm, or by what sums of so many `terms` are.
+    Below float64 it may be off by what sums of so many `terms` are; its norm counts as no less than that of a gradient
+    whose root mean square is `ordinary`.
     """
-    argument = arguments[position]
-    form = Judgement(None, argument, name, argument.dtype, argument.device, oracle="differences")
-    blank = Row(name, name, tuple(argument.shape), False, oracle="differences")
+    argument, gradient = run.arguments[position], run.gradients[name]
+    blank = Row(name, name, tuple(argument.shape), False, oracle=ORACLE)
     if gradient is None or (gradient.shape, gradient.dtype) != (argument.shape, argument.dtype):
-        return judge(name, gradient, form)
-    summands, point = summands_along(forward, position, arguments, cotangents)
+        return judge(name, gradient, Judgement(None, argument, name, argument.dtype, argument.device, oracle=ORACLE))
+    summands, point = summands_along(forward, [position], run)
     gradient = _without_infinities(gradient, summands, point)
     if not gradient.isfinite().all():
         where = tuple(int(k) for k in (~gradient.isfinite()).nonzero()[0])
         text = f"at {list(where)} it is {gradient[where].item()}"
         return replace(blank, reason=text, index=where, diagnosis=Diagnosis("nan", text))
-    accuracy = None
-    if argument.dtype != torch.float64:
-        accuracy = max(allowed, tolerance_of_sums(argument.dtype, terms).norm)
-    found = judge_slopes(summands, point, gradient.detach().double(), accuracy=accuracy, generator=generator)
+    accuracy = None if argument.dtype == torch.float64 else tolerance_of_sums(argument.dtype, terms).norm
+    exact = gradient.detach().double()
+    found = judge_slopes(summands, point, exact, accuracy=accuracy, ordinary=ordinary, generator=generator)
     return replace(
         blank,
         passed=found.passed,
@@ -96,6 +96,24 @@ def differences(
     )
 
 
+def all_cleared(
+    forward: Callable[..., Any],
+    positions: Sequence[int],
+    run: Run,
+    ordinary: float,
+    generator: torch.Generator,
+) -> bool:
+    """Whether directions through all arguments at once find nothing against the gradients, which are in float64."""
+    gradients = [gradient for gradient in run.gradients.values() if gradient is not None]
+    if len(gradients) < len(positions) or not all(gradient.isfinite().all() for gradient in gradients):
+        return False
+    together = torch.cat([gradient.detach().flatten() for gradient in gradients])
+    if not together.numel():
+        return True
+    summands, point = summands_along(forward, positions, run)
+    return cleared(summands, point, together, ordinary=ordinary, generator=generator)
+
+
 def _without_infinities(gradient: Tensor, summands: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
     """Zero instead of the infinite elements, if the slopes there are infinite too, as √x has them at 0."""
     infinite = gradient.isinf()
@@ -107,29 +125,37 @@ def _without_infinities(gradient: Tensor, summands: Callable[[Tensor], Tensor], 
 
 
 def summands_along(
-    forward: Callable[..., Any], position: int, arguments: Sequence[Any], cotangents: Sequence[Tensor]
+    forward: Callable[..., Any], positions: Sequence[int], run: Run
 ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """The summands of ⟨d_output, forward(…, v, …)⟩ as a function of v, and the v of the example.
 
-    In float64 where forward takes it, otherwise (a kernel of one dtype) in the example's own.
+    v is the argument at the one position, or the arguments at several, flat and one after the other. In float64 where
+    forward takes it, otherwise (a kernel of one dtype) in the example's own.
     """
-    cotangents = doubled(plain(cotangents))
+    cotangents = doubled(plain(run.cotangents))
 
-    def along(fixed: list[Any]) -> Callable[[Tensor], Tensor]:
+    def along(fixed: list[Any]) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        shapes = [fixed[i].shape for i in positions]
+        point = fixed[positions[0]] if len(positions) == 1 else torch.cat([fixed[i].flatten() for i in positions])
+
         def summands(v: Tensor) -> Tensor:
+            parts = [v] if len(positions) == 1 else v.split([shape.numel() for shape in shapes])
+            fed = list(fixed)
+            for i, shape, part in zip(positions, shapes, parts, strict=True):
+                fed[i] = part.view(shape)
             with torch.no_grad():
-                outputs = outputs_at(forward, [*fixed[:position], v, *fixed[position + 1 :]])
+                outputs = outputs_at(forward, fed)
             return torch.cat([(c * o.double()).flatten() for c, o in zip(cotangents, outputs, strict=False)])
 
-        return summands
+        return summands, point
 
-    own = plain(arguments)
-    wide = doubled(own)
+    own = plain(run.arguments)
+    summands, point = along(doubled(own))
     try:
-        along(wide)(wide[position])
+        summands(point)
     except Exception:
-        return along(own), own[position]
-    return along(wide), wide[position]
+        return along(own)
+    return summands, point
 
 
 def excused_at_kinks(
@@ -138,8 +164,7 @@ def excused_at_kinks(
     against: Judgement,
     forward: Callable[..., Any],
     position: int,
-    arguments: Sequence[Any],
-    cotangents: Sequence[Tensor],
+    run: Run,
 ) -> Row:
     """At a kink every slope between those of its two sides is right: wrong elements all of that kind are no failure.
 
@@ -154,10 +179,12 @@ def excused_at_kinks(
     if not 0 < len(wrong) <= KINKS_LOOKED_AT:
         return row
     indices = [tuple(int(k) for k in index) for index in wrong]
-    summands, point = summands_along(forward, position, arguments, cotangents)
+    summands, point = summands_along(forward, [position], run)
     units = FLOOR[actual.dtype] * torch.finfo(actual.dtype).eps
     outside = 0
     for index, (left, right, uncertain) in zip(indices, one_sided(summands, point, indices), strict=True):
+        if not (isfinite(left) and isfinite(right)):
+            return row  # the border of where forward is defined, or steeper than steps can tell: the oracle knows
         slack = 2 * uncertain + units * max(abs(left), abs(right))
         low, high = min(left, right) - slack, max(left, right) + slack
         if not abs(right - left) > 4 * uncertain and low <= truth[index].item() <= high:
@@ -176,9 +203,7 @@ def excused_at_kinks(
 def together(
     forward: Callable[..., Any],
     positions: Sequence[int],
-    arguments: Sequence[Any],
-    cotangents: Sequence[Tensor],
-    gradients: Sequence[Tensor],
+    run: Run,
     generator: torch.Generator,
 ) -> Row:
     """At a tie, where equal values move together: forward is smooth then, and the gradients must add up to its slope.
@@ -186,7 +211,8 @@ def together(
     An element alone may claim the whole cotangent of a maximum, and so may its equal; both at once may not. Zeros move
     apart from the rest, because other kinks lie there. Raises whatever the forward pass raises.
     """
-    fixed, cotangents = doubled(plain(arguments)), doubled(plain(cotangents))
+    gradients = [gradient for gradient in run.gradients.values() if gradient is not None]
+    fixed, cotangents = doubled(plain(run.arguments)), doubled(plain(run.cotangents))
     points = [fixed[i] for i in positions]
     values, which = torch.cat([v.flatten() for v in points]).unique(return_inverse=True)
     move = random_direction(values, generator)[which]
@@ -201,7 +227,7 @@ def together(
             return _terms(cotangents, outputs_at(forward, fed))
 
     claimed = groups @ torch.cat([g.detach().double().flatten() for g in gradients])
-    row = Row("ties", "ties", (), True, "", 0.0, 0.0, oracle="differences", absolute_error=0.0)
+    row = Row("ties", "ties", (), True, "", 0.0, 0.0, oracle=ORACLE, absolute_error=0.0)
     at_rest = torch.zeros(2, dtype=torch.float64, device=values.device)
     units = FLOOR[gradients[0].dtype] * torch.finfo(gradients[0].dtype).eps
     for slope, (left, right, uncertain) in zip(

@@ -10,7 +10,18 @@ from torch import Tensor, nn
 
 Arguments = Sequence[Any]
 Gradients = tuple[Tensor | None, ...]
-Pullback = Callable[[Sequence[Tensor]], Gradients]  # cotangents → one gradient per differentiable argument
+Pullback = Callable[[Sequence[Any]], Gradients]  # cotangents (None: absent) → a gradient per differentiable argument
+
+
+@dataclass(frozen=True)
+class Run:
+    """One forward and backward pass of what is on trial; gradients by name."""
+
+    arguments: Arguments
+    cotangents: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+    gradients: Mapping[str, Tensor | None]
+    case: bool  # fed beside the example
 
 
 @dataclass(frozen=True)
@@ -22,6 +33,7 @@ class Subject:
     run: Callable[[Arguments], tuple[tuple[Tensor, ...], Pullback]]
     forward: Callable[..., Any]  # of tensors: the outputs alone, for the oracles
     written: str  # what the gradients come from, for messages: "backward", "the function's backward"
+    only: Callable[[int], "Subject"] | None = None  # with one argument differentiable, as where others are frozen
     arrays: frozenset[int] = field(default_factory=frozenset)  # arguments that are NumPy arrays
 
     @property
@@ -51,22 +63,40 @@ def hand_written(
                 f"and then the cache that backward needs"
             )
         made, cache = _tensors(result[:outputs]), result[outputs]
+        earlier: list[tuple[Tensor, Tensor]] = []  # gradients that were returned, and copies of them
 
-        def pullback(cotangents: Sequence[Tensor]) -> Gradients:
-            given = [c.numpy() for c in cotangents] if arrays else cotangents
+        def pullback(cotangents: Sequence[Tensor | None]) -> Gradients:
+            given = [torch.zeros_like(o) if c is None else c for o, c in zip(made, cotangents, strict=True)]
             with torch.inference_mode():
-                return _gradients(backward(*given, cache))
+                returned = backward(*[c.numpy() for c in given] if arrays else given, cache)
+                gradients = _gradients(returned)
+            if not all(torch.equal(old, copy) or old.isnan().any() for old, copy in earlier):
+                raise RuntimeError("this call wrote over the gradients that an earlier one had returned")
+            own = returned if isinstance(returned, tuple | list) else (returned,)
+            earlier.extend(
+                (g, c) for g, c in zip(own, gradients, strict=True) if isinstance(g, Tensor) and c is not None
+            )
+            return gradients
 
         return made, pullback
 
     def only_outputs(*arguments: Any) -> tuple[Tensor, ...]:
         return _tensors(_results(forward(*_as_given(arguments, arrays)))[:outputs])
 
-    return Subject(names, differentiable, run, only_outputs, "backward", arrays)
+    return Subject(names, differentiable, run, only_outputs, "backward", arrays=arrays)
 
 
-def differentiated(function: Callable[..., Any], names: tuple[str, ...], differentiable: tuple[int, ...]) -> Subject:
-    """Anything that autograd can go through and whose backward somebody wrote."""
+def differentiated(
+    function: Callable[..., Any],
+    names: tuple[str, ...],
+    differentiable: tuple[int, ...],
+    outputs: list[int] | None = None,
+) -> Subject:
+    """Anything that autograd can go through and whose backward somebody wrote.
+
+    `outputs` are the positions of those that have a gradient; if they are not known, the first run finds them.
+    """
+    kept: list[int] = [] if outputs is None else outputs
 
     def run(arguments: Arguments) -> tuple[tuple[Tensor, ...], Pullback]:
         leaves = list(arguments)
@@ -79,9 +109,14 @@ def differentiated(function: Callable[..., Any], names: tuple[str, ...], differe
             raise ValueError(
                 "no output of the function has a gradient function: it was not made by differentiable operators"
             )
+        if not kept:
+            kept.extend(i for i, output in enumerate(made) if output.requires_grad)
+            made = tuple(made[i] for i in kept)
 
-        def pullback(cotangents: Sequence[Tensor]) -> Gradients:
-            pairs = [(o, c) for o, c in zip(made, cotangents, strict=True) if o.requires_grad]
+        def pullback(cotangents: Sequence[Tensor | None]) -> Gradients:
+            pairs = [(o, c) for o, c in zip(made, cotangents, strict=True) if o.requires_grad and c is not None]
+            if not pairs:
+                return (None,) * len(differentiable)
             return torch.autograd.grad(
                 [o for o, _ in pairs],
                 [leaves[i] for i in differentiable],
@@ -93,9 +128,13 @@ def differentiated(function: Callable[..., Any], names: tuple[str, ...], differe
         return tuple(output.detach() for output in made), pullback
 
     def only_outputs(*arguments: Any) -> tuple[Tensor, ...]:
-        return _tensors(tuple(o for o in _results(function(*arguments)) if not _is_integer(o)))
+        made = _tensors(tuple(o for o in _flat(function(*arguments)) if not _is_integer(o)))
+        return tuple(made[i] for i in kept) if kept else made
 
-    return Subject(names, differentiable, run, only_outputs, "the function's backward")
+    def only(i: int) -> Subject:
+        return differentiated(function, names, (i,), kept)
+
+    return Subject(names, differentiable, run, only_outputs, "the function's backward", only)
 
 
 def functional(module: nn.Module, inputs: int) -> tuple[Callable[..., Any], tuple[str, ...], list[Tensor]]:
@@ -142,20 +181,27 @@ def _results(result: Any) -> tuple[Any, ...]:
     return tuple(result) if isinstance(result, tuple | list) else (result,)
 
 
+def _flat(result: Any) -> tuple[Any, ...]:
+    """The outputs of a function that may nest them, as `nn.LSTM` does, or leave some out with None."""
+    if not isinstance(result, Mapping | tuple | list):
+        return (result,)
+    return tuple(value for part in _results(result) if part is not None for value in _flat(part))
+
+
 def _tensors(values: Sequence[Any]) -> tuple[Tensor, ...]:
     tensors = tuple(torch.as_tensor(v) if hasattr(v, "__array__") and not isinstance(v, Tensor) else v for v in values)
     for value in tensors:
         if not isinstance(value, Tensor):
             raise ValueError(f"forward returned a {type(value).__name__} where an output, a tensor, was expected")
         if not value.is_floating_point():
-            raise ValueError(f"an output of forward is {value.dtype}, which has no gradient: return floating point")
+            raise ValueError(f"an output of forward is {value.dtype}: return floating point, which alone is checked")
     if not tensors:
         raise ValueError("forward returned no tensor of floating point: there is nothing to differentiate")
     return tensors
 
 
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, Tensor) and not value.is_floating_point()
+    return isinstance(value, Tensor) and not value.is_floating_point() and not value.is_complex()
 
 
 def _gradients(result: Any) -> Gradients:

@@ -5,8 +5,8 @@
 - Lower precision. The truth is the float64 result on the same (rounded) inputs. The error allowed is MULTIPLE times the
   error that autograd has itself at that dtype (there and at a few inputs nearby, because one result can be right by
   luck), plus FLOOR units of rounding.
-  Where there is no autograd to ask, it is FLOOR + √n units, n the number of terms that may have been added up: the
-  errors of a sum in any order grow like a random walk.
+  Where there is no autograd to ask, it is FLOOR + √n units, n the number of terms that may have been added up (16-bit
+  numbers in float32): the errors of a sum in any order grow like a random walk.
 - Badly conditioned gradients. Where one unit of rounding in the inputs moves the truth itself, FLOOR times that
   movement is allowed. A caller who knows the size of the summands may say so instead (`condition`).
 - A gradient that is zero in exact arithmetic (a bias before batch norm) is no more than the rounding of its summands,
@@ -14,7 +14,8 @@
 
 Two things are judged, with two limits: ‖difference‖ against ‖truth‖, and the largest |difference| against the root mean
 square of the truth, or one wrong element among a million would hide. At float64 an error of 1e-9 in one element of
-root-mean-square size, at float32 one of 0.1%, must not pass: a comparison that could not see it (VISIBLE) fails.
+root-mean-square size, at float32 one of 0.1%, must not pass: a comparison that could not see it (VISIBLE) fails. In 16
+bits the same holds of errors as large as the element.
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ FLOAT64_TOLERANCE = 500 * MEASURED_FLOOR
 MULTIPLE = 4  # of autograd's own error
 FLOOR = {torch.float64: 64, torch.float32: 16, torch.bfloat16: 4, torch.float16: 4}  # units of rounding of the norm
 ELEMENT = 16  # an element's error may be so many times the root mean square of the errors
-VISIBLE = {torch.float64: 1e-9, torch.float32: 1e-3}  # an element's error that must not pass
+VISIBLE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.2, torch.bfloat16: 1.0}  # what must not pass
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}  # for a diagnosis
 
 
@@ -65,10 +66,14 @@ def tolerance_beside(dtype: torch.dtype, own: Tensor, size: float, condition: fl
 
 
 def tolerance_of_sums(dtype: torch.dtype, terms: int) -> Tolerance:
-    """Of a lower precision without an autograd to ask; `terms` may have been added up in any order."""
-    epsilon, walk = torch.finfo(dtype).eps, sqrt(terms)
-    norm, element = (FLOOR[dtype] + walk) * epsilon, (ELEMENT * FLOOR[dtype] + 6 * walk) * epsilon
-    return Tolerance(norm, element, f"{FLOOR[dtype]} + √{terms:,} units of rounding in {_name(dtype)}")
+    """Of a lower precision without an autograd to ask; `terms` may have been added up in any order.
+
+    16-bit numbers are added up in float32, by libraries and by hardware.
+    """
+    adding = torch.float32 if torch.finfo(dtype).bits == 16 else dtype
+    floor, walk = FLOOR[dtype] * torch.finfo(dtype).eps, sqrt(terms) * torch.finfo(adding).eps
+    origin = f"{FLOOR[dtype]} units of rounding in {_name(dtype)} + √{terms:,} in {_name(adding)}"
+    return Tolerance(floor + walk, ELEMENT * floor + 6 * walk, origin)
 
 
 def magnified(dtype: torch.dtype) -> float:

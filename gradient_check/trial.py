@@ -2,7 +2,7 @@
 
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import sqrt
 from pathlib import Path
@@ -15,27 +15,17 @@ from gradient_check.cases import Case, cases
 from gradient_check.compare import Judgement, judge, judge_all
 from gradient_check.diagnosis import Evidence
 from gradient_check.oracles import moved_by_rounding
-from gradient_check.properties import copies, linear, repeatable, written_to
+from gradient_check.properties import alone, copies, linear, repeatable, written_to
 from gradient_check.report import Diagnosis, Report, Row
-from gradient_check.slopes import differences, dot_product, excused_at_kinks, together
-from gradient_check.subject import Gradients, Pullback, Subject
-from gradient_check.tolerances import FLOOR
+from gradient_check.slopes import ORACLE, all_cleared, differences, dot_product, excused_at_kinks, together
+from gradient_check.subject import Gradients, Pullback, Run, Subject
+from gradient_check.tolerances import FLOOR, magnified
 from gradient_check.truth import Autograd, Doubts, Truth, doubled, plain
 
 STREAM = 0x0DD5EED  # keeps the cotangent from being the very numbers that an example drew from the same small seed
 EPSILON = torch.finfo(torch.float64).eps
+BLIND = 0.1  # of the norm: central differences that are no better, where nothing else judges, show nothing
 ILL_POSED = 0.1  # of an output's norm: moved so far by one unit of rounding in the inputs, it has no digit left
-
-
-@dataclass(frozen=True)
-class Run:
-    """One forward and backward pass of what is on trial."""
-
-    arguments: Sequence[Any]
-    cotangents: Sequence[Tensor]
-    outputs: Sequence[Tensor]
-    gradients: Mapping[str, Tensor | None]
-    case: bool  # fed beside the example
 
 
 @dataclass
@@ -52,7 +42,7 @@ class Trial:
     candidates: Mapping[str, Tensor]
     seed: int
     notes: list[str] = field(default_factory=list)
-    scales: dict[str, float] = field(default_factory=dict)  # root mean square of each true gradient of the example
+    scales: dict[str, float] = field(default_factory=dict)  # root mean square of each gradient of the example
 
     def report(self) -> Report:
         self.generator = torch.Generator().manual_seed(STREAM ^ self.seed)
@@ -77,6 +67,7 @@ class Trial:
         if isinstance(gradients, Row):
             return outputs, cotangents, [gradients]
         run = Run(self.arguments, cotangents, outputs, gradients, case=False)
+        self.scales = {name: _rms(gradient) for name, gradient in gradients.items() if gradient is not None}
         pure = written_to(before, [*self.arguments, *outputs, *fed])
         rows = []
         for oracle in self._whole_oracles:
@@ -102,6 +93,8 @@ class Trial:
                     self._terms(run),
                 )
             )
+            if self.subject.only and len(gradients) > 1 and all(row.passed for row in rows):
+                rows.append(alone(self.subject, self.arguments, cotangents, first, self._terms(run)))
         return outputs, cotangents, rows
 
     def _forward(self) -> tuple[tuple[Tensor, ...], Pullback]:
@@ -153,6 +146,9 @@ class Trial:
             finite = truth.finite
             doubts = autograd.doubts(truth, run.arguments, run.cotangents) if finite and not run.case else Doubts()
         except Exception as error:  # whatever a forward raises that was not made for autograd
+            if not run.case and oracle == "reference":
+                said = f"the reference could not be asked: {_said(error)}"
+                raise ValueError(f"{said}; give one that takes forward's arguments, in float64 too") from error
             if not run.case:
                 self.notes.append(f"{oracle} could not be asked: {_said(error)}")
             return []
@@ -164,7 +160,7 @@ class Trial:
         if not all(row.passed for row in rows):
             return rows
         if not run.case:
-            self.scales |= {name: g.norm().item() / sqrt(max(g.numel(), 1)) for name, g in truth.gradients.items()}
+            self.scales |= {name: _rms(gradient) for name, gradient in truth.gradients.items()}
         judgements = self._judgements(oracle, run, truth, doubts)
         found = self._judge(run, truth, judgements, forward)
         if run.case and not all(row.passed for row in found):  # perhaps it is badly conditioned there
@@ -174,7 +170,7 @@ class Trial:
         for row in found:
             position = self._position(row.name)
             actual, against = run.gradients[row.name], judgements[row.name]
-            rows.append(excused_at_kinks(row, actual, against, forward, position, run.arguments, run.cotangents))
+            rows.append(excused_at_kinks(row, actual, against, forward, position, run))
         return rows
 
     def _judgements(self, oracle: str, run: Run, truth: Truth, doubts: Doubts) -> dict[str, Judgement]:
@@ -238,42 +234,114 @@ class Trial:
         if at_kink:
             self.notes.append("dot product was not asked: at a kink, forward mode may take another slope")
             return []
-        gradients = [gradient for gradient in run.gradients.values() if gradient is not None]
-        if len(gradients) < len(run.gradients):
+        if any(gradient is None for gradient in run.gradients.values()):
             return []
         forward, positions = self.reference or self.subject.forward, self.subject.differentiable
         try:
-            return [dot_product(forward, positions, run.arguments, run.cotangents, gradients, self.generator)]
+            return [dot_product(forward, positions, run, self.generator)]
         except Exception as error:  # no forward mode, or no float64
             self.notes.append(f"dot product could not be asked: {_said(error)}")
             return []
 
     def _differences(self, run: Run, judged: Sequence[Row]) -> list[Row]:
-        """Of what was not found wrong already; what another oracle allowed for rounding is allowed here too."""
-        wrong = {row.name for row in judged if not row.passed}
-        allowed = {row.name: row.tolerance for row in judged}
+        """Central differences, of what was not found wrong already.
+
+        They judge in float64: of lower precision, the function's own gradients there, which then judge those on trial.
+        """
+        wide = self._in_double(run)
+        known, wrong = {row.name for row in judged}, {row.name for row in judged if not row.passed}
+        positions = [i for i in self.subject.differentiable if run.arguments[i].numel()]
+        at_once = run.case and _all_double(wide.gradients.values())
+        at_once = at_once and self._all_cleared(positions, wide)
+        if at_once and wide is run:
+            return [Row("gradients", "all gradients", (), True, "", 0.0, 0.0, oracle=ORACLE, absolute_error=0.0)]
         rows = []
-        for name, gradient in run.gradients.items():
+        for name in run.gradients:
             position = self._position(name)
-            if name in wrong or run.arguments[position].numel() == 0:
+            if name in wrong or position not in positions:
                 continue
-            try:
-                row = differences(
-                    self.subject.forward,
-                    position,
-                    run.arguments,
-                    run.cotangents,
-                    name,
-                    gradient,
-                    self._terms(run),
-                    allowed.get(name, 0.0),
-                    self.generator,
-                )
-            except Exception as error:
-                self.notes.append(f"differences could not be asked for {name}: {_said(error)}")
+            terms, ordinary = self._terms(run), self.scales.get(name, 0.0) if run.case else 0.0
+            row = Row(name, name, tuple(run.arguments[position].shape), True, oracle=ORACLE)
+            if not at_once:
+                try:
+                    row = differences(self.subject.forward, position, wide, name, terms, ordinary, self.generator)
+                except Exception as error:  # forward takes the example and nothing beside it
+                    self.notes.append(f"differences could not be asked for {name}: {_said(error)}")
+                    continue
+            if not row.passed and run.case and row.absolute_error <= self._lost_in_rounding(name, wide):
                 continue
-            rows.append(row)
+            if row.passed and name not in known and wide is not run:
+                row = replace(self._beside_own(name, run, wide), kinks=row.kinks)
+            rows.append(row if run.case or name in known else self._if_shown(row, run.gradients[name]))
         return rows
+
+    def _in_double(self, run: Run) -> Run:
+        """The same in float64, by what is on trial; the run itself if it is that already, or has no float64."""
+        if all(run.arguments[i].dtype == torch.float64 for i in self.subject.differentiable):
+            return run
+        arguments, cotangents = doubled(plain(run.arguments)), doubled(plain(run.cotangents))
+        try:
+            outputs, pullback = self.subject.run(arguments)
+            gradients = pullback(copies(cotangents))
+        except Exception:  # a kernel of one dtype
+            return run
+        if len(gradients) != len(run.gradients) or not _all_double([*gradients, *outputs]):
+            return run
+        return replace(
+            run, arguments=arguments, cotangents=cotangents, outputs=outputs,
+            gradients=dict(zip(run.gradients, gradients, strict=True)),
+        )  # fmt: skip
+
+    def _beside_own(self, name: str, run: Run, wide: Run) -> Row:
+        """A gradient of lower precision against the same in float64, which central differences have confirmed."""
+        truth, argument = wide.gradients[name], run.arguments[self._position(name)]
+        assert truth is not None
+        floor = FLOOR[argument.dtype] * torch.finfo(argument.dtype).eps * self.scales.get(name, 0.0)
+        against = Judgement(
+            None, truth, self.titles[name], argument.dtype, argument.device, terms=self._terms(run), oracle=ORACLE,
+            floor=floor * self._growth(run) if run.case else 0.0, allow_trivial=True, capped=not run.case,
+        )  # fmt: skip
+        row = judge(name, run.gradients[name], against)
+        if not row.passed:
+            against = replace(against, moved=self._moved(wide).get(name))
+            row = judge_all({name: run.gradients[name]}, {name: against}, Evidence()).rows[0]
+        return replace(row, origin=f"beside its float64, which differences confirm: {row.origin}")
+
+    def _moved(self, wide: Run) -> dict[str, Tensor]:
+        """How far one unit of rounding in the arguments moves the gradients, by what is on trial itself."""
+        nudged = [
+            moved_by_rounding(v, 0) if i in self.subject.differentiable else v for i, v in enumerate(wide.arguments)
+        ]
+        try:
+            gradients = self.subject.run(nudged)[1](copies(wide.cotangents))
+        except Exception:  # it takes the arguments and nothing beside them
+            return {}
+        pairs = zip(wide.gradients.items(), gradients, strict=True)
+        return {name: (b - a).abs().nan_to_num(0.0) for (name, a), b in pairs if a is not None and b is not None}
+
+    def _lost_in_rounding(self, name: str, wide: Run) -> float:
+        """How far off a gradient may be where forward is badly conditioned; differences cannot judge there."""
+        moved = self._moved(wide).get(name)
+        return 0.0 if moved is None else magnified(torch.float64) * moved.abs().max().item()
+
+    def _all_cleared(self, positions: Sequence[int], wide: Run) -> bool:
+        ordinary = max(self.scales.values(), default=0.0)
+        try:
+            return all_cleared(self.subject.forward, positions, wide, ordinary, self.generator)
+        except Exception:  # forward takes the case and nothing beside it
+            return False
+
+    def _if_shown(self, row: Row, gradient: Tensor | None) -> Row:
+        """Where nothing else judges, differences that can tell nothing are a failure."""
+        if not row.passed or gradient is None or row.name in self.zeros or not gradient.any():
+            return row
+        if row.kinks == gradient.numel():
+            reason = "nothing is shown: every element sits at a kink, or forward bends too much nearby"
+        elif row.tolerance > BLIND:
+            reason = "nothing is shown: forward is too steep, or its values too large, for central differences"
+        else:
+            return row
+        return replace(row, passed=False, reason=f"{reason}; choose another example, or give a reference")
 
     def _case(self, case: Case) -> list[Row]:
         rows = self._rows_of(case)
@@ -302,6 +370,11 @@ class Trial:
         gradients = self._pull(pullback, cotangents)
         if isinstance(gradients, Row):
             return [gradients]
+        if self.subject.only:  # autograd gave every gradient of the example; None is zero here
+            gradients = {
+                name: torch.zeros_like(case.arguments[self._position(name)]) if gradient is None else gradient
+                for name, gradient in gradients.items()
+            }
         pure = written_to([*before, *kept], [*case.arguments, *cotangents])
         rows = [pure] if pure else []
         run = Run(case.arguments, kept, outputs, gradients, case=True)
@@ -323,12 +396,11 @@ class Trial:
 
     def _together(self, run: Run, rows: Sequence[Row]) -> list[Row]:
         """What each element may claim at a kink, they may not claim all at once."""
-        gradients = [gradient for gradient in run.gradients.values() if gradient is not None]
         if not (any(row.kinks for row in rows) and all(row.passed for row in rows)):
             return []
         forward, positions = self.reference or self.subject.forward, self.subject.differentiable
         try:
-            return [together(forward, positions, run.arguments, run.cotangents, gradients, self.generator)]
+            return [together(forward, positions, run, self.generator)]
         except Exception:  # forward takes no values beside these
             return []
 
@@ -355,6 +427,14 @@ class Trial:
             f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name} = {value!r}"
             for name, value in zip(self.subject.names, self.arguments, strict=True)
         )
+
+
+def _all_double(tensors: Iterable[Tensor | None]) -> bool:
+    return all(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
+
+
+def _rms(gradient: Tensor) -> float:
+    return gradient.double().nan_to_num(0.0, 0.0, 0.0).norm().item() / sqrt(max(gradient.numel(), 1))
 
 
 def _said(error: Exception) -> str:

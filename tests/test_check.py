@@ -68,7 +68,7 @@ def test_a_right_backward_passes_in_every_precision(dtype):
 def test_several_precisions_are_told_apart_in_the_report():
     report = check_backward(linear, linear_backward, LINEAR, dtypes=["float64", torch.float32], cases=[])
     assert {row.label for row in report.rows if row.name == "dW"} == {"dW in float64", "dW in float32"}
-    errors = [row.relative_error for row in report.rows if row.label == "dW in float32"]
+    errors = [row.relative_error for row in report.rows if row.label == "dW in float32" and row.oracle == "autograd"]
     assert all(1e-9 < error < 1e-6 for error in errors)
 
 
@@ -93,15 +93,15 @@ def test_all_that_is_promised_is_fed():
         "cotangent transposed", "cotangent sliced", "cotangent offset", "cotangent expanded",
         "cotangent expanded from one number",
         "inputs transposed", "inputs sliced", "inputs offset", "x expanded",
-        "one example", "no example",
-        "x zeros", "x all zero", "x next to zero", "x tied", "x ±1e4",
+        "one example less", "one example", "no example",
+        "x zeros", "x all zero", "x next to zero", "x tied", "x ±1e4", "x of all sizes",
         "ids repeated",
     ]  # fmt: skip
 
 
 def test_cases_are_chosen():
     report = check_backward(linear, linear_backward, LINEAR, cases=["batch"])
-    assert {row.case for row in report.rows} == {"", "one example", "no example"}
+    assert {row.case for row in report.rows} == {"", "one example less", "one example", "no example"}
 
 
 def test_arrays_are_given_to_a_numpy_layer():
@@ -258,7 +258,7 @@ def test_writing_to_an_input_is_found_in_a_function_too():
             return -dy
 
     report = check_function(lambda x: Negate.apply(x), [draw(5, 3)])
-    assert "in place" in {row.diagnosis.kind for row in report.failures}
+    assert "in place" in {row.diagnosis.kind for row in report.failures if row.diagnosis}
 
 
 def test_a_cache_that_is_shared_by_all_calls_is_found():
@@ -394,6 +394,34 @@ def test_an_autograd_function_with_and_without_a_reference(monkeypatch):
     assert first_failure(check_function(Square.apply, example)).oracle == "differences"
     row = first_failure(check_function(Square.apply, example, reference=lambda x, scale: scale * x**2))
     assert row.diagnosis.kind == "factor"
+
+
+def test_a_steep_forward_is_no_kink_where_autograd_has_its_slope():
+    x = 1e-11 * (draw(5, 6).abs() + 0.1)
+    row = first_failure(check_backward(lambda x: (x.log(), x), lambda dy, x: 7 * dy / x, [x], cases=[]))
+    assert (row.oracle, row.diagnosis.kind) == ("autograd", "factor")
+
+
+def test_differences_that_are_lost_in_the_rounding_of_forward_show_nothing(monkeypatch):
+    monkeypatch.setattr(Square, "factor", 6.0)
+    row = first_failure(check_function(lambda x: Square.apply(x, 1.0) + 1e12, [draw(5, 3)], cases=[]))
+    assert row.reason.startswith("nothing is shown: forward is too steep, or its values too large")
+
+
+def test_outputs_may_be_nested_and_left_out():
+    report = check_function(nn.LSTM(3, 2).double(), [draw(4, 5, 3)], cases=[])
+    report.assert_passed()
+    assert not check_function(lambda x: (x.sin(), None, {"y": x * x.detach()}), [draw(3)], cases=[]).passed
+
+
+def test_a_gradient_in_single_precision_beside_others_in_double():
+    check_function(lambda x, y: x.double() * y, [draw(3).float(), draw(3, seed=1)], cases=[]).assert_passed()
+
+
+def test_a_numpy_scalar_is_a_number():
+    report = check_function(Square.apply, [draw(5, 3), np.float64(1.5)], cases=[])
+    report.assert_passed()
+    assert [row.name for row in report.rows if row.oracle] == ["dx"]
 
 
 def test_a_modules_parameters_are_checked_too():
@@ -555,6 +583,15 @@ def relu_backward(da, z):
             "autograd through this function is what is on trial",
         ),
         (lambda: check_function(torch.tanh, [draw(3).numpy()]), "give tensors in the example"),
+        (
+            lambda: check_function(torch.tanh, [draw(3)], reference=lambda x: x[:2]),
+            "the reference could not be asked: RuntimeError: Mismatch in shape",
+        ),
+        (
+            lambda: check_function(torch.tanh, [draw(3)], reference=lambda x, y: x),
+            "the reference could not be asked: TypeError",
+        ),
+        (lambda: compare_gradients({}, {}), "nothing to compare"),
         (lambda: compare_gradients({"v": [1.0]}, {"v": draw(1)}), "actual v is a list: give a tensor"),
         (lambda: compare_gradients({"v": np.array(["a"])}, {"v": draw(1)}), "actual v is an array of"),
         (
@@ -586,3 +623,175 @@ def test_too_few_and_too_many_gradients_are_counted():
 def test_what_cannot_be_asked_is_noted():
     report = check_function(Square.apply, [draw(5, 3), 2.0], cases=[])
     assert any(re.match("dot product could not be asked: .*jvp", note) for note in report.notes)
+
+
+# What a review by strangers found to pass
+
+
+class Split(torch.autograd.Function):
+    """Two outputs, x² and x³; the wrong one forgets its second cotangent where the first is absent."""
+
+    right = True
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x)
+        return x**2, x**3
+
+    @staticmethod
+    def backward(ctx, dsquare, dcube):
+        (x,) = ctx.saved_tensors
+        if dsquare is None:
+            return 3 * x * x * dcube if Split.right else None
+        return 2 * x * dsquare if dcube is None else 2 * x * dsquare + 3 * x * x * dcube
+
+
+def test_every_output_is_fed_alone(monkeypatch):
+    check_function(Split.apply, [draw(5, 3)]).assert_passed()
+    monkeypatch.setattr(Split, "right", False)
+    row = first_failure(check_function(Split.apply, [draw(5, 3)]))
+    assert (row.name, row.reason[:80]) == (
+        "linear", "dx is not linear in the cotangent: for the outputs one by one it is off by 8.83e"[:80],
+    ) or "the outputs one by one" in row.reason  # fmt: skip
+
+
+class Frozen(torch.autograd.Function):
+    right = True
+
+    @staticmethod
+    def forward(ctx, x, W):
+        ctx.save_for_backward(x, W)
+        return x @ W.T
+
+    @staticmethod
+    def backward(ctx, dz):
+        x, W = ctx.saved_tensors
+        dx = dz @ W if ctx.needs_input_grad[0] else None
+        scratch = 1.0 if ctx.needs_input_grad[0] or Frozen.right else 0.5
+        return dx, scratch * dz.T @ x if ctx.needs_input_grad[1] else None
+
+
+def test_every_gradient_is_asked_for_alone(monkeypatch):
+    check_function(Frozen.apply, LINEAR[:2]).assert_passed()
+    monkeypatch.setattr(Frozen, "right", False)
+    row = first_failure(check_function(Frozen.apply, LINEAR[:2]))
+    assert (row.name, row.reason[:40]) == ("alone", "dW is another where no other gradient is")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda dz: dz.clamp(-100, 100), lambda dz: torch.where(dz.abs() < 1e-6, 0, dz)],
+    ids=["clamped", "flushed"],
+)
+def test_cotangents_of_all_sizes_are_fed(spoil):
+    row = first_failure(check_backward(linear, lambda dz, cache: linear_backward(spoil(dz), cache), LINEAR))
+    assert (row.name, row.diagnosis.kind) == ("linear", "not linear")
+
+
+def test_a_buffer_that_is_returned_and_written_over_is_found():
+    buffer = torch.empty(7, 3, dtype=torch.float64)
+
+    def backward(dz, cache):
+        x, W = cache
+        return torch.mm(dz, W, out=buffer) if len(x) == 7 else dz @ W, dz.T @ x, dz.sum(dim=0)
+
+    row = first_failure(check_backward(linear, backward, LINEAR))
+    assert (row.name, "wrote over the gradients" in row.reason) == ("linear", True)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_layouts_of_images_and_of_attention_are_fed(dim):
+    def backward(da, a):
+        if da.stride(dim) == 1 and da.shape[dim] > 1 and not da.is_contiguous():
+            da = da.flip(dim)
+        return da * (1 - a * a)
+
+    def strided_heads(da, a):
+        if da.stride(1) < da.stride(2):
+            da = da.flip(2)
+        return da * (1 - a * a)
+
+    wrong = backward if dim == 1 else strided_heads
+    report = check_backward(lambda z: (torch.tanh(z), torch.tanh(z)), wrong, [draw(2, 3, 4, 5)])
+    assert {row.diagnosis.kind for row in report.failures} == {"strided"}
+
+
+def test_slopes_between_the_ordinary_and_the_huge_are_fed():
+    def backward(da, z):
+        return da * torch.where((z > 5) & (z < 50), 0.0, 1.0)
+
+    row = first_failure(check_backward(lambda z: (z * 1.0, z), backward, [draw(9, 8)]))
+    assert row.case == "z of all sizes"
+
+
+def test_a_lost_remainder_of_the_batch_is_found():
+    def backward(dz, cache):  # in pieces of four
+        x, W = cache
+        whole = len(x) // 4 * 4
+        return dz @ W, dz[:whole].T @ x[:whole], dz.sum(dim=0)
+
+    row = first_failure(check_backward(linear, backward, [draw(8, 3), *LINEAR[1:]]))
+    assert (row.case, row.name) == ("one example less", "dW")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_lower_precision_without_an_oracle_is_judged_by_its_own_float64(dtype):
+    """And quickly: differences look at float64 only."""
+
+    class Linear(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, W):
+            ctx.save_for_backward(x, W)
+            return x @ W.T
+
+        @staticmethod
+        def backward(ctx, dz):
+            x, W = ctx.saved_tensors
+            dW = dz.T @ x
+            if dz.dtype != torch.float64:
+                dW[17, 23] += factor * dW.norm() / 40
+            return dz @ W, dW
+
+    example = [draw(30, 40), draw(40, 40, seed=1)]
+    factor = 0.0
+    report = check_function(Linear.apply, example, dtypes=[dtype])
+    report.assert_passed()
+    assert not report.kinks
+    factor = 1.0
+    row = first_failure(check_function(Linear.apply, example, dtypes=[dtype]))
+    assert (row.name, row.index) == ("dW", (17, 23))
+    assert row.origin.startswith("beside its float64, which differences confirm")
+
+
+def test_an_output_without_a_gradient_is_no_output():
+    check_function(lambda x: (x * x, x.detach()), [draw(5, 3)]).assert_passed()
+
+
+def test_16_bits_do_not_let_a_gradient_of_zeros_pass():
+    x = 3 + 0.01 * draw(50)
+    report = check_backward(lambda x: (x.var(), x), lambda d, x: 0 * x, [x], dtypes=["bfloat16"], oracles=["autograd"])
+    assert not report.passed
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: compare_gradients([draw(1)], {"v": draw(1)}), "actual is a list: give a dictionary by name"),
+        (lambda: compare_gradients({"v": draw(1)}, {"v": draw(1)}, zeros=["v"]), "zeros is a list: give a dictionary"),
+        (lambda: compare_gradients({"v": draw(1)}, {"v": draw(1)}, condition="x"), "condition is 'x': give a finite"),
+        (lambda: compare_gradients({"v": draw(1)}, {"v": draw(1)}, condition=0.1), "condition is 0.1: give a finite"),
+        (lambda: compare_gradients({"v": draw(1)}, {"v": draw(1)}, truth={"v": draw(2)}), "the truth of v is of shape"),
+        (lambda: check_backward(relu, relu_backward, [draw(3)], outputs=0), "outputs is 0: give how many"),
+        (lambda: check_backward(relu, None, [draw(3)]), "backward is a NoneType: give a function"),
+        (lambda: check_backward(relu, relu_backward, [draw(3)], reference=3), "reference is a int: give a function"),
+        (lambda: check_backward(relu, relu_backward, [draw(3)], seed="a"), "seed is 'a': give a whole number"),
+        (lambda: check_backward(relu, relu_backward, [draw(3)], candidates=[draw(3)]), "candidates is a list: give a"),
+        (lambda: check_backward(relu, relu_backward, [draw(3)], labels=["z"]), "labels is a list: give a dictionary"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+def test_more_bad_input_gets_one_clear_sentence(call, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        call()
+    assert "\n" not in str(caught.value)

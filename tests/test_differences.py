@@ -257,3 +257,39 @@ def test_bad_input():
 def test_central_differences_of_a_cubic():
     v = torch.tensor([1.0, -2.0], dtype=torch.float64)
     assert central_differences(lambda: (v**3).sum(), v).tolist() == pytest.approx([3.0, 12.0], rel=1e-8)
+
+
+@pytest.mark.parametrize(("claimed", "passed"), [(0, True), (2, True), (3, False)])
+def test_where_three_are_equal_any_of_them_may_be_the_middle_one(claimed, passed):
+    """No element alone moves the median there; the fourth never does."""
+    point, gradient = torch.tensor([0.5, 0.5, 0.5, 2.0, -1.0], dtype=torch.float64), torch.zeros(5).double()
+    gradient[claimed] = 1.0
+    found = judge_slopes(lambda v: v.median()[None], point, gradient, generator=seeded(0))
+    assert found.passed is passed
+
+
+def test_equal_values_excuse_nothing_where_f_is_smooth():
+    point = torch.full((4,), 0.5, dtype=torch.float64)
+    gradient = gradient_of(torch.sin, point)
+    assert judge_slopes(torch.sin, point, gradient, generator=seeded(0)).passed
+    gradient[1] += 1e-6
+    assert not judge_slopes(torch.sin, point, gradient, generator=seeded(0)).passed
+
+
+@pytest.mark.parametrize(("claim", "passed"), [(1.2, True), (-0.5, True), (0.7, True), (1.3, False), (-0.6, False)])
+def test_each_summand_may_take_a_side_of_its_own(claim, passed):
+    """Both windows may give their tie to the shared element, or either of them, or none; they bend opposite ways."""
+
+    def windows(v: Tensor) -> Tensor:
+        return torch.stack([1.2 * v[:2].max(), -0.5 * v[1:].max()])
+
+    point = torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64)
+    gradient = torch.tensor([0.0, claim, 0.0], dtype=torch.float64)
+    assert judge_slopes(windows, point, gradient, generator=seeded(0)).passed is passed
+
+
+def test_stairs_finer_than_the_first_steps_are_no_slope():
+    point = torch.tensor([0.3], dtype=torch.float64)
+    found = judge_slopes(lambda v: (v * 1e6).floor() / 1e6, point, torch.zeros(1).double(), generator=seeded(0))
+    assert found.passed
+    assert found.kink_count == 1
