@@ -308,16 +308,15 @@ class Trial:
         return replace(row, origin=f"beside its float64, which differences confirm: {row.origin}")
 
     def _moved(self, wide: Run) -> dict[str, Tensor]:
-        """How far one unit of rounding in the arguments moves the gradients, by what is on trial itself."""
-        nudged = [
-            moved_by_rounding(v, 0) if i in self.subject.differentiable else v for i, v in enumerate(wide.arguments)
-        ]
+        """How far one unit of rounding in the arguments moves the gradients, by what is on trial, all contiguous."""
+        arguments = plain(wide.arguments)
+        nudged = [moved_by_rounding(v, 0) if i in self.subject.differentiable else v for i, v in enumerate(arguments)]
         try:
-            gradients = self.subject.run(nudged)[1](copies(wide.cotangents))
+            before, after = (self.subject.run(fed)[1](plain(wide.cotangents)) for fed in (arguments, nudged))
         except Exception:  # it takes the arguments and nothing beside them
             return {}
-        pairs = zip(wide.gradients.items(), gradients, strict=True)
-        return {name: (b - a).abs().nan_to_num(0.0) for (name, a), b in pairs if a is not None and b is not None}
+        pairs = zip(wide.gradients, before, after, strict=True)
+        return {name: (b - a).abs().nan_to_num(0.0) for name, a, b in pairs if a is not None and b is not None}
 
     def _lost_in_rounding(self, name: str, wide: Run) -> float:
         """How far off a gradient may be where forward is badly conditioned; differences cannot judge there."""

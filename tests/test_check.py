@@ -795,3 +795,23 @@ def test_more_bad_input_gets_one_clear_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_a_layout_that_gives_garbage_is_not_excused_as_rounding():
+    """As torch 2.15's batch norm on a CPU, whose backward reads an expanded weight as if it were contiguous."""
+
+    class Scale(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, w):
+            ctx.save_for_backward(x, w)
+            return x * w
+
+        @staticmethod
+        def backward(ctx, dy):
+            x, w = ctx.saved_tensors
+            garbage = w if w.is_contiguous() else w + 5
+            return dy * garbage, (dy * x).sum(dim=0)
+
+    report = check_function(Scale.apply, [draw(6, 5), draw(5, seed=1)])
+    assert {(row.case, row.name) for row in report.failures} >= {("w expanded", "dx"), ("inputs sliced", "dx")}
+    assert {row.diagnosis.kind for row in report.failures} == {"strided"}
