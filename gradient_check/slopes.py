@@ -10,11 +10,11 @@ from torch import Tensor
 
 from gradient_check.compare import Judgement, judge
 from gradient_check.differences import cleared, judge_slopes, one_sided
-from gradient_check.oracles import directional_derivatives, moved_by_rounding, random_direction
+from gradient_check.oracles import directional_derivatives, moved_by_rounding, outputs_of, random_direction
 from gradient_check.report import Diagnosis, Row
 from gradient_check.subject import Run
 from gradient_check.tolerances import FLOOR, magnified, ratio, tolerance, tolerance_of_sums
-from gradient_check.truth import doubled, outputs_at, plain
+from gradient_check.truth import doubled, plain
 
 KINKS_LOOKED_AT = 200
 ORACLE = "differences"
@@ -144,7 +144,7 @@ def summands_along(
             for i, shape, part in zip(positions, shapes, parts, strict=True):
                 fed[i] = part.view(shape)
             with torch.no_grad():
-                outputs = outputs_at(forward, fed)
+                outputs = outputs_of(forward(*fed))
             return torch.cat([(c * o.double()).flatten() for c, o in zip(cotangents, outputs, strict=False)])
 
         return summands, point
@@ -224,7 +224,7 @@ def together(
         for i, v, moved in zip(positions, points, moves, strict=True):
             fed[i] = v + moved.view(v.shape)
         with torch.no_grad():
-            return _terms(cotangents, outputs_at(forward, fed))
+            return _terms(cotangents, outputs_of(forward(*fed)))
 
     claimed = groups @ torch.cat([g.detach().double().flatten() for g in gradients])
     row = Row("ties", "ties", (), True, "", 0.0, 0.0, oracle=ORACLE, absolute_error=0.0)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradient_check.oracles import autograd_gradients, moved_by
+from gradient_check.oracles import autograd_gradients, moved_by, outputs_of
 
 EPSILON = torch.finfo(torch.float64).eps
 NEAR = 1 / 64  # how far off rounding is drawn anew, also where a saturated function moves little
@@ -47,7 +47,7 @@ class Autograd:
         arguments, cotangents = plain(arguments), plain(cotangents)
         gradients = self._gradients(doubled(arguments), doubled(cotangents))
         with torch.no_grad():
-            outputs = outputs_at(self.forward, doubled(arguments))
+            outputs = outputs_of(self.forward(*doubled(arguments)))
         expected: dict[str, Tensor] | None = gradients
         if any(arguments[i].dtype != torch.float64 for i in self.positions):
             try:
@@ -85,11 +85,6 @@ def _keep_most(most: dict[str, Tensor], found: Mapping[str, Tensor], exact: Mapp
     for name, gradient in found.items():
         error = (gradient.double() - exact[name]).abs().nan_to_num(0.0, 0.0)
         most[name] = torch.maximum(most.get(name, error), error)
-
-
-def outputs_at(forward: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Tensor, ...]:
-    made = forward(*arguments)
-    return tuple(made) if isinstance(made, tuple | list) else (made,)
 
 
 def plain(values: Sequence[Any]) -> list[Any]:
