@@ -21,7 +21,7 @@ class Run:
     cotangents: Sequence[Tensor]
     outputs: Sequence[Tensor]
     gradients: Mapping[str, Tensor | None]
-    case: bool  # fed beside the example
+    case: str = ""  # the group of what is fed beside the example; empty for that
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Trial:
         gradients = self._pull(pullback, fed)
         if isinstance(gradients, Row):
             return outputs, cotangents, [gradients]
-        run = Run(self.arguments, cotangents, outputs, gradients, case=False)
+        run = Run(self.arguments, cotangents, outputs, gradients)
         self.scales = {name: _rms(gradient) for name, gradient in gradients.items() if gradient is not None}
         pure = written_to(before, [*self.arguments, *outputs, *fed])
         rows = []
@@ -177,7 +177,6 @@ class Trial:
         judgements = {}
         for name, gradient in truth.gradients.items():
             argument = run.arguments[self._position(name)]
-            floor = FLOOR[argument.dtype] * torch.finfo(argument.dtype).eps * self.scales.get(name, 0.0)
             judgements[name] = Judgement(
                 expected=None if truth.expected is None else truth.expected[name],
                 truth=gradient,
@@ -186,14 +185,26 @@ class Trial:
                 device=argument.device,
                 moved=doubts.moved.get(name),
                 errors=doubts.errors.get(name),
-                floor=floor * self._growth(run) if run.case else 0.0,
+                floor=self._floor(name, run),
                 terms=self._terms(run),
-                allow_trivial=run.case,
+                allow_trivial=bool(run.case),
                 capped=not run.case,
                 summands=self._summands(doubts.moved.get(name), run) if name in self.zeros else None,
                 oracle=oracle,
             )
         return judgements
+
+    def _floor(self, name: str, run: Run) -> float:
+        """What an element may be off by in a case: the rounding of a gradient as large as the example's.
+
+        At special values a forward pass may cancel and lose half of its digits, and autograd through it too.
+        """
+        if not run.case:
+            return 0.0
+        dtype = run.arguments[self._position(name)].dtype
+        epsilon = torch.finfo(dtype).eps
+        rounding = FLOOR[dtype] * epsilon * self._growth(run)
+        return self.scales.get(name, 0.0) * (max(rounding, sqrt(epsilon)) if run.case == "values" else rounding)
 
     def _growth(self, run: Run) -> float:
         """How many times larger the largest number is that is fed than the example's: so much larger is rounding."""
@@ -251,7 +262,7 @@ class Trial:
         wide = self._in_double(run)
         known, wrong = {row.name for row in judged}, {row.name for row in judged if not row.passed}
         positions = [i for i in self.subject.differentiable if run.arguments[i].numel()]
-        at_once = run.case and _all_double(wide.gradients.values())
+        at_once = bool(run.case) and _all_double(wide.gradients.values())
         at_once = at_once and self._all_cleared(positions, wide)
         if at_once and wide is run:
             return [Row("gradients", "all gradients", (), True, "", 0.0, 0.0, oracle=ORACLE, absolute_error=0.0)]
@@ -296,10 +307,9 @@ class Trial:
         """A gradient of lower precision against the same in float64, which central differences have confirmed."""
         truth, argument = wide.gradients[name], run.arguments[self._position(name)]
         assert truth is not None
-        floor = FLOOR[argument.dtype] * torch.finfo(argument.dtype).eps * self.scales.get(name, 0.0)
         against = Judgement(
             None, truth, self.titles[name], argument.dtype, argument.device, terms=self._terms(run), oracle=ORACLE,
-            floor=floor * self._growth(run) if run.case else 0.0, allow_trivial=True, capped=not run.case,
+            floor=self._floor(name, run), allow_trivial=True, capped=not run.case,
         )  # fmt: skip
         row = judge(name, run.gradients[name], against)
         if not row.passed:
@@ -376,7 +386,7 @@ class Trial:
             }
         pure = written_to([*before, *kept], [*case.arguments, *cotangents])
         rows = [pure] if pure else []
-        run = Run(case.arguments, kept, outputs, gradients, case=True)
+        run = Run(case.arguments, kept, outputs, gradients, case.group)
         for oracle in self._whole_oracles:
             if found := self._against(oracle, run):
                 return rows + found + self._together(run, found)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gradient_check import check_function
+from gradient_check.cases import CASES
 
 SAMPLES = 3  # of each operator
 SIZES = range(4, 600)  # elements of a sample's tensors
@@ -87,7 +88,8 @@ def test_no_operator_raises_an_alarm(name, database):
     chosen = [sample for sample in samples(database[name]) if shows_something(*sample)]
     assert chosen
     for function, tensors, fixed in chosen:
-        check_function(function, tensors, not_differentiable=fixed).assert_passed()
+        cases = [case for case in CASES if case != "values" or not name.startswith("linalg")]  # singular matrices
+        check_function(function, tensors, not_differentiable=fixed, cases=cases).assert_passed()
 
 
 def test_there_are_enough_operators():
