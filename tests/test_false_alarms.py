@@ -116,5 +116,7 @@ def test_few_right_layers_raise_no_alarm(dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_thousand_right_layers_raise_no_alarm(dtype):
-    alarms = [said for seed in range(MANY) if (said := alarm(seed, dtype))]
-    assert not alarms, f"{len(alarms)} of {MANY}\n" + "\n".join(alarms)
+    """Every other one in float32."""
+    seeds = range(DTYPES.index(dtype), MANY, len(DTYPES))
+    alarms = [said for seed in seeds if (said := alarm(seed, dtype))]
+    assert not alarms, f"{len(alarms)} of {len(seeds)}\n" + "\n".join(alarms)
