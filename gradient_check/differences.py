@@ -114,11 +114,10 @@ def judge_slopes(
 
 def cleared(
     terms: Terms, point: Tensor, gradient: Tensor, *, ordinary: float = 0.0, generator: torch.Generator
-) -> bool:
-    """Whether random directions alone find nothing against `gradient`; if they do, it need not be wrong."""
+) -> Slopes | None:
+    """As `judge_slopes`, by random directions alone; None where they find something, which need not be wrong."""
     with torch.no_grad():
-        judge = _Judge(_Function(terms, point, generator), gradient, 0.0, ordinary, generator)
-        return judge.nothing_against()
+        return _Judge(_Function(terms, point, generator), gradient, 0.0, ordinary, generator).by_directions()
 
 
 def one_sided(terms: Terms, point: Tensor, indices: Iterable[Sequence[int]]) -> list[tuple[float, float, float]]:
@@ -401,10 +400,10 @@ class _Judge:
                     self._clear(a, b, DIRECTIONS // 2, parts)
         return self._slopes(left_out=sum(stop - start for _, start, stop in parts))
 
-    def nothing_against(self) -> bool:
+    def by_directions(self) -> Slopes | None:
         parts: list[tuple[float, int, int]] = []
         self._clear(0, self.gradient.numel(), DIRECTIONS, parts)
-        return not parts
+        return None if parts else self._slopes(left_out=0)
 
     def _clear(self, start: int, stop: int, count: int, parts: list[tuple[float, int, int]]) -> None:
         """Look along directions through the elements from start to stop; add them to `parts` unless all agree."""

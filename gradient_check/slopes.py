@@ -102,16 +102,18 @@ def all_cleared(
     run: Run,
     ordinary: float,
     generator: torch.Generator,
-) -> bool:
-    """Whether directions through all arguments at once find nothing against the gradients, which are in float64."""
+) -> Row | None:
+    """All gradients, in float64, along directions through all arguments at once; None where that finds something."""
     gradients = [gradient for gradient in run.gradients.values() if gradient is not None]
-    if len(gradients) < len(positions) or not all(gradient.isfinite().all() for gradient in gradients):
-        return False
+    if len(gradients) < len(run.gradients) or not all(gradient.isfinite().all() for gradient in gradients):
+        return None
     together = torch.cat([gradient.detach().flatten() for gradient in gradients])
-    if not together.numel():
-        return True
     summands, point = summands_along(forward, positions, run)
-    return cleared(summands, point, together, ordinary=ordinary, generator=generator)
+    found = cleared(summands, point, together, ordinary=ordinary, generator=generator)
+    if found is None:
+        return None
+    errors, limits = (found.error, found.element_error), (found.tolerance, found.element_tolerance)
+    return Row("gradients", "all gradients", (), True, "", *errors, *limits, found.origin, ORACLE)
 
 
 def _without_infinities(gradient: Tensor, summands: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:

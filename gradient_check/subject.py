@@ -63,7 +63,7 @@ def hand_written(
                 f"and then the cache that backward needs"
             )
         made, cache = _tensors(result[:outputs]), result[outputs]
-        earlier: list[tuple[Tensor, Tensor]] = []  # gradients that were returned, and copies of them
+        earlier: list[tuple[Tensor, Tensor]] = []  # gradients of the last call, and copies of them
 
         def pullback(cotangents: Sequence[Tensor | None]) -> Gradients:
             given = [torch.zeros_like(o) if c is None else c for o, c in zip(made, cotangents, strict=True)]
@@ -73,9 +73,9 @@ def hand_written(
             if not all(torch.equal(old, copy) or old.isnan().any() for old, copy in earlier):
                 raise RuntimeError("this call wrote over the gradients that an earlier one had returned")
             own = returned if isinstance(returned, tuple | list) else (returned,)
-            earlier.extend(
+            earlier[:] = [
                 (g, c) for g, c in zip(own, gradients, strict=True) if isinstance(g, Tensor) and c is not None
-            )
+            ]
             return gradients
 
         return made, pullback

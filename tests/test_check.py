@@ -62,7 +62,7 @@ def first_failure(report):
 def test_a_right_backward_passes_in_every_precision(dtype):
     report = check_backward(linear, linear_backward, LINEAR, dtypes=[dtype])
     report.assert_passed()
-    assert {row.oracle for row in report.rows if row.name == "dW" and not row.case} == {"autograd", "differences"}
+    assert {row.oracle for row in report.rows if not row.case} == {"autograd", "differences", "dot product", ""}
 
 
 def test_several_precisions_are_told_apart_in_the_report():
@@ -389,7 +389,7 @@ def test_an_autograd_function_with_and_without_a_reference(monkeypatch):
     check_function(Square.apply, example).assert_passed()
     report = check_function(Square.apply, example, reference=lambda x, scale: scale * x**2)
     report.assert_passed()
-    assert [row.oracle for row in report.rows if row.name == "dx" and not row.case] == ["reference", "differences"]
+    assert [row.oracle for row in report.rows if row.name == "dx" and not row.case] == ["reference"]
     monkeypatch.setattr(Square, "factor", 1.0)
     assert first_failure(check_function(Square.apply, example)).oracle == "differences"
     row = first_failure(check_function(Square.apply, example, reference=lambda x, scale: scale * x**2))

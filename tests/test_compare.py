@@ -235,7 +235,7 @@ def test_a_right_backward_passes():
     report.assert_passed()
     example = [(row.name, row.oracle) for row in report.rows if not row.case]
     assert example == [
-        ("dz", "autograd"), ("dz", "differences"), ("dot product", "dot product"), ("pure", ""), ("linear", ""),
+        ("dz", "autograd"), ("gradients", "differences"), ("dot product", "dot product"), ("pure", ""), ("linear", ""),
     ]  # fmt: skip
 
 
