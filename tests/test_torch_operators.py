@@ -17,7 +17,7 @@ from gradient_check import check_function
 from gradient_check.cases import CASES
 
 SAMPLES = 3  # of each operator
-SIZES = range(4, 200)  # elements of a sample's tensors
+SIZES = range(4, 600)  # elements of a sample's tensors
 SUBJECTS = {
     "elementwise": "abs addcdiv atan2 clamp div exp fmin lerp lgamma log logaddexp maximum mul pow reciprocal rsqrt "
     "sin sinc sqrt tan tanh where nn.functional.elu nn.functional.gelu nn.functional.glu nn.functional.hardswish "
