@@ -1,6 +1,8 @@
 """Learners of either implementation for the same small problem, at the same initial values."""
 
+from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import torch
 from both_ways import LOSSES, TWIN_LOSSES
@@ -9,7 +11,7 @@ from torch import Tensor
 import reference.mlp
 from manual_backprop.initializers import INITIALIZERS, initialize
 from manual_backprop.models.mlp import MLP
-from manual_backprop.optimizers import SGD
+from manual_backprop.optimizers import OPTIMIZERS
 from training.data import Split
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
@@ -22,19 +24,21 @@ def manual_mlp(
     train: Split,
     *,
     dtype: torch.dtype = torch.float64,
-    momentum: float = 0.0,
+    optimizer: str = "sgd",
     l2: float = 0.0,
     init: str = "scaled-normal",
     seed: int = 0,
+    **settings: Any,
 ) -> ManualLearner:
-    learner = ManualLearner(model, LOSSES[loss], SGD(momentum), train, dtype=dtype, l2=l2)
+    learner = ManualLearner(model, LOSSES[loss], OPTIMIZERS[optimizer](**settings), train, dtype=dtype, l2=l2)
     initialize(learner.params, INITIALIZERS[init], seed)
     return learner
 
 
 def reference_mlp(manual: ManualLearner, loss: str, dtype: torch.dtype | None = None) -> ReferenceLearner:
     """The twin of a learner from `manual_mlp`, at the same θ."""
-    model, settings = manual.model, {"momentum": manual.optimizer.momentum}
+    model, settings = manual.model, asdict(manual.optimizer)
+    (settings["optimizer"],) = (name for name, kind in OPTIMIZERS.items() if isinstance(manual.optimizer, kind))
     settings["l2"] = 0.0 if manual.decay is None else manual.decay.max().item()
     twin = reference.mlp.MLP(model.sizes, model.activations)
     learner = ReferenceLearner(twin, TWIN_LOSSES[loss], manual.train, dtype=dtype or manual.dtype, **settings)
@@ -52,6 +56,11 @@ def random_batches(steps: int, batch: int, examples: int, seed: int = 0) -> Tens
     return torch.randint(0, examples, (steps, batch), generator=torch.Generator().manual_seed(seed))
 
 
+METHODS: dict[str, dict[str, Any]] = {name: {"optimizer": name} for name in OPTIMIZERS} | {
+    "momentum": {"optimizer": "sgd", "momentum": 0.9}
+}
+
+
 def rates(steps: int, lr: float) -> Tensor:
     return torch.full((steps,), lr, dtype=torch.float64)
 
@@ -59,4 +68,5 @@ def rates(steps: int, lr: float) -> Tensor:
 def relative_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     """The largest ‖difference‖/‖b‖ of any tensor."""
     assert a.keys() == b.keys()
-    return max(((a[name] - b[name]).norm() / b[name].norm()).item() for name in b if b[name].is_floating_point())
+    floating = [name for name in b if b[name].is_floating_point() and not torch.equal(a[name], b[name])]
+    return max(((a[name] - b[name]).norm() / b[name].norm()).item() for name in floating) if floating else 0.0

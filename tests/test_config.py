@@ -21,10 +21,12 @@ EVERY_FIELD_CHANGED = Config(
     activation=("tanh", "relu", "gelu", "identity"),
     loss="softmax-cross-entropy",
     label_smoothing=0.1,
-    optimizer="sgd",
+    optimizer="muon",
     lr=1e-3,
     schedule="constant",
     momentum=0.9,
+    betas=(0.8, 0.99),
+    eps=1e-7,
     l2=1e-4,
     batch_size=33,
     epochs=2,
@@ -60,7 +62,7 @@ def test_a_preset_survives_being_written_and_read(name: str, tmp_path: Path) -> 
 
 
 def test_every_field_survives_being_written_and_read(tmp_path: Path) -> None:
-    same_by_nature = {"impl", "optimizer"}  # check_every needs manual; there is one optimizer
+    same_by_nature = {"impl"}  # check_every needs manual
     unchanged = {f.name for f in fields(Config) if getattr(EVERY_FIELD_CHANGED, f.name) == getattr(Config(), f.name)}
     assert unchanged <= same_by_nature
     assert load_preset(toml(tmp_path / "c.toml", EVERY_FIELD_CHANGED.to_toml())) == EVERY_FIELD_CHANGED
@@ -141,6 +143,8 @@ def test_a_whole_number_is_a_number() -> None:
         ("lr", [1e-9, 1e9], [0.0, -1.0, float("nan"), float("inf")]),
         ("l2", [0.0, 1.0], [-1e-9, float("nan"), float("inf")]),
         ("momentum", [0.0, 0.999], [-0.1, 1.0, float("nan")]),
+        ("betas", [()], [(-0.1, 0.9), (0.9, 1.0), (float("nan"),)]),
+        ("eps", [1e-8], [0.0, -1.0, float("nan"), float("inf")]),
         ("batch_size", [1], [0, -1]),
         ("epochs", [1], [0, -1]),
         ("log_every", [1], [0, -1]),
@@ -169,6 +173,43 @@ def test_label_smoothing_is_from_0_to_below_1_and_only_for_softmax() -> None:
             Config(loss="softmax-cross-entropy", label_smoothing=value)
     with pytest.raises(UserError, match="label smoothing goes with"):
         Config(loss="quadratic", label_smoothing=0.1)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "option", "wanted"),
+    [
+        ("sgd", {"betas": (0.9,)}, "sgd has no betas"),
+        ("sgd", {"eps": 1e-3}, "sgd has no eps"),
+        ("adam", {"momentum": 0.9}, "adam has no momentum"),
+        ("lion", {"eps": 1e-3}, "lion has no eps"),
+        ("adam", {"betas": (0.9,)}, "adam takes 2 betas, such as 0.9 0.999, not 1"),
+        ("rmsprop", {"betas": (0.9, 0.99)}, "rmsprop takes 1 betas, such as 0.99"),
+    ],
+)
+def test_an_option_that_the_optimizer_has_not_is_refused(optimizer: str, option: dict, wanted: str) -> None:
+    with pytest.raises(UserError, match=wanted):
+        Config(optimizer=optimizer, **option)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings"),
+    [
+        ("sgd", {"momentum": 0.0}),
+        ("nesterov", {"momentum": 0.9}),
+        ("adagrad", {"eps": 1e-8}),
+        ("rmsprop", {"betas": (0.99,), "eps": 1e-8}),
+        ("adam", {"betas": (0.9, 0.999), "eps": 1e-8}),
+        ("lion", {"betas": (0.9, 0.99)}),
+        ("muon", {"momentum": 0.95, "betas": (0.9, 0.999), "eps": 1e-8}),
+    ],
+)
+def test_an_optimizer_has_its_own_defaults_and_they_are_written_down(
+    optimizer: str, settings: dict, sample: Dataset
+) -> None:
+    config = Config(optimizer=optimizer)  # type: ignore[arg-type]
+    assert config.optimizer_settings == settings
+    resolved = config.resolved(sample)
+    assert {name: getattr(resolved, name) for name in settings} == settings
 
 
 @pytest.mark.parametrize("impl", ["reference", "both"])

@@ -14,6 +14,13 @@ CASES = {
     "relu and l2": (("relu", "relu", "identity"), "softmax-cross-entropy", 0.1, {"l2": 1e-3, "init": "he"}),
     "gelu, momentum and l2": (("gelu", "gelu", "identity"), "smoothed", 0.02, {"momentum": 0.9, "l2": 1e-4}),
     "softplus": (("softplus", "leaky_relu", "sigmoid"), "squared-error", 0.3, {}),
+    "nesterov": (("tanh", "tanh", "identity"), "softmax-cross-entropy", 0.02, {"optimizer": "nesterov"}),
+    "adagrad": (("relu", "relu", "identity"), "softmax-cross-entropy", 0.01, {"optimizer": "adagrad", "init": "he"}),
+    "rmsprop": (("tanh", "tanh", "identity"), "softmax-cross-entropy", 1e-3, {"optimizer": "rmsprop"}),
+    "adam": (("sigmoid", "sigmoid", "sigmoid"), "quadratic", 3e-3, {"optimizer": "adam"}),
+    "adamw": (("tanh", "tanh", "identity"), "softmax-cross-entropy", 1e-3, {"optimizer": "adamw", "l2": 0.1}),
+    "lion": (("tanh", "tanh", "identity"), "softmax-cross-entropy", 3e-4, {"optimizer": "lion", "l2": 0.1}),
+    "muon": (("tanh", "tanh", "identity"), "softmax-cross-entropy", 1e-3, {"optimizer": "muon", "l2": 0.1}),
     "sigmoids all through": (("sigmoid", "sigmoid", "identity"), "sigmoid-cross-entropy", 0.5, {"init": "xavier"}),
 }
 

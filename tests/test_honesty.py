@@ -116,9 +116,9 @@ class Witness(MLP):
 
 @dataclass(frozen=True)
 class WitnessSGD(SGD):
-    def update(self, theta, gradient, state, lr, decay):
+    def update(self, theta, gradient, state, lr, t, decay, split):
         assert torch.is_inference_mode_enabled()
-        super().update(theta, gradient, state, lr, decay)
+        super().update(theta, gradient, state, lr, t, decay)
 
 
 def test_the_whole_step_runs_under_inference_mode_and_nothing_requires_grad():

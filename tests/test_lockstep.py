@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from both_ways import LOSSES
-from problems import checked_mlp, manual_mlp, random_batches, rates, reference_mlp, relative_difference
+from problems import METHODS, checked_mlp, manual_mlp, random_batches, rates, reference_mlp, relative_difference
 from wrong_mlps import (
     BiasGradientIsTheMean,
     FirstLayerForgotten,
@@ -19,7 +19,7 @@ from wrong_mlps import (
 
 from manual_backprop import losses
 from manual_backprop.models.mlp import MLP
-from manual_backprop.optimizers import SGD
+from manual_backprop.optimizers import SGD, Lion
 from training.data import Dataset, Split
 from training.learners.checked import MAX_ERROR, CheckedLearner, GradientMismatch
 
@@ -30,6 +30,9 @@ CONFIGURATIONS = {
     "gelu and softplus": (("gelu", "softplus", "identity"), "sigmoid-cross-entropy", 0.3, {"l2": 1e-2}),
     "leaky relu": (("leaky_relu", "leaky_relu", "identity"), "squared-error", 0.02, {"init": "xavier"}),
 }
+
+
+each_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
 def noise_split(examples: int = 60, features: int = 5, classes: int = 5) -> Split:
@@ -51,16 +54,42 @@ def test_no_false_alarm(sample, activations, loss, lr, settings, dtype):
     assert 0 < learner.metrics[MAX_ERROR] < limit
 
 
-def test_what_is_checked_is_what_is_trained(sample):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@each_method
+def test_no_false_alarm_whatever_the_optimizer(sample, method, dtype):
+    """Not even with all that an optimizer makes of gradients that are zero (dead pixels) or nearly so."""
+    model, loss = MLP((784, 12, 9, 10), ("tanh", "relu", "identity")), "softmax-cross-entropy"
+    manual = manual_mlp(model, loss, sample.train, dtype=dtype, l2=1e-3, **method)
+    lr = 0.1 if method["optimizer"] in ("sgd", "nesterov") else 1e-3
+    losses = checked_mlp(manual, loss).advance(random_batches(30, 16, len(sample.train)), rates(30, lr))
+    assert losses.isfinite().all()
+
+
+@dataclass(frozen=True)
+class ForgetsDecayOfTheMean(Lion):
+    """Wrong where only the next step would show it: the mean is not brought up to date."""
+
+    def update(self, theta, gradient, state, lr, t, decay, split):
+        super().update(theta, gradient, {"mean": state["mean"].clone()}, lr, t, decay)
+
+
+def test_a_wrong_optimizer_state_is_named_at_once():
+    """The reference takes over the manual state, so that a later step could not tell."""
+    manual = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), optimizer="lion")
+    learner = checked_mlp(manual, "quadratic")
+    manual.optimizer = ForgetsDecayOfTheMean()
+    with pytest.raises(GradientMismatch, match=r"step 1: the step's new mean of layer1\.weight: "):
+        learner.advance(random_batches(2, 4, 60), rates(2, 0.01))
+
+
+@each_method
+def test_what_is_checked_is_what_is_trained(sample, method):
     """A checked run takes exactly the steps that an unchecked one takes."""
-    model = MLP((784, 12, 10), ("tanh", "identity"))
-    alone = manual_mlp(model, "softmax-cross-entropy", sample.train, dtype=torch.float32, momentum=0.9)
-    both = checked_mlp(
-        manual_mlp(model, "softmax-cross-entropy", sample.train, dtype=torch.float32, momentum=0.9),
-        "softmax-cross-entropy",
-    )
+    model, loss = MLP((784, 12, 10), ("tanh", "identity")), "softmax-cross-entropy"
+    alone, checked = (manual_mlp(model, loss, sample.train, dtype=torch.float32, **method) for _ in range(2))
+    both = checked_mlp(checked, loss)
     batches = random_batches(20, 8, len(sample.train))
-    assert torch.equal(alone.advance(batches, rates(20, 0.1)), both.advance(batches, rates(20, 0.1)))
+    assert torch.equal(alone.advance(batches, rates(20, 0.01)), both.advance(batches, rates(20, 0.01)))
     assert torch.equal(alone.params.theta, both.manual.params.theta)
 
 
@@ -124,8 +153,8 @@ def test_the_step_that_fails_is_not_taken(dtype):
 class BiasesDecay(SGD):
     """A wrong update: L2 on everything."""
 
-    def update(self, theta, gradient, state, lr, decay):
-        super().update(theta, gradient, state, lr, None if decay is None else decay.max().expand_as(theta))
+    def update(self, theta, gradient, state, lr, t, decay, split):
+        super().update(theta, gradient, state, lr, t, None if decay is None else decay.max().expand_as(theta))
 
 
 def test_a_wrong_update_is_named_and_undone():
@@ -186,26 +215,48 @@ def test_a_single_confident_example_raises_no_alarm():
             checked_mlp(manual, "softmax-cross-entropy").advance(torch.tensor([[0, 1, 2]]), rates(1, 0.1))
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_state_passes_from_one_implementation_to_the_other_and_back(momentum):
-    manual = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), momentum=momentum, l2=0.01)
+@pytest.mark.parametrize("change", ["missing", "superfluous", "empty", "transposed"])
+@pytest.mark.parametrize("which", ["manual", "reference"])
+def test_an_optimizer_state_that_does_not_fit_is_refused(which, change):
+    learner = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), optimizer="adam")
+    if which == "reference":
+        learner = reference_mlp(learner, "quadratic")
+    state = learner.state_dict()
+    if change == "missing":
+        del state["optimizer"]["mean"]["layer1.bias"]
+    elif change == "superfluous":
+        state["optimizer"]["velocity"] = state["optimizer"]["mean"]
+    elif change == "empty":
+        state["optimizer"] = {}
+    else:
+        state["optimizer"]["mean"]["layer1.weight"] = state["optimizer"]["mean"]["layer1.weight"].T
+    with pytest.raises(
+        ValueError, match=r"layer1|the optimizer's state is (empty|mean, square_mean, velocity), but here"
+    ):
+        learner.load_state_dict(state)
+
+
+@each_method
+def test_state_passes_from_one_implementation_to_the_other_and_back(method):
+    model = MLP((5, 4, 5), ("tanh", "identity"))
+    manual = manual_mlp(model, "quadratic", noise_split(), **method, l2=0.01)
     batches = random_batches(60, 6, 60)
-    manual.advance(batches[:20], rates(20, 0.1))
+    manual.advance(batches[:20], rates(20, 0.01))
 
     reference = reference_mlp(manual, "quadratic")
     assert reference.steps == 20
-    reference.advance(batches[20:40], rates(20, 0.1))
-    manual.advance(batches[20:40], rates(20, 0.1))
+    reference.advance(batches[20:40], rates(20, 0.01))
+    manual.advance(batches[20:40], rates(20, 0.01))
     assert relative_difference(manual.state_dict()["model"], reference.state_dict()["model"]) < 1e-13
 
-    fresh = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), momentum=momentum, l2=0.01)
+    fresh = manual_mlp(model, "quadratic", noise_split(), **method, l2=0.01)
     fresh.load_state_dict(reference.state_dict())
     assert fresh.steps == 40
-    fresh.advance(batches[40:], rates(20, 0.1))
-    reference.advance(batches[40:], rates(20, 0.1))
+    fresh.advance(batches[40:], rates(20, 0.01))
+    reference.advance(batches[40:], rates(20, 0.01))
     mine, theirs = fresh.state_dict(), reference.state_dict()
     assert relative_difference(mine["model"], theirs["model"]) < 1e-13
-    assert mine["optimizer"].keys() == theirs["optimizer"].keys() == ({"velocity"} if momentum else set())
+    assert mine["optimizer"].keys() == theirs["optimizer"].keys() == manual.optimizer_state.keys()
     for key in theirs["optimizer"]:
         assert relative_difference(mine["optimizer"][key], theirs["optimizer"][key]) < 1e-13
 

@@ -1,75 +1,123 @@
-"""Update equations against hand calculation and torch.optim, fed the same recorded gradients."""
+"""Update equations against torch.optim, fed the same recorded gradients, and against calculation by hand."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import reference.optimizers
-from manual_backprop.optimizers import SGD
+from manual_backprop.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Lion, Muon, Optimizer, orthogonalized
 from manual_backprop.parameters import Parameters
 
 STEPS = 1000
-SETTINGS = {
-    "plain": {},
-    "momentum": {"momentum": 0.9},
-    "l2": {"l2": 0.01},
-    "momentum and l2": {"momentum": 0.9, "l2": 0.01},
+METHODS = {
+    "sgd": ("sgd", {}),
+    "momentum": ("sgd", {"momentum": 0.9}),
+    "nesterov": ("nesterov", {"momentum": 0.8}),
+    "adagrad": ("adagrad", {"eps": 1e-3}),
+    "rmsprop": ("rmsprop", {"betas": (0.95,), "eps": 1e-3}),
+    "adam": ("adam", {"betas": (0.85, 0.99), "eps": 1e-3}),
+    "adamw": ("adamw", {"betas": (0.85, 0.99), "eps": 1e-3}),
+    "lion": ("lion", {"betas": (0.8, 0.95)}),
+    "muon": ("muon", {"momentum": 0.9, "betas": (0.85, 0.99), "eps": 1e-3}),
 }
+each_method = pytest.mark.parametrize(("name", "settings"), METHODS.values(), ids=METHODS)
 
 
-def run(optimizer: SGD, theta: Tensor, gradients: list[Tensor], lr: float, decay: Tensor | None) -> Tensor:
-    state = optimizer.init(theta)
-    rate = torch.tensor(lr, dtype=torch.float64)
-    for gradient in gradients:
-        optimizer.update(theta, gradient, state, rate, decay)
-    return theta
+class Twins:
+    """A small network's parameters, as θ and as a module with an optimizer of its own."""
+
+    def __init__(self, name: str, settings: dict, lr: float, l2: float) -> None:
+        torch.manual_seed(5)
+        self.module = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 7)).double()
+        shapes = {name: tuple(p.shape) for name, p in self.module.named_parameters()}
+        self.parameters = Parameters(shapes, dtype=torch.float64)
+        self.parameters.load_state_dict(self.module.state_dict())
+        self.gradient = self.parameters.zeros_like()
+        self.mine, self.lr = OPTIMIZERS[name](**settings), torch.tensor(lr, dtype=torch.float64)
+        self.decay = self.parameters.vector(lambda name: 0.0 if name.endswith(".bias") else l2) if l2 else None
+        self.state = self.mine.init(self.parameters.theta)
+        self.theirs = reference.optimizers.OPTIMIZERS[name](self.module, l2=l2, **settings)
+        for group in self.theirs.param_groups:
+            group["lr"] = lr
+
+    def step(self, t: int, gradient: Tensor) -> None:
+        self.gradient.theta.copy_(gradient)
+        time = torch.tensor(t, dtype=torch.float64)
+        theta, split = self.parameters.theta, self.parameters.split
+        self.mine.update(theta, self.gradient.theta, self.state, self.lr, time, self.decay, split)
+        for name, p in self.module.named_parameters():
+            p.grad = self.gradient[name].clone()
+        self.theirs.step()
+
+    def differences(self) -> dict[str, Tensor]:
+        """|difference| over the root mean square of the reference's tensor, of θ and of the state."""
+        mine = {"theta": self.parameters.state_dict()}
+        mine |= {key: self.parameters.split(vector) for key, vector in self.state.items()}
+        theirs = {"theta": {name: p.detach() for name, p in self.module.named_parameters()}}
+        theirs |= reference.optimizers.state_of(self.theirs, self.module)
+        assert mine.keys() == theirs.keys()
+        errors = {}
+        for key, tensors in theirs.items():
+            for name, tensor in tensors.items():
+                difference, size = (mine[key][name] - tensor).abs(), tensor.square().mean().sqrt()
+                assert tensor.isfinite().all()
+                errors[f"{key} of {name}"] = difference / size if size else difference
+        return errors
 
 
 def recorded_gradients(size: int) -> list[Tensor]:
-    """Noise around a mean that changes sign, over six orders of magnitude."""
+    """Noise around a mean that changes sign, over four orders of magnitude."""
     generator = torch.Generator().manual_seed(11)
-    scale = 10 ** torch.linspace(-3, 3, size, dtype=torch.float64)
+    scale = 10 ** torch.linspace(-2, 2, size, dtype=torch.float64)
     return [
         scale * (torch.randn(size, generator=generator, dtype=torch.float64) + (-1) ** (t // 100)) for t in range(STEPS)
     ]
 
 
-@pytest.mark.parametrize("lr", [1e-3, 0.5, 100.0], ids=lambda lr: f"lr {lr}")
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_sgd_is_torchs_for_a_thousand_recorded_gradients(settings, lr):
-    momentum, l2 = settings.get("momentum", 0.0), settings.get("l2", 0.0)
-    start = torch.linspace(-2, 2, 37, dtype=torch.float64)
-    gradients = recorded_gradients(37)
-    theirs = nn.Parameter(start.clone())
-    optimizer = torch.optim.SGD([theirs], lr=lr, momentum=momentum, weight_decay=l2)
-    for gradient in gradients:
-        theirs.grad = gradient.clone()
-        optimizer.step()
-    mine = run(SGD(momentum), start.clone(), gradients, lr, torch.full_like(start, l2) if l2 else None)
-    error = (mine - theirs.detach()).abs() / theirs.detach().abs()
-    assert theirs.isfinite().all()
-    assert error.max() < 1e-12
+@pytest.mark.parametrize("l2", [0.0, 0.01], ids=lambda l2: f"l2 {l2}")
+@pytest.mark.parametrize("lr", [1e-3, 50.0], ids=["an ordinary rate", "an absurd rate"])
+@each_method
+def test_a_thousand_recorded_gradients_lead_to_the_same_parameters_and_state(name, settings, lr, l2):
+    twins = Twins(name, settings, lr, l2)
+    start = twins.parameters.theta.clone()
+    for t, gradient in enumerate(recorded_gradients(len(start)), start=1):
+        twins.step(t, gradient)
+    for what, error in twins.differences().items():
+        assert error.max() < 1e-12, what
+    assert (twins.parameters.theta - start).norm() > 0.05
 
 
-def test_l2_pulls_at_weights_and_not_at_biases():
-    module = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)).double()
-    parameters = Parameters({name: tuple(p.shape) for name, p in module.named_parameters()}, dtype=torch.float64)
-    parameters.load_state_dict(module.state_dict())
-    biases = {name: tensor.clone() for name, tensor in parameters.items() if name.endswith(".bias")}
-    optimizer = reference.optimizers.sgd(module, momentum=0.5, l2=0.1)
-    decay = parameters.vector(lambda name: 0.0 if name.endswith(".bias") else 0.1)
-    nothing = torch.zeros_like(parameters.theta)
-    run(SGD(momentum=0.5), parameters.theta, [nothing] * 10, 0.3, decay)
-    for group in optimizer.param_groups:
-        group["lr"] = 0.3
-    for _ in range(10):
-        for p in module.parameters():
-            p.grad = torch.zeros_like(p)
-        optimizer.step()
-    for name, theirs in module.state_dict().items():
-        torch.testing.assert_close(parameters[name], theirs, rtol=1e-12, atol=0)
-    for name, before in biases.items():
-        assert torch.equal(parameters[name], before)
+@each_method
+def test_l2_pulls_at_weights_and_not_at_biases(name, settings):
+    twins = Twins(name, settings, lr=0.3, l2=0.1)
+    before = twins.parameters.state_dict()
+    for t in range(1, 11):
+        twins.step(t, torch.zeros_like(twins.parameters.theta))
+    for name, error in twins.differences().items():
+        assert error.max() < 1e-12, name
+    for name, p in twins.parameters.items():
+        assert torch.equal(p, before[name]) == name.endswith(".bias")
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(), Lion(), Muon()], ids=["adamw", "lion", "muon"])
+def test_decoupled_decay_shrinks_by_the_rate_times_lambda_whatever_the_gradient_was(optimizer):
+    def after(decay: Tensor | None) -> Tensor:
+        theta = torch.tensor([2.0, -3.0], dtype=torch.float64)
+        walk(optimizer, theta, lambda w: torch.tensor([1e3, 1e-3], dtype=torch.float64), steps=1, decay=decay)
+        return theta
+
+    pulled = after(torch.tensor([0.5, 0.0], dtype=torch.float64)) - after(None)
+    torch.testing.assert_close(pulled, torch.tensor([-0.1 * 0.5 * 2.0, 0.0], dtype=torch.float64), rtol=1e-13, atol=0)
+
+
+def walk(optimizer: Optimizer, theta: Tensor, slope, *, steps: int, lr: float = 0.1, decay: Tensor | None = None):
+    """θ after each step."""
+    state, path = optimizer.init(theta), []
+    for t in range(1, steps + 1):
+        rate, time = torch.tensor(lr, dtype=theta.dtype), torch.tensor(t, dtype=torch.float64)
+        optimizer.update(theta, slope(theta), state, rate, time, decay)
+        path.append(theta.clone())
+    return path
 
 
 # C = w² from w = 1, so ∂C/∂w = 2w, at η = 0.1: w after each of three steps, worked out on paper.
@@ -81,29 +129,109 @@ BOWL = {
     "l2": (SGD(), 0.5, (0.75, 0.5625, 0.421875)),
     # v = 2.5, 4.125, 4.55625 with v ← 0.9 v + 2.5 w
     "momentum and l2": (SGD(momentum=0.9), 0.5, (0.75, 0.3375, -0.118125)),
+    # w ← w − 0.1 (sign(c) + ½ w): c = 0.2, then 0.018 + 0.17, and so on, all positive
+    "lion and l2": (Lion(), 0.5, (0.85, 0.7075, 0.572125)),
 }
 
 
 @pytest.mark.parametrize(("optimizer", "l2", "path"), BOWL.values(), ids=BOWL)
 def test_three_steps_in_a_bowl(optimizer, l2, path):
     w = torch.ones(1, dtype=torch.float64)
-    state, rate = optimizer.init(w), torch.tensor(0.1, dtype=torch.float64)
-    decay = torch.full_like(w, l2) if l2 else None
-    seen = []
-    for _ in path:
-        optimizer.update(w, 2 * w, state, rate, decay)
-        seen.append(w.item())
-    assert seen == pytest.approx(path, rel=1e-14, abs=0)
+    seen = walk(optimizer, w, lambda w: 2 * w, steps=3, decay=torch.full_like(w, l2) if l2 else None)
+    assert [w.item() for w in seen] == pytest.approx(path, rel=1e-14, abs=0)
 
 
-def test_a_step_reads_the_gradient_and_the_decay_and_writes_to_neither():
-    theta, gradient, decay = torch.ones(3), torch.tensor([1.0, 2.0, 3.0]), torch.full((3,), 0.5)
-    optimizer = SGD(momentum=0.9)
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_the_first_step_of_adam_is_the_rate_whatever_the_size_of_the_gradient(scale):
+    """m̂ = g and v̂ = g², so ε aside the step is η sign(g): that is what the hats are for."""
+    theta = torch.zeros(3, dtype=torch.float64)
+    gradient = scale * torch.tensor([3.0, -0.5, 1.0], dtype=torch.float64)
+    walk(Adam(eps=1e-30), theta, lambda w: gradient, steps=1)
+    torch.testing.assert_close(theta, -0.1 * gradient.sign(), rtol=1e-12, atol=0)
+
+
+def test_lion_remembers_longer_than_it_looks_back():
+    """g = 1, then −1: c = 0.8·0.1 − 0.2 < 0 turns at once; with g = 1, …, 1 in m, it does not."""
+    slopes = iter([1.0, -1.0, *[1.0] * 30, -1.0])
+    theta = torch.zeros(1, dtype=torch.float64)
+    path = walk(Lion((0.8, 0.9)), theta, lambda w: torch.tensor([next(slopes)], dtype=torch.float64), steps=33)
+    moves = [round((b - a).item() / 0.1) for a, b in zip([torch.zeros(1), *path], path, strict=False)]
+    assert moves[:2] == [-1, 1]
+    assert moves[-1] == -1
+
+
+def test_lion_stays_where_there_is_no_slope():
+    theta = torch.ones(3, dtype=torch.float64)
+    walk(Lion(), theta, torch.zeros_like, steps=3)
+    assert theta.tolist() == [1, 1, 1]
+
+
+# Muon
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5), (1, 9), (9, 1), (40, 30)], ids=str)
+def test_orthogonalization_keeps_directions_and_takes_singular_values_near_one(shape):
+    """Against the singular value decomposition: the polynomial acts on S alone, and leaves U and V."""
+    G = 1e3 * torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    U, S, Vh = torch.linalg.svd(G, full_matrices=False)
+    s = S / S.norm()
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    torch.testing.assert_close(orthogonalized(G), U @ torch.diag(s) @ Vh, rtol=0, atol=1e-9)
+    assert s.min() > 0.3
+    assert s.max() < 1.3
+
+
+def test_orthogonalization_of_zero_is_zero():
+    assert torch.equal(orthogonalized(torch.zeros(3, 4)), torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize("shape", [(12, 30), (30, 12)], ids=str)
+def test_muon_is_torchs_up_to_its_bfloat16(shape):
+    """torch.optim.Muon always rounds to bfloat16, 8 bits, in the iteration: steps agree to some percent."""
+    generator = torch.Generator().manual_seed(4)
+    p = nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64))
+    mine = Parameters({"w": shape}, dtype=torch.float64)
+    mine["w"] = p.detach().clone()
+    start = p.detach().clone()
+    theirs = torch.optim.Muon([p], lr=0.1, momentum=0.9, weight_decay=0.2, adjust_lr_fn="match_rms_adamw")
+    optimizer, decay = Muon(momentum=0.9), torch.full_like(mine.theta, 0.2)
+    state = optimizer.init(mine.theta)
+    for t in range(1, 6):
+        gradient = torch.randn(shape, generator=generator, dtype=torch.float64)
+        p.grad = gradient.clone()
+        theirs.step()
+        lr, time = torch.tensor(0.1, dtype=torch.float64), torch.tensor(t, dtype=torch.float64)
+        optimizer.update(mine.theta, gradient.flatten(), state, lr, time, decay, mine.split)
+    moved = (p.detach() - start).norm()
+    assert (mine["w"] - p.detach()).norm() < 0.03 * moved
+    assert moved > 0.1 * start.norm()
+
+
+def test_muon_takes_a_kernel_as_a_matrix_of_one_row_per_output():
+    shapes = {"kernel": (3, 2, 5, 4), "matrix": (3, 40)}
+    parameters, gradient = (Parameters(shapes, dtype=torch.float64) for _ in range(2))
+    gradient["matrix"] = torch.randn(3, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradient["kernel"] = gradient["matrix"].view(3, 2, 5, 4).clone()
+    optimizer, one = Muon(), torch.tensor(1.0, dtype=torch.float64)
+    state = optimizer.init(parameters.theta)
+    optimizer.update(parameters.theta, gradient.theta, state, one, one, None, parameters.split)
+    assert torch.equal(parameters["kernel"].flatten(1), parameters["matrix"])
+    assert parameters["matrix"].norm() > 0
+
+
+@each_method
+def test_a_step_reads_the_gradient_and_the_decay_and_writes_to_neither(name, settings):
+    theta, gradient, decay = torch.ones(6), torch.arange(6.0), torch.full((6,), 0.5)
+    optimizer = OPTIMIZERS[name](**settings)
     state = optimizer.init(theta)
-    for _ in range(2):
-        optimizer.update(theta, gradient, state, torch.tensor(0.1), decay)
-    assert gradient.tolist() == [1.0, 2.0, 3.0]
-    assert decay.tolist() == [0.5, 0.5, 0.5]
+    for t in range(1, 3):
+        lr, time = torch.tensor(0.1), torch.tensor(float(t))
+        optimizer.update(theta, gradient, state, lr, time, decay, lambda v: {"w": v[:4].view(2, 2), "b": v[4:]})
+    assert (lr.item(), time.item()) == (torch.tensor(0.1).item(), 2.0)
+    assert gradient.tolist() == [0, 1, 2, 3, 4, 5]
+    assert decay.tolist() == [0.5] * 6
+    assert all(vector.shape == theta.shape for vector in state.values())
 
 
 def test_without_momentum_there_is_no_state():

@@ -13,6 +13,7 @@ from running import assert_same, call, flags, metrics, train_loop, values, write
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
+from manual_backprop.optimizers import OPTIMIZERS
 from training import checkpoint, loop
 from training.config import Config
 from training.data import Dataset, load
@@ -84,8 +85,12 @@ def test_stopped_after_any_step_and_in_any_evaluation(
     }
 
 
-def test_stopped_again_and_again(data: Dataset, tmp_path: Path) -> None:
-    settings = config(data)
+@pytest.mark.parametrize(
+    "impl", ["manual", "reference", *(pytest.param(impl, marks=pytest.mark.slow) for impl in IMPLS[2:])]
+)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_stopped_again_and_again(optimizer: str, impl: str, data: Dataset, tmp_path: Path) -> None:
+    settings = config(data, momentum=0.0, optimizer=optimizer, impl=impl, lr=0.01)
     train_loop(settings, data, tmp_path / "whole")
     pieces, finished = 0, False
     while not finished:

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 
 from manual_backprop.losses import LOSSES
+from manual_backprop.optimizers import OPTIMIZERS
 from training.data import Dataset
 from training.errors import UserError
 
@@ -49,14 +50,18 @@ class Config:
     """The cost of an example: ½‖a−y‖², ‖a−y‖², or a cross-entropy from logits."""
     label_smoothing: float = 0.0
     """Move the targets this far, from 0 to below 1, towards the uniform distribution (softmax-cross-entropy only)."""
-    optimizer: Literal["sgd"] = "sgd"
-    """How the gradient moves the parameters."""
+    optimizer: Literal["sgd", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lion", "muon"] = "sgd"
+    """How the gradient moves the parameters; adamw, lion and muon decouple --l2, and muon moves biases by adamw."""
     lr: float = 10.0
     """Learning rate η at the start of the schedule."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """How the learning rate goes on from there."""
     momentum: float = 0.0
-    """Momentum μ, from 0 to below 1."""
+    """Momentum μ, from 0 to below 1; left out, sgd has none, nesterov 0.9, muon 0.95."""
+    betas: tuple[float, ...] = ()
+    """Averaging factors: β of rmsprop, β₁ β₂ of adam, adamw, lion and muon; left out, those of torch or the paper."""
+    eps: float = 1e-8
+    """ε in the denominator of adagrad, rmsprop, adam, adamw and muon."""
     l2: float = 0.0
     """λ of the penalty ½λΣw² on weights (not biases): Nielsen's λ/n, torch's weight_decay."""
     batch_size: int = 100
@@ -92,6 +97,8 @@ class Config:
         self._check("lr", 0 < self.lr < math.inf, "a positive number")
         self._check("l2", 0 <= self.l2 < math.inf, "a number from 0")
         self._check("momentum", 0 <= self.momentum < 1, "from 0 to below 1")
+        self._check("betas", all(0 <= beta < 1 for beta in self.betas), "from 0 to below 1 each")
+        self._check("eps", 0 < self.eps < math.inf, "a positive number")
         self._check("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 to below 1")
         self._check("hidden", bool(self.hidden) and min(self.hidden) >= 1, "one or more whole numbers from 1")
         layers = len(self.hidden) + 1
@@ -106,16 +113,37 @@ class Config:
             )
         if self.label_smoothing and self.loss != "softmax-cross-entropy":
             raise UserError(f"label smoothing goes with --loss softmax-cross-entropy, not with {self.loss}")
+        self._check_optimizer()
         if self.check_every and self.impl != "manual":
             raise UserError(f"--check-every goes with --impl manual, not with {self.impl}")
         if self.device.startswith("mps") and (self.impl == "both" or self.check_every):
             raise UserError("--device mps has no float64, which the comparison with autograd needs: give --device cpu")
+
+    def _check_optimizer(self) -> None:
+        own = self._optimizer_defaults
+        for name, off in {"momentum": 0.0, "betas": (), "eps": Config.eps}.items():
+            if name not in own and getattr(self, name) != off:
+                raise UserError(
+                    f"{self.optimizer} has no {name}: leave out {flag(name)}, or choose another --optimizer"
+                )
+        if self.betas and len(self.betas) != len(own["betas"]):
+            count, example = len(own["betas"]), " ".join(map(str, own["betas"]))
+            raise UserError(f"{self.optimizer} takes {count} betas, such as {example}, not {len(self.betas)}")
 
     def _check(self, name: str, passed: bool, allowed: str) -> None:
         if not passed:
             value = getattr(self, name)
             shown = " ".join(map(str, value)) or "empty" if isinstance(value, tuple) else value
             raise UserError(f"{flag(name)} is {shown}, but it must be {allowed}")
+
+    @property
+    def optimizer_settings(self) -> dict[str, Any]:
+        """What the optimizer is made with; where the option is left out, the optimizer's own default."""
+        return {name: getattr(self, name) or default for name, default in self._optimizer_defaults.items()}
+
+    @property
+    def _optimizer_defaults(self) -> dict[str, Any]:
+        return {field.name: field.default for field in fields(OPTIMIZERS[self.optimizer])}  # type: ignore[arg-type]
 
     @property
     def loss_from_logits(self) -> bool:
@@ -141,6 +169,7 @@ class Config:
             device=resolve_device(self.device, self.dtype),
             threads=self.threads or self._best_threads(data),
             activation=self.activations,  # type: ignore[arg-type]  # names of this very field
+            **self.optimizer_settings,
         )
 
     def sizes(self, data: Dataset) -> tuple[int, ...]:

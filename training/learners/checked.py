@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gradient_check import Report
 from training.learners.base import Backpropagation, LearnerState
-from training.learners.comparison import compare_models, compare_passes
+from training.learners.comparison import compare_passes, compare_steps
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
 
@@ -26,11 +26,11 @@ class GradientMismatch(Exception):
 class CheckedLearner:
     """Trains by hand; every `every`-th step is taken by the reference too, from the same θ, and compared.
 
-    Compared are the cost, every z, a, δ and gradient, and the parameters and buffers after the step. Before a checked
-    step the reference takes over the manual state, because two right implementations left to drift apart do so by
-    chaos. Below float64 a second reference, `truth`, takes the step in float64 on the same rounded inputs, and both are
-    judged against it. `zeros` names the gradients that are zero in exact arithmetic (a bias before batch norm), each
-    with the δs whose elements cancel in it.
+    Compared are the cost, every z, a, δ and gradient, and the parameters, the buffers and the optimizer's state after
+    the step. Before a checked step the reference takes over the manual state, and for the step the manual gradient,
+    because two right implementations left to drift apart do so by chaos. Below float64 a second reference, `truth`,
+    takes the step in float64 on the same rounded inputs, and both are judged against it. `zeros` names the gradients
+    that are zero in exact arithmetic (a bias before batch norm), each with the δs whose elements cancel in it.
     """
 
     def __init__(
@@ -73,11 +73,7 @@ class CheckedLearner:
         self._require(step, passes.report)
 
         loss = passes.manual.loss.clone()
-        self.manual.apply(passes.manual, lr)
-        for learner, result in zip(self.others, passes.others, strict=True):
-            learner.apply(result, lr)
-        models = [self.manual.state_dict()["model"], *(learner.state_dict()["model"] for learner in self.others)]
-        report = compare_models(before["model"], models, lr.item(), passes)
+        report = compare_steps(self.manual, self.others, passes, lr)
         if not report.passed:
             self.manual.load_state_dict(before)
         self._require(step, report)

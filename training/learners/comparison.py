@@ -1,17 +1,17 @@
 """One forward and backward pass of the hand-written model and of its twin, compared tensor by tensor."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import torch
 from torch import Tensor
 
 from gradient_check import Report, compare_gradients
-from training.learners.base import Backpropagation
+from training.learners.base import Backpropagation, LearnerState
 from training.learners.manual import ManualLearner
-from training.learners.reference import ReferenceLearner
+from training.learners.reference import ReferenceLearner, rounded
 from training.step import Model
 
 DRAWS = 3  # of random rounding, in `magnification`
@@ -19,13 +19,11 @@ DRAWS = 3  # of random rounding, in `magnification`
 
 @dataclass(frozen=True)
 class Passes:
-    """What each learner computed, the verdict on it, and what the verdict on the step to be taken needs."""
+    """What each learner computed, and the verdict on it."""
 
     manual: Backpropagation
     others: list[Backpropagation]
     report: Report
-    conditions: Mapping[str, float]  # by names of `tensors_of`
-    summands: Mapping[str, float]  # of the gradients that are zero in exact arithmetic, by parameter
 
 
 def compare_passes(
@@ -47,26 +45,52 @@ def compare_passes(
     theirs = [learner.backpropagate(x.to(learner.dtype), y, d_output.to(learner.dtype)) for learner in others]
     named = [tensors_of(result) for result in (mine, *theirs)]
     labels = {name: describe(name, manual.model) for name in named[0]}
-    summands = {name: sum(mine.deltas[d].norm().item() for d in deltas) for name, deltas in (zeros or {}).items()}
-    sizes = {f"∂C/∂ {name}": size for name, size in summands.items()}
+    sizes = {f"∂C/∂ {p}": sum(mine.deltas[d].norm().item() for d in deltas) for p, deltas in (zeros or {}).items()}
     conditions = dict.fromkeys(("C", "δ output"), condition(theirs[-1], mine.deltas["output"].dtype))
     report = _compare(named, labels, conditions, sizes)
     if not report.passed:
         measured, floors = magnification(others[0], x, y, d_output, named[1])
         conditions = measured | conditions
         report = _compare(named, labels, conditions, floors | sizes)
-    return Passes(mine, theirs, report, conditions, summands)
+    return Passes(mine, theirs, report)
 
 
-def compare_models(
-    before: Mapping[str, Tensor], models: Sequence[Mapping[str, Tensor]], lr: float, passes: Passes
-) -> Report:
-    """Compare the parameters and buffers after the step that `passes` called for; `before` are those before it."""
-    after = [_floating(model) for model in models]
+def compare_steps(manual: ManualLearner, others: Sequence[ReferenceLearner], passes: Passes, lr: Tensor) -> Report:
+    """Let all learners take the step that the manual gradient calls for; compare parameters, buffers, optimizer state.
+
+    The gradients are compared already (`passes`). That all start from the same one keeps their differences from being
+    magnified: Lion makes a whole step of the sign of what is left where two terms cancel. Where the new values differ
+    all the same, it is measured how far the method magnifies one unit of rounding in the gradient.
+    """
+    before = manual.state_dict()
+    gradients = {name: gradient.clone() for name, gradient in passes.manual.gradients.items()}
+    manual.apply(passes.manual, lr)
+    for learner, result in zip(others, passes.others, strict=True):
+        learner.apply(_with(result, gradients), lr)
+    after = [_values(manual.state_dict()), *(_values(learner.state_dict()) for learner in others)]
     labels = {name: f"the step's new {name}" for name in after[0]}
-    conditions = {name: passes.conditions.get(f"∂C/∂ {name}", 1.0) for name in after[0]}
-    moved = {name: before[name].norm().item() + lr * size for name, size in passes.summands.items()}
-    return _compare(after, labels, conditions, moved)
+    report = _compare(after, labels, {}, {})
+    if report.passed:
+        return report
+
+    def repeat(generator: torch.Generator) -> dict[str, Tensor]:
+        others[0].load_state_dict(before)
+        rounded_gradients = {name: rounded(gradient, generator) for name, gradient in gradients.items()}
+        others[0].apply(_with(passes.others[0], rounded_gradients), lr)
+        return _values(others[0].state_dict())
+
+    return _compare(after, labels, *scatter(repeat, after[1]))
+
+
+def _with(result: Backpropagation, gradients: Mapping[str, Tensor]) -> Backpropagation:
+    """`result` with these gradients, in its own format, in the place of its own."""
+    return replace(result, gradients={name: g.to(result.gradients[name], copy=True) for name, g in gradients.items()})
+
+
+def _values(state: LearnerState) -> dict[str, Tensor]:
+    """Parameters and buffers by their names, and the optimizer's tensors as `velocity of layer1.weight`."""
+    memory = {f"{key} of {name}": tensor for key, named in state["optimizer"].items() for name, tensor in named.items()}
+    return _floating(state["model"]) | memory
 
 
 def tensors_of(result: Backpropagation) -> dict[str, Tensor]:
@@ -118,16 +142,22 @@ def magnification(
     random: saturation, sums that cancel and underflow all show in how far the results then scatter. The second mapping
     has the tensors that are zero in `result` but not after rounding, with the size to judge them by.
     """
-    epsilon = torch.finfo(d_output.dtype).eps
+    return scatter(lambda generator: tensors_of(reference.backpropagate(x, y, d_output, rounding=generator)), result)
+
+
+def scatter(
+    repeat: Callable[[torch.Generator], Mapping[str, Tensor]], result: Mapping[str, Tensor]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """How far `result` is from what `repeat` gives with random rounding, as `magnification` says it."""
     moved = dict.fromkeys(result, 0.0)
     for seed in range(DRAWS):
-        generator = torch.Generator().manual_seed(seed)
-        rounded = tensors_of(reference.backpropagate(x, y, d_output, rounding=generator))
+        again = repeat(torch.Generator().manual_seed(seed))
         for name, tensor in result.items():
-            difference = rounded[name].double() - tensor.double()
+            difference = again[name].double() - tensor.double()
             moved[name] = max(moved[name], difference.norm().item())
     conditions, floors = {}, {}
     for name, tensor in result.items():
+        epsilon = torch.finfo(tensor.dtype).eps
         norm = tensor.double().norm().item()
         if norm:
             conditions[name] = max(1.0, moved[name] / (epsilon * norm))

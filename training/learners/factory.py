@@ -36,7 +36,7 @@ def make_manual(config: Config, data: Dataset) -> ManualLearner:
     learner = ManualLearner(
         MLP(config.sizes(data), config.activations),
         LOSSES[config.loss](**smoothing),
-        OPTIMIZERS[config.optimizer](momentum=config.momentum),
+        OPTIMIZERS[config.optimizer](**config.optimizer_settings),
         data.train,
         dtype=getattr(torch, config.dtype),
         l2=config.l2,
@@ -53,6 +53,6 @@ def make_reference(config: Config, data: Dataset, dtype: torch.dtype) -> Referen
         data.train,
         dtype=dtype,
         optimizer=config.optimizer,
-        momentum=config.momentum,
         l2=config.l2,
+        **config.optimizer_settings,
     )

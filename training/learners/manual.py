@@ -60,7 +60,9 @@ class ManualLearner:
     def apply(self, result: Backpropagation, lr: Tensor) -> None:
         """Take the step that `result`, the newest from `backpropagate`, calls for."""
         with torch.inference_mode():
-            self.optimizer.update(self.params.theta, self.gradients.theta, self.optimizer_state, lr, self.decay)
+            t = torch.tensor(self.steps + 1, dtype=torch.float64)
+            theta, gradient = self.params.theta, self.gradients.theta
+            self.optimizer.update(theta, gradient, self.optimizer_state, lr, t, self.decay, self.params.split)
         self.buffers = dict(result.buffers)
         self.steps += 1
 
@@ -85,7 +87,9 @@ class ManualLearner:
         if missing := self.buffers.keys() - model.keys():
             raise ValueError(f"the buffer {sorted(missing)[0]} is missing")
         self.buffers = {name: self._own(model[name]) for name in self.buffers}
-        self.optimizer_state = self.optimizer.init(self.params.theta)
+        if state["optimizer"].keys() != self.optimizer_state.keys():
+            found, wanted = (", ".join(sorted(some)) or "empty" for some in (state["optimizer"], self.optimizer_state))
+            raise ValueError(f"the optimizer's state is {found}, but here it must be {wanted}")
         for key, tensors in state["optimizer"].items():
             pieces = self.params.zeros_like()
             pieces.load_state_dict(tensors)
