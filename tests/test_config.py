@@ -23,13 +23,17 @@ EVERY_FIELD_CHANGED = Config(
     label_smoothing=0.1,
     optimizer="muon",
     lr=1e-3,
-    schedule="constant",
+    schedule="plateau",
+    lr_epochs=3,
+    lr_factor=0.1,
+    warmup=4,
     momentum=0.9,
     betas=(0.8, 0.99),
     eps=1e-7,
     l2=1e-4,
     batch_size=33,
     epochs=2,
+    patience=5,
     max_steps=9,
     init="he",
     seed=2**63 - 1,
@@ -150,6 +154,10 @@ def test_a_whole_number_is_a_number() -> None:
         ("log_every", [1], [0, -1]),
         ("histogram_every", [0, 1], [-1]),
         ("max_steps", [0, 1], [-1]),
+        ("warmup", [0, 1], [-1]),
+        ("lr_epochs", [0], [-1]),
+        ("patience", [0], [-1]),
+        ("lr_factor", [0.5], [0.0, 1.0, -0.1, float("nan")]),
         ("validation", [0, 1], [-1]),
         ("threads", [0, 1, 1024], [-1, 1025]),
         ("check_every", [0, 1], [-1]),
@@ -189,6 +197,41 @@ def test_label_smoothing_is_from_0_to_below_1_and_only_for_softmax() -> None:
 def test_an_option_that_the_optimizer_has_not_is_refused(optimizer: str, option: dict, wanted: str) -> None:
     with pytest.raises(UserError, match=wanted):
         Config(optimizer=optimizer, **option)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"schedule": "step"}, "--schedule step has no length: give --lr-epochs"),
+        ({"schedule": "exponential"}, "--schedule exponential has no length"),
+        ({"schedule": "plateau", "validation": 10}, "--schedule plateau has no length"),
+        ({"schedule": "halve", "validation": 10}, "--schedule halve has no length"),
+        (
+            {"schedule": "cosine", "lr_epochs": 3},
+            "--lr-epochs goes with --schedule step, exponential, plateau, halve, not",
+        ),
+        (
+            {"schedule": "one-cycle", "lr_factor": 0.1},
+            "--lr-factor goes with --schedule step, exponential, plateau, not",
+        ),
+        ({"schedule": "halve", "lr_epochs": 3, "lr_factor": 0.1}, "--lr-factor goes with .* not with halve"),
+        ({"schedule": "one-cycle", "warmup": 3}, "one-cycle has a warm-up of its own"),
+        ({"schedule": "plateau", "lr_epochs": 3}, "--schedule plateau is decided on held-out .* give --validation"),
+        ({"schedule": "halve", "lr_epochs": 3}, "--schedule halve is decided on held-out .* give --validation"),
+        ({"patience": 3}, "--patience is decided on held-out .* give --validation"),
+    ],
+)
+def test_a_schedule_without_what_it_needs_or_with_what_it_has_not_is_refused(options: dict, wanted: str) -> None:
+    with pytest.raises(UserError, match=wanted):
+        Config(**options)
+
+
+def test_a_warmup_longer_than_the_run_is_refused(sample: Dataset) -> None:
+    assert Config(warmup=99, epochs=1).resolved(sample).warmup == 99
+    with pytest.raises(UserError, match="--warmup is 100, but it must be less than the run's 100 steps"):
+        Config(warmup=100, epochs=1).resolved(sample)
+    with pytest.raises(UserError, match="--warmup is 9, but it must be less than the run's 9 steps"):
+        Config(warmup=9, max_steps=9).resolved(sample)
 
 
 @pytest.mark.parametrize(

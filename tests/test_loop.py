@@ -121,6 +121,62 @@ def test_a_constant_schedule_and_a_limit_beyond_the_end(data: Dataset, tmp_path:
     assert taken[1] == [0.25] * 14
 
 
+def validated(npz: Path, **changes: object) -> tuple[Config, Dataset]:
+    """Six batches of 30 an epoch; the last 20 training examples judge."""
+    data = load("npz", npz, validation=20)
+    return config(data, validation=20, **changes), data
+
+
+@pytest.mark.parametrize(
+    ("options", "factors"),
+    [
+        ({"schedule": "step", "lr_epochs": 1, "lr_factor": 0.1}, [1] * 7 + [0.1] * 7),
+        ({"schedule": "exponential", "lr_epochs": 2, "lr_factor": 0.01}, [0.01 ** (t / 14) for t in range(14)]),
+        ({"schedule": "constant", "warmup": 4}, [0.25, 0.5, 0.75] + [1] * 11),
+    ],
+    ids=["step", "exponential", "warm-up"],
+)
+def test_the_length_of_a_schedule_is_given_in_epochs_and_of_a_warm_up_in_steps(
+    options: dict, factors: list, data: Dataset, tmp_path: Path, taken: Taken
+) -> None:
+    train_loop(config(data, lr=2.0, **options), data, tmp_path)
+    assert taken[1] == pytest.approx([2 * factor for factor in factors])
+
+
+def test_a_plateau_follows_the_cost_of_the_held_out_examples(npz: Path, tmp_path: Path, taken: Taken) -> None:
+    settings, data = validated(npz, schedule="plateau", lr_epochs=1, lr_factor=0.5, lr=20.0, epochs=12, batch_size=45)
+    train_loop(settings, data, tmp_path)
+    best, rate, expected = float("inf"), 20.0, []
+    for step, loss in values(tmp_path, "loss/test").items():
+        if step:
+            expected += [rate] * 4
+            best, rate = min(best, loss), rate if loss < best else rate / 2
+    assert taken[1] == expected
+    assert rate < 10.0
+
+
+def test_halving_follows_the_accuracy_and_ends_the_run_at_a_128th(npz: Path, tmp_path: Path, taken: Taken) -> None:
+    """A rate that moves nothing: every epoch but the first is one without improvement."""
+    settings, data = validated(npz, schedule="halve", lr_epochs=2, lr=1e-9, epochs=100)
+    _, outcome = train_loop(settings, data, tmp_path)
+    assert outcome.finished
+    epochs = [1] + [2] * 7  # at the first rate one more, in which the first best value came
+    expected = [1e-9 / 2**i for i, many in enumerate([3, *[2] * 6]) for _ in range(6 * many)]
+    assert taken[1] == pytest.approx(expected)
+    assert outcome.steps == 6 * sum(epochs)
+
+
+def test_a_run_without_a_better_accuracy_for_so_long_stops_early(npz: Path, tmp_path: Path) -> None:
+    settings, data = validated(npz, patience=3, epochs=200, lr=10.0)
+    _, outcome = train_loop(settings, data, tmp_path)
+    accuracies = list(values(tmp_path, "accuracy/test").values())[1:]
+    best = accuracies.index(max(accuracies))
+    assert outcome.finished
+    assert len(accuracies) == best + 1 + 3 < 200
+    assert outcome.best_accuracy == max(accuracies)
+    assert checkpoint.load(tmp_path / "best.pt")["steps"] == 6 * (best + 1)
+
+
 # What is logged
 
 

@@ -101,6 +101,54 @@ def test_stopped_again_and_again(optimizer: str, impl: str, data: Dataset, tmp_p
     assert_same_run(tmp_path / "pieces", tmp_path / "whole")
 
 
+SCHEDULES = {
+    "step": {"schedule": "step", "lr_epochs": 1, "warmup": 3},
+    "exponential": {"schedule": "exponential", "lr_epochs": 1},
+    "one-cycle": {"schedule": "one-cycle"},
+    "plateau": {"schedule": "plateau", "lr_epochs": 1},
+    "halve": {"schedule": "halve", "lr_epochs": 1},
+    "early stopping": {"patience": 1, "lr": 1e-9},
+}
+
+
+@pytest.mark.parametrize("options", SCHEDULES.values(), ids=SCHEDULES)
+def test_with_any_schedule(options: dict, tmp_path: Path) -> None:
+    data = load("npz", write_npz(tmp_path / "arrays.npz"), validation=20)
+    settings = config(data, **{"validation": 20, "epochs": 4, "lr": 30.0, **options})
+    train_loop(settings, data, tmp_path / "whole")
+    finished = False
+    while not finished:
+        _, outcome = train_loop(settings, data, tmp_path / "pieces", stop=at_poll(4))
+        forget_events(tmp_path / "pieces")
+        finished = outcome.finished
+    assert_same_run(tmp_path / "pieces", tmp_path / "whole")
+
+
+def test_a_run_that_stopped_early_is_finished(tmp_path: Path, capsys: Capsys) -> None:
+    run_dir = tmp_path / "run"
+    options = command_line(tmp_path, run_dir, epochs=50, validation=20, patience=1, lr=1e-9)
+    assert call(capsys, train.main, *options).status == 0
+    saved = checkpoint.load(run_dir)
+    assert saved["steps"] == 12
+    done = call(capsys, train.main, "--resume", run_dir)
+    assert done.status == 0
+    assert "is finished, at step 12: it ended early, no better accuracy for 1 epochs" in done.out
+    assert_same(checkpoint.load(run_dir), saved)
+
+
+def test_a_checkpoint_from_before_there_were_plateaus_goes_on(data: Dataset, tmp_path: Path) -> None:
+    settings = config(data)
+    train_loop(settings, data, tmp_path / "whole")
+    train_loop(settings, data, tmp_path / "old", stop=at_poll(6))
+    forget_events(tmp_path / "old")
+    saved = checkpoint.load(tmp_path / "old")
+    for key in ("waited", "plateau"):
+        del saved["progress"][key]  # type: ignore[misc]
+    checkpoint.save(saved, tmp_path / "old" / "last.pt")
+    train_loop(settings, data, tmp_path / "old")
+    assert_same(checkpoint.load(tmp_path / "old")["model"], checkpoint.load(tmp_path / "whole")["model"])
+
+
 def test_with_a_limit_of_steps_in_the_middle_of_an_epoch(data: Dataset, tmp_path: Path) -> None:
     settings = config(data, max_steps=10)
     train_loop(settings, data, tmp_path / "whole")

@@ -11,6 +11,7 @@ from typing import TypedDict, cast
 import torch
 from torch import Tensor
 
+from manual_backprop.schedules import Memory
 from training.errors import UserError
 from training.learners.base import LearnerState
 
@@ -23,6 +24,8 @@ class Progress(TypedDict):
     evaluated: bool  # whether the evaluation that is due at this step is done
     best_accuracy: float
     accuracy: float  # on the test set, when last evaluated
+    waited: int  # evaluations since best_accuracy
+    plateau: Memory  # of a schedule that follows the evaluations
     losses: Tensor  # costs of the steps since loss/train was last logged
     metrics: dict[str, float]  # the learner's own, since they were last logged
 

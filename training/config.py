@@ -20,6 +20,7 @@ import torch
 
 from manual_backprop.losses import LOSSES
 from manual_backprop.optimizers import OPTIMIZERS
+from training.batches import steps_per_epoch
 from training.data import Dataset
 from training.errors import UserError
 
@@ -53,9 +54,15 @@ class Config:
     optimizer: Literal["sgd", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lion", "muon"] = "sgd"
     """How the gradient moves the parameters; adamw, lion and muon decouple --l2, and muon moves biases by adamw."""
     lr: float = 10.0
-    """Learning rate η at the start of the schedule."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """How the learning rate goes on from there."""
+    """Learning rate η at the start of the schedule; in one-cycle the largest."""
+    schedule: Literal["constant", "step", "exponential", "cosine", "one-cycle", "plateau", "halve"] = "cosine"
+    """How the learning rate goes on: plateau follows the held-out cost, halve (Nielsen's rule) their accuracy."""
+    lr_epochs: int = 0
+    """Epochs between falls (step), for a fall (exponential), or without improvement before one (plateau, halve)."""
+    lr_factor: float = 0.5
+    """What one fall of step, exponential or plateau multiplies the learning rate by."""
+    warmup: int = 0
+    """Steps in which the learning rate rises from near zero before its schedule begins; 0 is none."""
     momentum: float = 0.0
     """Momentum μ, from 0 to below 1; left out, sgd has none, nesterov 0.9, muon 0.95."""
     betas: tuple[float, ...] = ()
@@ -68,6 +75,8 @@ class Config:
     """Examples per mini-batch; the last one of an epoch may be smaller."""
     epochs: int = 50
     """Passes over the training set."""
+    patience: int = 0
+    """Stop early after this many epochs without a better accuracy on held-out examples; 0 is never."""
     max_steps: int = 0
     """Stop after this many steps, if that is sooner; the schedule is laid out for it. 0 is no limit."""
     init: Literal["standard-normal", "scaled-normal", "xavier", "he", "zeros", "constant"] = "scaled-normal"
@@ -90,13 +99,14 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "log_every"):
             self._check(name, getattr(self, name) >= 1, "a whole number from 1")
-        for name in ("validation", "max_steps", "check_every", "histogram_every"):
+        for name in ("validation", "lr_epochs", "warmup", "patience", "max_steps", "check_every", "histogram_every"):
             self._check(name, getattr(self, name) >= 0, "a whole number from 0")
         self._check("threads", 0 <= self.threads <= 1024, "a whole number from 0 to 1024")
         self._check("seed", 0 <= self.seed < 2**63, "a whole number from 0 to 2⁶³ − 1")
         self._check("lr", 0 < self.lr < math.inf, "a positive number")
         self._check("l2", 0 <= self.l2 < math.inf, "a number from 0")
         self._check("momentum", 0 <= self.momentum < 1, "from 0 to below 1")
+        self._check("lr_factor", 0 < self.lr_factor < 1, "above 0 and below 1")
         self._check("betas", all(0 <= beta < 1 for beta in self.betas), "from 0 to below 1 each")
         self._check("eps", 0 < self.eps < math.inf, "a positive number")
         self._check("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 to below 1")
@@ -114,6 +124,7 @@ class Config:
         if self.label_smoothing and self.loss != "softmax-cross-entropy":
             raise UserError(f"label smoothing goes with --loss softmax-cross-entropy, not with {self.loss}")
         self._check_optimizer()
+        self._check_schedule()
         if self.check_every and self.impl != "manual":
             raise UserError(f"--check-every goes with --impl manual, not with {self.impl}")
         if self.device.startswith("mps") and (self.impl == "both" or self.check_every):
@@ -129,6 +140,23 @@ class Config:
         if self.betas and len(self.betas) != len(own["betas"]):
             count, example = len(own["betas"]), " ".join(map(str, own["betas"]))
             raise UserError(f"{self.optimizer} takes {count} betas, such as {example}, not {len(self.betas)}")
+
+    def _check_schedule(self) -> None:
+        falling = ("step", "exponential", "plateau", "halve")
+        if self.schedule in falling and not self.lr_epochs:
+            raise UserError(f"--schedule {self.schedule} has no length: give {flag('lr_epochs')}, 10 for example")
+        for name, users in {"lr_epochs": falling, "lr_factor": falling[:3]}.items():
+            if self.schedule not in users and getattr(self, name) != getattr(Config, name):
+                raise UserError(f"{flag(name)} goes with --schedule {', '.join(users)}, not with {self.schedule}")
+        if self.warmup and self.schedule == "one-cycle":
+            raise UserError("one-cycle has a warm-up of its own: leave out --warmup")
+        judged = [f"--schedule {self.schedule}"] if self.schedule in ("plateau", "halve") else []
+        judged += ["--patience"] if self.patience else []
+        if judged and not self.validation:
+            raise UserError(
+                f"{judged[0]} is decided on held-out training examples, because the test set must not decide: "
+                f"give --validation, 10000 for example"
+            )
 
     def _check(self, name: str, passed: bool, allowed: str) -> None:
         if not passed:
@@ -163,6 +191,9 @@ class Config:
         Raises UserError for a device that is not there or that cannot do this dtype, and for a network too large.
         """
         self._require_to_fit(data)
+        steps = self.total_steps(data)
+        if self.warmup >= steps:
+            raise UserError(f"--warmup is {self.warmup:,}, but it must be less than the run's {steps:,} steps")
         return replace(
             self,
             dataset=data.name,  # type: ignore[arg-type]  # one of DATASETS
@@ -175,6 +206,11 @@ class Config:
     def sizes(self, data: Dataset) -> tuple[int, ...]:
         """The network's sizes: the data's features, the hidden layers, the data's classes."""
         return (data.train.x.shape[1], *self.hidden, len(data.classes))
+
+    def total_steps(self, data: Dataset) -> int:
+        """Steps of the whole run, for which the schedule is laid out."""
+        steps = self.epochs * steps_per_epoch(len(data.train), self.batch_size)
+        return min(steps, self.max_steps) if self.max_steps else steps
 
     def _require_to_fit(self, data: Dataset) -> None:
         parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(self.sizes(data)))

@@ -14,7 +14,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from manual_backprop.schedules import SCHEDULES
 from training import checkpoint
 from training.batches import epoch_order, steps_per_epoch
 from training.checkpoint import Checkpoint, Progress
@@ -23,6 +22,7 @@ from training.data import Dataset, Split
 from training.evaluation import Evaluation, evaluate
 from training.learners.base import Backpropagation, Learner, LearnerState
 from training.learners.comparison import tensors_of
+from training.schedules import ended_early, make_plateau, make_schedule
 from training.tensorboard import MetricsWriter
 
 STEPS_PER_CALL = 10  # so many that a call's cost is spread, so few that Ctrl-C is answered at once
@@ -50,12 +50,6 @@ class Outcome:
     best_accuracy: float
 
 
-def total_steps(config: Config, data: Dataset) -> int:
-    """Steps of the whole run, for which the schedule is laid out."""
-    steps = config.epochs * steps_per_epoch(len(data.train), config.batch_size)
-    return min(steps, config.max_steps) if config.max_steps else steps
-
-
 class Loop:
     """One run of `learner` in `run_dir`. `progress` is a checkpoint's when resuming; `stop` is asked between calls."""
 
@@ -73,8 +67,9 @@ class Loop:
         self.config, self.data, self.learner = config, data, learner
         self.writer, self.console, self.run_dir, self.stop = writer, console, run_dir, stop
         self.dtype = getattr(torch, config.dtype)
-        self.total = total_steps(config, data)
+        self.total = config.total_steps(data)
         self.steps_per_epoch = steps_per_epoch(len(data.train), config.batch_size)
+        self.schedule, self.plateau = make_schedule(config, self.steps_per_epoch), make_plateau(config)
         self.order = torch.empty(0, dtype=torch.int64)
         self.order_epoch = -1
         self.evaluation: Evaluation | None = None
@@ -83,10 +78,12 @@ class Loop:
             "evaluated": False,
             "best_accuracy": 0.0,
             "accuracy": 0.0,
+            "waited": 0,
+            "plateau": self.plateau.init(),
             "losses": torch.empty(0, dtype=torch.float64),
             "metrics": {},
         }
-        self.progress = progress or fresh
+        self.progress = fresh if progress is None else {**fresh, **progress}
         learner.metrics.update(self.progress["metrics"])
 
     def run(self) -> Outcome:
@@ -97,7 +94,7 @@ class Loop:
         if self.learner.steps == 0:
             self.save("last.pt")
         while not self.stop():
-            at_end = self.learner.steps >= self.total
+            at_end = self.learner.steps >= self.total or bool(ended_early(self.config, self.progress))
             if (at_end or self.learner.steps % self.steps_per_epoch == 0) and not self.progress["evaluated"]:
                 self.end_of_epoch()
             elif at_end:
@@ -137,9 +134,9 @@ class Loop:
 
     def learning_rates(self, steps: int) -> Tensor:
         """η of the next steps, 0-d in float64 each."""
-        schedule, first = SCHEDULES[self.config.schedule], self.learner.steps
-        factors = [schedule(t, self.total) for t in range(first, first + steps)]
-        return self.config.lr * torch.tensor(factors, dtype=torch.float64)
+        first = self.learner.steps
+        factors = [self.schedule(t, self.total) for t in range(first, first + steps)]
+        return self.config.lr * self.progress["plateau"]["scale"] * torch.tensor(factors, dtype=torch.float64)
 
     def advance(self, batches: Tensor) -> None:
         """Take these steps; if a value stops being finite, take them again to name the first one, and raise."""
@@ -207,9 +204,13 @@ class Loop:
         self.evaluation = on_test
         self.progress["evaluated"] = True
         self.progress["accuracy"] = on_test.accuracy
-        if step and on_test.accuracy > self.progress["best_accuracy"]:
-            self.progress["best_accuracy"] = on_test.accuracy
-            self.save("best.pt")
+        if step:
+            value = -on_test.accuracy if self.config.schedule == "halve" else on_test.loss
+            self.progress["plateau"] = self.plateau.update(self.progress["plateau"], value)
+            self.progress["waited"] += 1
+            if on_test.accuracy > self.progress["best_accuracy"]:
+                self.progress["best_accuracy"], self.progress["waited"] = on_test.accuracy, 0
+                self.save("best.pt")
         self.save("last.pt")
         self.console.epoch(-(-step // self.steps_per_epoch), step, values)
 

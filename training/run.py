@@ -25,7 +25,8 @@ from training.errors import UserError
 from training.figures import curves
 from training.interruption import Interruption
 from training.learners.factory import make_learner
-from training.loop import Loop, Outcome, total_steps
+from training.loop import Loop, Outcome
+from training.schedules import ended_early
 from training.tensorboard import METRICS, MetricsWriter, read_metrics
 
 
@@ -89,7 +90,7 @@ def _run(config: Config, data: Dataset, run_dir: Path, saved: Checkpoint | None)
     torch.set_num_threads(config.threads)
     data = data.to(config.device)
     learner = make_learner(config, data)
-    total = total_steps(config, data)
+    total = config.total_steps(data)
     if learner.steps > total:
         raise UserError(f"the run in {run_dir} is at step {learner.steps:,} already, beyond {total:,}: give more")
     if saved is not None:
@@ -97,8 +98,10 @@ def _run(config: Config, data: Dataset, run_dir: Path, saved: Checkpoint | None)
             learner.load_state_dict(saved)
         except ValueError as error:
             raise UserError(f"the checkpoint in {run_dir} is not of this network: {error}") from error
-        if learner.steps >= total and is_complete(run_dir, learner.steps):
-            print(f"this run is finished, at step {learner.steps:,}: more --epochs, or --max-steps, go on with it")
+        early = ended_early(config, saved["progress"])
+        if (early or learner.steps >= total) and is_complete(run_dir, learner.steps):
+            more = f"it ended early, {early}" if early else "more --epochs, or --max-steps, go on with it"
+            print(f"this run is finished, at step {learner.steps:,}: {more}")
             accuracy, best_accuracy = saved["progress"]["accuracy"], saved["progress"]["best_accuracy"]
             return Result(Outcome(True, learner.steps, accuracy, best_accuracy), run_dir, seconds=0.0, signal=0)
         if config != load_config(run_dir):

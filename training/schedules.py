@@ -1,0 +1,37 @@
+"""The learning rate's schedule that a configuration asks for, and when held-out examples end a run early."""
+
+from manual_backprop.schedules import Exponential, Plateau, Schedule, Step, Warmup, constant, cosine, one_cycle
+from training.checkpoint import Progress
+from training.config import Config
+
+LAST_HALVING = 1 / 128  # of the base rate: there Nielsen's rule ends the run
+
+
+def make_schedule(config: Config, steps_per_epoch: int) -> Schedule:
+    """η / η₀ at step t of T, as far as it does not depend on how training goes."""
+    schedule: Schedule = constant
+    if config.schedule == "step":
+        schedule = Step(config.lr_epochs * steps_per_epoch, config.lr_factor)
+    elif config.schedule == "exponential":
+        schedule = Exponential(config.lr_epochs * steps_per_epoch, config.lr_factor)
+    elif config.schedule == "cosine":
+        schedule = cosine
+    elif config.schedule == "one-cycle":
+        schedule = one_cycle
+    return Warmup(config.warmup, schedule) if config.warmup else schedule
+
+
+def make_plateau(config: Config) -> Plateau:
+    """What the rate is also multiplied by, after every epoch; without such a schedule it never falls."""
+    if config.schedule == "plateau":
+        return Plateau(config.lr_epochs, config.lr_factor)
+    return Plateau(config.lr_epochs, 0.5 if config.schedule == "halve" else 1.0)
+
+
+def ended_early(config: Config, progress: Progress) -> str:
+    """Why a run ends before its last step: "no better accuracy for 10 epochs"; empty if it does not."""
+    if config.patience and progress["waited"] >= config.patience:
+        return f"no better accuracy for {config.patience} epochs"
+    if config.schedule == "halve" and progress["plateau"]["scale"] <= LAST_HALVING:
+        return f"the learning rate has been halved down to 1/{round(1 / LAST_HALVING)}"
+    return ""
