@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
@@ -18,14 +18,29 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class MLP(nn.Sequential):
-    """`layer1`, `activation1`, `layer2`, … for sizes (n₀, …, n_L) and one activation's name per layer."""
+    """`layer1`, `activation1`, `layer2`, … for sizes (n₀, …, n_L) and one activation's name per layer.
 
-    def __init__(self, sizes: Sequence[int], activations: Sequence[str]) -> None:
+    Where forward is given a mask for every hidden layer, its activations are dropped by it: `nn.Dropout`, which draws
+    its own masks, could not be compared.
+    """
+
+    def __init__(self, sizes: Sequence[int], activations: Sequence[str], dropout: float = 0.0) -> None:
         modules: OrderedDict[str, nn.Module] = OrderedDict()
         for l, activation in enumerate(activations, start=1):
             modules[f"layer{l}"] = nn.Linear(sizes[l - 1], sizes[l])
             modules[f"activation{l}"] = ACTIVATIONS[activation]()
         super().__init__(modules)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
+        if masks is None:
+            return super().forward(x)
+        layers, activations = (list(modules.values()) for modules in self.observed())
+        for layer, activation, mask in zip(layers, activations, [*masks, None], strict=True):
+            x = activation(layer(x))
+            if mask is not None:
+                x = x.masked_fill(mask == 0, 0.0) / (1.0 - self.dropout)
+        return x
 
     def observed(self) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
         """The modules whose outputs are z and a of each layer, by the layer's name."""

@@ -16,6 +16,7 @@ from training.data import Split
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
+from training.noise import dropout_masks
 
 
 def manual_mlp(
@@ -28,9 +29,13 @@ def manual_mlp(
     l2: float = 0.0,
     init: str = "scaled-normal",
     seed: int = 0,
+    rules: dict[str, float] | None = None,
     **settings: Any,
 ) -> ManualLearner:
-    learner = ManualLearner(model, LOSSES[loss], OPTIMIZERS[optimizer](**settings), train, dtype=dtype, l2=l2)
+    """`settings` are the optimizer's, `rules` the penalties and limits around it (l1, clip_norm, …)."""
+    update = OPTIMIZERS[optimizer](**settings)
+    noise = dropout_masks(model.sizes[1:-1], model.dropout, seed) if model.dropout else None
+    learner = ManualLearner(model, LOSSES[loss], update, train, dtype=dtype, l2=l2, noise=noise, **(rules or {}))
     initialize(learner.params, INITIALIZERS[init], seed)
     return learner
 
@@ -40,7 +45,9 @@ def reference_mlp(manual: ManualLearner, loss: str, dtype: torch.dtype | None = 
     model, settings = manual.model, asdict(manual.optimizer)
     (settings["optimizer"],) = (name for name, kind in OPTIMIZERS.items() if isinstance(manual.optimizer, kind))
     settings["l2"] = 0.0 if manual.decay is None else manual.decay.max().item()
-    twin = reference.mlp.MLP(model.sizes, model.activations)
+    settings["l1"] = 0.0 if manual.l1_decay is None else manual.l1_decay.max().item()
+    settings |= {name: getattr(manual, name) for name in ("clip_norm", "clip_value", "max_norm", "noise")}
+    twin = reference.mlp.MLP(model.sizes, model.activations, model.dropout)
     learner = ReferenceLearner(twin, TWIN_LOSSES[loss], manual.train, dtype=dtype or manual.dtype, **settings)
     learner.load_state_dict(manual.state_dict())
     return learner

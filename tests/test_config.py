@@ -31,6 +31,11 @@ EVERY_FIELD_CHANGED = Config(
     betas=(0.8, 0.99),
     eps=1e-7,
     l2=1e-4,
+    l1=1e-5,
+    dropout=0.25,
+    max_norm=3.0,
+    clip_norm=2.0,
+    expand=("rotations", "shifts"),
     batch_size=33,
     epochs=2,
     patience=5,
@@ -66,7 +71,7 @@ def test_a_preset_survives_being_written_and_read(name: str, tmp_path: Path) -> 
 
 
 def test_every_field_survives_being_written_and_read(tmp_path: Path) -> None:
-    same_by_nature = {"impl"}  # check_every needs manual
+    same_by_nature = {"impl", "clip_value"}  # check_every needs manual, clip_norm excludes clip_value
     unchanged = {f.name for f in fields(Config) if getattr(EVERY_FIELD_CHANGED, f.name) == getattr(Config(), f.name)}
     assert unchanged <= same_by_nature
     assert load_preset(toml(tmp_path / "c.toml", EVERY_FIELD_CHANGED.to_toml())) == EVERY_FIELD_CHANGED
@@ -146,6 +151,12 @@ def test_a_whole_number_is_a_number() -> None:
     [
         ("lr", [1e-9, 1e9], [0.0, -1.0, float("nan"), float("inf")]),
         ("l2", [0.0, 1.0], [-1e-9, float("nan"), float("inf")]),
+        ("l1", [0.0, 1.0], [-1e-9, float("nan"), float("inf")]),
+        ("max_norm", [0.0, 1.0], [-1e-9, float("nan"), float("inf")]),
+        ("clip_norm", [0.0, 1.0], [-1e-9, float("nan"), float("inf")]),
+        ("clip_value", [0.0, 1.0], [-1e-9, float("nan"), float("inf")]),
+        ("dropout", [0.0, 0.999], [-0.1, 1.0, float("nan")]),
+        ("expand", [(), ("shifts",), ("rotations", "shifts")], [("shifts", "shifts")]),
         ("momentum", [0.0, 0.999], [-0.1, 1.0, float("nan")]),
         ("betas", [()], [(-0.1, 0.9), (0.9, 1.0), (float("nan"),)]),
         ("eps", [1e-8], [0.0, -1.0, float("nan"), float("inf")]),
@@ -172,6 +183,11 @@ def test_ranges(name: str, good: list, bad: list) -> None:
     for value in bad:
         with pytest.raises(UserError, match=f"^--{name.replace('_', '-')} is .*, but it must be "):
             replace(Config(), **{name: value})
+
+
+def test_only_one_way_to_clip() -> None:
+    with pytest.raises(UserError, match="--clip-norm and --clip-value are two ways to clip"):
+        Config(clip_norm=1.0, clip_value=1.0)
 
 
 def test_label_smoothing_is_from_0_to_below_1_and_only_for_softmax() -> None:

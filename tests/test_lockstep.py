@@ -65,6 +65,38 @@ def test_no_false_alarm_whatever_the_optimizer(sample, method, dtype):
     assert losses.isfinite().all()
 
 
+RULES = {
+    "l1": ({"l1": 1e-3}, 0.0),
+    "clipping by norm": ({"clip_norm": 0.1, "l1": 1e-3}, 0.0),
+    "clipping by value": ({"clip_value": 1e-3}, 0.0),
+    "max-norm": ({"max_norm": 1.0}, 0.0),
+    "dropout": ({}, 0.4),
+    "dropout and max-norm": ({"max_norm": 1.5, "clip_norm": 1.0}, 0.25),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("rules", "dropout"), RULES.values(), ids=RULES)
+def test_no_false_alarm_with_what_keeps_weights_and_gradients_small(sample, rules, dropout, dtype):
+    model, loss = MLP((784, 12, 9, 10), ("tanh", "relu", "identity"), dropout=dropout), "softmax-cross-entropy"
+    manual = manual_mlp(model, loss, sample.train, dtype=dtype, rules=rules, momentum=0.9)
+    plain = manual_mlp(MLP(model.sizes, model.activations), loss, sample.train, dtype=dtype, momentum=0.9)
+    batches = random_batches(30, 16, len(sample.train))
+    checked_mlp(manual, loss).advance(batches, rates(30, 0.1))
+    plain.advance(batches, rates(30, 0.1))
+    assert relative_difference(manual.state_dict()["model"], plain.state_dict()["model"]) > 0.01  # it does something
+
+
+@pytest.mark.parametrize("rule", ["l1", "clip_norm", "clip_value", "max_norm"])
+def test_a_rule_that_only_one_side_has_is_noticed(rule, sample):
+    model, loss = MLP((784, 12, 10), ("tanh", "identity")), "softmax-cross-entropy"
+    manual = manual_mlp(model, loss, sample.train, rules={rule: 1e-3})
+    learner = checked_mlp(manual, loss)
+    setattr(learner.others[0], rule, 0.0)
+    with pytest.raises(GradientMismatch, match="step 1: the step's new layer"):
+        learner.advance(random_batches(1, 16, 100), rates(1, 0.1))
+
+
 @dataclass(frozen=True)
 class ForgetsDecayOfTheMean(Lion):
     """Wrong where only the next step would show it: the mean is not brought up to date."""

@@ -20,6 +20,7 @@ from training.evaluation import evaluate
 from training.learners.checked import GradientMismatch
 from training.learners.factory import make_learner
 from training.learners.manual import ManualLearner
+from training.loop import NotFiniteError
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -237,6 +238,37 @@ def test_logging_changes_nothing(data: Dataset, tmp_path: Path) -> None:
         train_loop(settings, data, tmp_path / name)
     models = [checkpoint.load(tmp_path / name)["model"] for name in ("often", "never")]
     running.assert_same(*models)
+
+
+# Values that are not finite, though the costs and the parameters are
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "named"),
+    [
+        ({"clip_value": 1.0}, 3e38, "∂C/∂layer1.weight"),
+        ({"optimizer": "lion"}, 3e38, "∂C/∂layer1.weight"),
+        ({"optimizer": "adam"}, 1e30, "the new square_mean of layer1.weight"),
+    ],
+    ids=["hidden by clipping", "hidden by a sign", "a square that overflows"],
+)
+@pytest.mark.parametrize("impl", ["manual", "reference", "both"])
+def test_a_gradient_that_overflows_stops_the_run(
+    impl: str, options: dict, size: float, named: str, tmp_path: Path
+) -> None:
+    """Inputs so large that only a first layer of zeros lets them through."""
+    split = Split(torch.full((40, 2), size), torch.arange(40) % 3)
+    data = Dataset("npz", split, split, (2,), ("a", "b", "c"), "")
+    settings = config(data, impl=impl, lr=1e-3, hidden=(4,), activation=("tanh", "identity"), **options)
+    train_loop(settings, data, tmp_path, stop=lambda: True)
+    saved = checkpoint.load(tmp_path)
+    saved["model"]["layer1.weight"].zero_()
+    saved["model"]["layer2.weight"].fill_(100.0).mul_(torch.tensor([[1.0], [2.0], [-3.0]]))
+    checkpoint.save(saved, tmp_path / "last.pt")
+    for path in tmp_path.glob("events.*"):
+        path.unlink()
+    with pytest.raises(NotFiniteError, match=f"step 1: the first value that is not finite is in {named}; "):
+        train_loop(settings, data, tmp_path)
 
 
 # Evaluation

@@ -22,6 +22,7 @@ from gradient_check import compare_gradients
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.models.mlp import MLP
 from manual_backprop.parameters import Parameters
+from training.noise import dropout_masks
 
 WIDTHS = (11, 9, 6, 13, 5, 8, 12, 7, 10)  # all different, so that a transposed matrix cannot fit
 DEPTHS = range(1, 9)
@@ -70,6 +71,52 @@ def test_equals_autograd_through_the_same_forward(case):
     expected = by_autograd(model, loss, params, x, y)
     assert_not_trivial(expected)
     compare_gradients(by_hand(model, loss, params, x, y), expected).assert_passed()
+
+
+def dropped(case: tuple, dropout: float):
+    """The problem with masks for its hidden layers."""
+    model, loss, params, x, y = problem(case)
+    masks = dropout_masks(model.sizes[1:-1], dropout, seed=3)(0, x)
+    return MLP(model.sizes, model.activations, dropout=dropout), loss, params, x, y, masks
+
+
+DEEP = [case for case in CASES if case[0] in (2, 3, 5) and case[3] > 1]
+
+
+@pytest.mark.parametrize("case", DEEP, ids=case_id)
+def test_with_dropout_it_equals_autograd_and_the_twin(case):
+    model, loss, params, x, y, masks = dropped(case, 0.4)
+    mine = by_hand(model, loss, params, x, y, noise=masks)
+    compare_gradients(mine, by_autograd(model, loss, params, x, y, noise=masks), allow_trivial=True).assert_passed()
+    twin = reference.mlp.MLP(model.sizes, model.activations, model.dropout)
+    theirs = by_twin(twin, TWIN_LOSSES[case[2]], params, x, y, noise=masks)
+    compare_gradients(mine, theirs, allow_trivial=True).assert_passed()
+    without = by_hand(model, loss, params, x, y)
+    assert not torch.allclose(mine["∂C/∂layer1.weight"], without["∂C/∂layer1.weight"])
+
+
+def test_dropout_goes_on_with_the_kept_activations_enlarged():
+    model, _, params, x, _, masks = dropped((3, "tanh", "quadratic", 7), 0.4)
+    output, caches, _ = model.forward(params, x, noise=masks, training=True)
+    for (_, _, a), (a_before, _, _), mask in zip(caches, caches[1:3], masks, strict=False):
+        torch.testing.assert_close(a_before, torch.where(mask == 1, a / 0.6, 0.0), rtol=1e-15, atol=0)
+    plain, _, _ = model.forward(params, x)
+    assert torch.equal(plain, MLP(model.sizes, model.activations).forward(params, x)[0])  # evaluation drops nothing
+    assert not torch.allclose(output, plain)
+
+
+def test_masks_of_zeros_let_nothing_through():
+    """The first layers get no gradient, and the last only that of its bias."""
+    model, loss, params, x, y, masks = dropped((3, "tanh", "quadratic", 7), 0.4)
+    gradients = by_hand(model, loss, params, x, y, noise=[torch.zeros_like(mask) for mask in masks])
+    nonzero = {name for name, tensor in gradients.items() if tensor.any()}
+    assert nonzero == {"C", "δ output", "δ layer3", "∂C/∂layer3.bias"}
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, float("nan")])
+def test_a_dropout_outside_of_its_range_is_refused(dropout):
+    with pytest.raises(ValueError, match=r"dropout is .*, but it must be from 0 to below 1"):
+        MLP((3, 2), ("tanh",), dropout=dropout)
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)

@@ -101,6 +101,20 @@ def test_stopped_again_and_again(optimizer: str, impl: str, data: Dataset, tmp_p
     assert_same_run(tmp_path / "pieces", tmp_path / "whole")
 
 
+RULES: dict[str, object] = {"dropout": 0.3, "l1": 1e-3, "clip_norm": 0.1, "max_norm": 1.0}
+
+
+@pytest.mark.parametrize("impl", ["manual", "reference", pytest.param("both", marks=pytest.mark.slow)])
+def test_with_dropout_penalties_and_limits(impl: str, data: Dataset, tmp_path: Path) -> None:
+    """The masks are a function of seed and step, so they need no state."""
+    settings = config(data, impl=impl, **RULES)
+    train_loop(settings, data, tmp_path / "whole")
+    train_loop(settings, data, tmp_path / "stopped", stop=at_poll(6))
+    forget_events(tmp_path / "stopped")
+    train_loop(settings, data, tmp_path / "stopped")
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
 SCHEDULES = {
     "step": {"schedule": "step", "lr_epochs": 1, "warmup": 3},
     "exponential": {"schedule": "exponential", "lr_epochs": 1},

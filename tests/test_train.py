@@ -207,7 +207,7 @@ def test_help_names_every_option_of_the_issue(capsys: Capsys) -> None:
     options = """
         impl preset dataset data-dir validation hidden activation loss optimizer lr schedule momentum l2 batch-size
         epochs max-steps init seed dtype device threads run-dir resume check-every log-every histogram-every
-        print-config
+        print-config betas eps lr-epochs lr-factor warmup patience l1 dropout max-norm clip-norm clip-value expand
     """
     for option in options.split():
         assert re.search(rf"--{option}\b", done.out), option

@@ -71,6 +71,18 @@ class Config:
     """ε in the denominator of adagrad, rmsprop, adam, adamw and muon."""
     l2: float = 0.0
     """λ of the penalty ½λΣw² on weights (not biases): Nielsen's λ/n, torch's weight_decay."""
+    l1: float = 0.0
+    """λ of the penalty λΣ|w| on weights: Nielsen's λ/n."""
+    dropout: float = 0.0
+    """Probability, from 0 to below 1, with which a hidden activation is dropped in training."""
+    max_norm: float = 0.0
+    """Longest that the weights into one neuron may become, together; 0 is no limit."""
+    clip_norm: float = 0.0
+    """Longest that the whole gradient may be, before L2; 0 is no limit."""
+    clip_value: float = 0.0
+    """Largest that an element of the gradient may be, before L2; 0 is no limit."""
+    expand: tuple[Literal["shifts", "rotations"], ...] = ()
+    """Add copies of the training pictures, moved by one pixel (four ways) or turned by 10 degrees (both ways)."""
     batch_size: int = 100
     """Examples per mini-batch; the last one of an epoch may be smaller."""
     epochs: int = 50
@@ -104,7 +116,12 @@ class Config:
         self._check("threads", 0 <= self.threads <= 1024, "a whole number from 0 to 1024")
         self._check("seed", 0 <= self.seed < 2**63, "a whole number from 0 to 2⁶³ − 1")
         self._check("lr", 0 < self.lr < math.inf, "a positive number")
-        self._check("l2", 0 <= self.l2 < math.inf, "a number from 0")
+        for name in ("l2", "l1", "max_norm", "clip_norm", "clip_value"):
+            self._check(name, 0 <= getattr(self, name) < math.inf, "a number from 0")
+        self._check("dropout", 0 <= self.dropout < 1, "from 0 to below 1")
+        self._check("expand", len(set(self.expand)) == len(self.expand), "shifts, rotations, or both, once each")
+        if self.clip_norm and self.clip_value:
+            raise UserError("--clip-norm and --clip-value are two ways to clip: give one of them")
         self._check("momentum", 0 <= self.momentum < 1, "from 0 to below 1")
         self._check("lr_factor", 0 < self.lr_factor < 1, "above 0 and below 1")
         self._check("betas", all(0 <= beta < 1 for beta in self.betas), "from 0 to below 1 each")

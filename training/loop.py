@@ -21,7 +21,7 @@ from training.config import Config
 from training.data import Dataset, Split
 from training.evaluation import Evaluation, evaluate
 from training.learners.base import Backpropagation, Learner, LearnerState
-from training.learners.comparison import tensors_of
+from training.learners.comparison import tensors_of, values_of
 from training.schedules import ended_early, make_plateau, make_schedule
 from training.tensorboard import MetricsWriter
 
@@ -83,6 +83,7 @@ class Loop:
             "losses": torch.empty(0, dtype=torch.float64),
             "metrics": {},
         }
+        self.state = learner.state_dict()  # as the last step left it
         self.progress = fresh if progress is None else {**fresh, **progress}
         learner.metrics.update(self.progress["metrics"])
 
@@ -140,13 +141,12 @@ class Loop:
 
     def advance(self, batches: Tensor) -> None:
         """Take these steps; if a value stops being finite, take them again to name the first one, and raise."""
-        before = self.learner.state_dict()
+        before = self.state
         learning_rates = self.learning_rates(len(batches))
         start = time.perf_counter()
         losses = self.learner.advance(batches, learning_rates)
-        finite = bool(losses.isfinite().all()) and all(
-            bool(p.isfinite().all()) for p in self.learner.parameters.values()
-        )
+        self.state = self.learner.state_dict()
+        finite = all(bool(tensor.isfinite().all()) for tensor in (losses, *values_of(self.state).values()))
         self.seconds += time.perf_counter() - start
         self.examples += batches.numel()
         if not finite:
@@ -252,8 +252,8 @@ class Loop:
                     where = name.replace("∂ ", "∂").replace(" ", " of ")
                     raise NotFiniteError(f"step {step}: the first value that is not finite is in {where}; {ADVICE}")
             self.learner.advance(batches[i : i + 1], learning_rates[i : i + 1])
-            for name, p in self.learner.parameters.items():
-                if not p.isfinite().all():
+            for name, tensor in values_of(self.learner.state_dict()).items():
+                if not tensor.isfinite().all():
                     raise NotFiniteError(
                         f"step {step}: the first value that is not finite is in the new {name}; {ADVICE}"
                     )

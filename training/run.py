@@ -20,7 +20,7 @@ from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.config import Config, load_preset, resolve_device
 from training.console import RunConsole, print_layers
-from training.data import Dataset, load
+from training.data import Dataset, expand, load
 from training.errors import UserError
 from training.figures import curves
 from training.interruption import Interruption
@@ -81,7 +81,7 @@ def load_config(run_dir: Path) -> Config:
 
 
 def load_data(config: Config) -> Dataset:
-    data = load(config.dataset, Path(config.data_dir), validation=config.validation)
+    data = expand(load(config.dataset, Path(config.data_dir), validation=config.validation), config.expand)
     print(data.source, flush=True)
     return data
 

@@ -1,8 +1,9 @@
-"""Dropout: y = x ⊙ mask / keep, with a mask of ones (kept, with probability `keep`) and zeros
+"""Dropout: in training every activation is kept with probability `keep`, and enlarged to keep its mean.
 
-dx = dy ⊙ mask / keep
+    y = x ⊙ m / keep             m of ones (kept) and zeros (dropped), of the shape of x
+    dx = dy ⊙ m / keep
 
-The mask is drawn outside and comes in as a tensor. Source: Srivastava et al. 2014.
+m is drawn outside and comes in as a tensor. In evaluation there is no such layer. Source: Srivastava et al. 2014.
 """
 
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ def backward(dy: Tensor, cache: Cache) -> Tensor:
 
 
 def examples(generator: Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Tensor, Tensor, float]]:
-    x = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64)
-    mask = torch.rand(3, 4, 5, generator=generator) < 0.7
-    yield x.to(dtype), mask.to(dtype), 0.7
+    for shape, keep in (((3, 4, 5), 0.7), ((7, 11), 0.3)):
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
+        mask = torch.rand(shape, generator=generator) < keep
+        yield x.to(dtype), mask.to(dtype), keep

@@ -10,30 +10,37 @@
 Rows are examples: x is (B, n₀); zˡ, aˡ and δˡ are (B, nˡ); Wˡ is (nˡ, nˡ⁻¹) and bˡ (nˡ). The numbers are Nielsen's
 (chapter 2, where examples are columns). The 1/B of the mean is in ∇ₐC already (losses.py). docs/derivations.md
 derives all four.
+
+With dropout the activations of hidden layers go on as aˡ ⊙ mˡ/keep, and so does what comes back to them:
+BP2 is δˡ = δˡ⁺¹ Wˡ⁺¹ ⊙ mˡ/keep ⊙ σ′(zˡ) then.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from manual_backprop.layers import dropout
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.parameters import Receiver, Shape
 
-Caches = list[tuple[Tensor, Tensor, Tensor]]  # (aˡ⁻¹, zˡ, aˡ) for l = 1 … L
+Caches = list[tuple[Tensor, ...]]  # (aˡ⁻¹, zˡ, aˡ) for l = 1 … L, and last, with dropout, its masks m¹ … mᴸ⁻¹
 
 
 @dataclass(frozen=True)
 class MLP:
     """`sizes` (n₀, …, n_L) and one activation's name per layer; (784, 16, 16, 10) has three layers.
 
-    Raises ValueError for fewer than two sizes, a size below 1, an unknown activation or a number of activations other
-    than the number of layers.
+    `dropout` is the probability with which a hidden activation is dropped where the forward pass is given masks.
+
+    Raises ValueError for fewer than two sizes, a size below 1, an unknown activation, a number of activations other
+    than the number of layers, or a dropout outside of [0, 1).
     """
 
     sizes: tuple[int, ...]
     activations: tuple[str, ...]
+    dropout: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         if len(self.sizes) < 2 or min(self.sizes) < 1:
@@ -43,6 +50,8 @@ class MLP:
                 f"{len(self.activations)} activations ({', '.join(self.activations)}) do not fit "
                 f"{len(self.sizes) - 1} layers: give one per layer"
             )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}, but it must be from 0 to below 1")
         for name in self.activations:
             if name not in ACTIVATIONS:
                 raise ValueError(f"{name!r} is not an activation; there are {', '.join(ACTIVATIONS)}")
@@ -66,19 +75,24 @@ class MLP:
         x: Tensor,
         *,
         state: Mapping[str, Tensor] | None = None,
-        noise: None = None,
+        noise: Sequence[Tensor] | None = None,
         training: bool = False,
     ) -> tuple[Tensor, Caches, Mapping[str, Tensor]]:
-        """aᴸ (B, n_L) for x (B, n₀), the caches, and the state, of which a perceptron has none."""
-        a = x
+        """aᴸ (B, n_L) for x (B, n₀), the caches, and the state, of which a perceptron has none.
+
+        `noise` are dropout's masks (B, nˡ), one per hidden layer; without them nothing is dropped.
+        """
+        masks, keep = noise or (), 1 - self.dropout
+        a_next = x
         caches: Caches = []
         for l, activation in enumerate(self.activations, start=1):
             W, b = params[f"layer{l}.weight"], params[f"layer{l}.bias"]
-            a_before = a
+            a_before = a_next
             z = torch.addmm(b, a_before, W.T)  # zˡ = aˡ⁻¹ (Wˡ)ᵀ + bˡ
             a = ACTIVATIONS[activation].value(z)  # aˡ = σ(zˡ)
             caches.append((a_before, z, a))
-        return a, caches, {}
+            a_next = dropout.forward(a, masks[l - 1], keep)[0] if l <= len(masks) else a
+        return a, [*caches, tuple(masks)] if masks else caches, {}
 
     def backward(
         self,
@@ -94,10 +108,13 @@ class MLP:
 
         `d_output` is ∇ₐC, the gradient of the cost with respect to the output. Returns ∂C/∂x if `need_dx`.
         """
+        masks, keep = caches[-1] if len(caches) > len(self.activations) else (), 1 - self.dropout
         da = d_output
         for l in range(len(self.activations), 0, -1):
             a_before, z, a = caches[l - 1]
             W, sigma = params[f"layer{l}.weight"], ACTIVATIONS[self.activations[l - 1]]
+            if l <= len(masks):
+                da = dropout.backward(da, (masks[l - 1], keep))
             delta = da * sigma.derivative(z, a)  # BP1 for l = L, BP2 below
             gradients[f"layer{l}.bias"] = delta.sum(dim=0)  # BP3
             gradients[f"layer{l}.weight"] = delta.T @ a_before  # BP4
@@ -109,8 +126,9 @@ class MLP:
 
     def intermediates(self, caches: Caches) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Every zˡ and every aˡ of a forward pass, named `layer1`, …; δˡ is the gradient of the z of the same name."""
-        z = {f"layer{l}": z for l, (_, z, _) in enumerate(caches, start=1)}
-        a = {f"layer{l}": a for l, (_, _, a) in enumerate(caches, start=1)}
+        layers = caches[: len(self.activations)]
+        z = {f"layer{l}": z for l, (_, z, _) in enumerate(layers, start=1)}
+        a = {f"layer{l}": a for l, (_, _, a) in enumerate(layers, start=1)}
         return z, a
 
     def equation(self, name: str) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manual_backprop.layers import dropout
 from manual_backprop.parameters import Receiver, Shape
-from toys.layers import dropout, linear, recurrent_cell
+from toys.layers import linear, recurrent_cell
 
 Caches = dict[str, Any]
 KEEP = 0.7

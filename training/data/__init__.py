@@ -6,12 +6,13 @@ from pathlib import Path
 
 from training.data.arrays import load_npz
 from training.data.dataset import Dataset, Split
+from training.data.expansion import expand
 from training.data.mnist import has_mnist, load_fashion_mnist, load_mnist, load_sample
 from training.data.pictures import load_images, preparation_of, read_picture
 from training.data.synthetic import load_points, load_spiral, points_rule
 from training.errors import UserError
 
-__all__ = ["DATASETS", "Dataset", "Split", "load", "points_rule", "preparation_of", "read_picture"]
+__all__ = ["DATASETS", "Dataset", "Split", "expand", "load", "points_rule", "preparation_of", "read_picture"]
 
 LOADERS = {
     "auto": lambda data_dir: (load_mnist if has_mnist(data_dir) else load_sample)(data_dir),

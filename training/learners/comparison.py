@@ -67,7 +67,7 @@ def compare_steps(manual: ManualLearner, others: Sequence[ReferenceLearner], pas
     manual.apply(passes.manual, lr)
     for learner, result in zip(others, passes.others, strict=True):
         learner.apply(_with(result, gradients), lr)
-    after = [_values(manual.state_dict()), *(_values(learner.state_dict()) for learner in others)]
+    after = [values_of(manual.state_dict()), *(values_of(learner.state_dict()) for learner in others)]
     labels = {name: f"the step's new {name}" for name in after[0]}
     report = _compare(after, labels, {}, {})
     if report.passed:
@@ -77,7 +77,7 @@ def compare_steps(manual: ManualLearner, others: Sequence[ReferenceLearner], pas
         others[0].load_state_dict(before)
         rounded_gradients = {name: rounded(gradient, generator) for name, gradient in gradients.items()}
         others[0].apply(_with(passes.others[0], rounded_gradients), lr)
-        return _values(others[0].state_dict())
+        return values_of(others[0].state_dict())
 
     return _compare(after, labels, *scatter(repeat, after[1]))
 
@@ -87,7 +87,7 @@ def _with(result: Backpropagation, gradients: Mapping[str, Tensor]) -> Backpropa
     return replace(result, gradients={name: g.to(result.gradients[name], copy=True) for name, g in gradients.items()})
 
 
-def _values(state: LearnerState) -> dict[str, Tensor]:
+def values_of(state: LearnerState) -> dict[str, Tensor]:
     """Parameters and buffers by their names, and the optimizer's tensors as `velocity of layer1.weight`."""
     memory = {f"{key} of {name}": tensor for key, named in state["optimizer"].items() for name, tensor in named.items()}
     return _floating(state["model"]) | memory

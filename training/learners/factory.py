@@ -1,6 +1,7 @@
 """From a configuration to the learner that it asks for."""
 
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from training.learners.base import Learner
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
+from training.noise import dropout_masks
 
 
 def make_learner(config: Config, data: Dataset) -> Learner:
@@ -34,12 +36,12 @@ def make_learner(config: Config, data: Dataset) -> Learner:
 def make_manual(config: Config, data: Dataset) -> ManualLearner:
     smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
     learner = ManualLearner(
-        MLP(config.sizes(data), config.activations),
+        MLP(config.sizes(data), config.activations, dropout=config.dropout),
         LOSSES[config.loss](**smoothing),
         OPTIMIZERS[config.optimizer](**config.optimizer_settings),
         data.train,
         dtype=getattr(torch, config.dtype),
-        l2=config.l2,
+        **shared_settings(config),
     )
     initialize(learner.params, INITIALIZERS[config.init], config.seed)
     return learner
@@ -48,11 +50,18 @@ def make_manual(config: Config, data: Dataset) -> ManualLearner:
 def make_reference(config: Config, data: Dataset, dtype: torch.dtype) -> ReferenceLearner:
     smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
     return ReferenceLearner(
-        reference_mlp.MLP(config.sizes(data), config.activations),
+        reference_mlp.MLP(config.sizes(data), config.activations, config.dropout),
         partial(reference_losses.LOSSES[config.loss], **smoothing),
         data.train,
         dtype=dtype,
         optimizer=config.optimizer,
-        l2=config.l2,
+        **shared_settings(config),
         **config.optimizer_settings,
     )
+
+
+def shared_settings(config: Config) -> dict[str, Any]:
+    """What both implementations are told in the same words."""
+    names = ("l2", "l1", "clip_norm", "clip_value", "max_norm")
+    noise = dropout_masks(config.hidden, config.dropout, config.seed) if config.dropout else None
+    return {name: getattr(config, name) for name in names} | {"noise": noise}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from manual_backprop import clipping, regularizers
 from manual_backprop.losses import Loss
 from manual_backprop.optimizers import Optimizer
 from manual_backprop.parameters import Parameters
@@ -16,8 +17,10 @@ from training.step import Model, backpropagate
 class ManualLearner:
     """A model of manual_backprop, its parameters in one vector θ, and the gradient in another of the same layout.
 
-    `l2` is λ of manual_backprop/optimizers.py, for weights only. `noise` draws what the model's forward takes as such.
-    A fresh learner's parameters are all zeros.
+    `l2` is λ of manual_backprop/optimizers.py and `l1` that of regularizers.py, both for weights only. A step adds the
+    L1 penalty's gradient, clips the sum (clipping.py), lets the optimizer add L2 and move θ, and bounds the weights by
+    `max_norm`; 0 leaves a part out. `noise` draws what the model's forward takes as such. A fresh learner's parameters
+    are all zeros.
     """
 
     def __init__(
@@ -29,6 +32,10 @@ class ManualLearner:
         *,
         dtype: torch.dtype,
         l2: float = 0.0,
+        l1: float = 0.0,
+        clip_norm: float = 0.0,
+        clip_value: float = 0.0,
+        max_norm: float = 0.0,
         noise: Noise | None = None,
     ) -> None:
         self.model, self.loss, self.optimizer, self.train, self.noise = model, loss, optimizer, train, noise
@@ -36,7 +43,8 @@ class ManualLearner:
         self.params = Parameters(model.shapes, dtype=dtype, device=self.device)
         self.gradients = self.params.zeros_like()
         self.buffers = {name: self._own(tensor) for name, tensor in model.initial_state().items()}
-        self.decay = self.params.vector(lambda name: 0.0 if name.endswith(".bias") else l2) if l2 else None
+        self.decay, self.l1_decay = self._on_weights(l2), self._on_weights(l1)
+        self.clip_norm, self.clip_value, self.max_norm = clip_norm, clip_value, max_norm
         self.optimizer_state = optimizer.init(self.params.theta)
         self.metrics: dict[str, float] = {}
         self.steps = 0
@@ -62,7 +70,17 @@ class ManualLearner:
         with torch.inference_mode():
             t = torch.tensor(self.steps + 1, dtype=torch.float64)
             theta, gradient = self.params.theta, self.gradients.theta
+            if self.l1_decay is not None:
+                gradient = gradient + regularizers.l1_subgradient(theta, self.l1_decay)
+            if self.clip_norm:
+                gradient = clipping.by_norm(gradient, self.clip_norm)
+            if self.clip_value:
+                gradient = clipping.by_value(gradient, self.clip_value)
             self.optimizer.update(theta, gradient, self.optimizer_state, lr, t, self.decay, self.params.split)
+            if self.max_norm:
+                for W in self.params.values():
+                    if W.dim() > 1:
+                        W.copy_(regularizers.max_norm(W, self.max_norm))
         self.buffers = dict(result.buffers)
         self.steps += 1
 
@@ -95,6 +113,9 @@ class ManualLearner:
             pieces.load_state_dict(tensors)
             self.optimizer_state[key] = pieces.theta
         self.steps = state["steps"]
+
+    def _on_weights(self, decay: float) -> Tensor | None:
+        return self.params.vector(lambda name: 0.0 if name.endswith(".bias") else decay) if decay else None
 
     def _own(self, tensor: Tensor) -> Tensor:
         """A clone on this learner's device; floating point in its dtype (a count of batches stays whole)."""

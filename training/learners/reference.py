@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from reference import losses, optimizers
+from reference import losses, optimizers, regularizers
 from training.data import Split
 from training.learners.base import Backpropagation, LearnerState, Noise
 
@@ -32,6 +32,10 @@ class ReferenceLearner:
         *,
         dtype: torch.dtype,
         optimizer: str = "sgd",
+        l1: float = 0.0,
+        clip_norm: float = 0.0,
+        clip_value: float = 0.0,
+        max_norm: float = 0.0,
         noise: Noise | None = None,
         **settings: Any,
     ) -> None:
@@ -39,6 +43,7 @@ class ReferenceLearner:
         self.module = module.to(self.device, dtype)
         self.loss = loss
         self.optimizer = optimizers.OPTIMIZERS[optimizer](self.module, **settings)
+        self.l1, self.clip_norm, self.clip_value, self.max_norm = l1, clip_norm, clip_value, max_norm
         self.metrics: dict[str, float] = {}
         self.steps = 0
 
@@ -113,7 +118,10 @@ class ReferenceLearner:
     def _step(self, lr: Tensor) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr.item()
+        regularizers.prepare_gradients(self.module, self.l1, self.clip_norm, self.clip_value)
         self.optimizer.step()
+        if self.max_norm:
+            regularizers.max_norm(self.module, self.max_norm)
         self.steps += 1
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
