@@ -17,11 +17,15 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def dropout(x: Tensor, mask: Tensor, keep: float) -> Tensor:
+    """`torch.nn.functional.dropout` with a mask that was drawn elsewhere."""
+    return x.masked_fill(mask == 0, 0.0) / keep
+
+
 class MLP(nn.Sequential):
     """`layer1`, `activation1`, `layer2`, … for sizes (n₀, …, n_L) and one activation's name per layer.
 
-    Where forward is given a mask for every hidden layer, its activations are dropped by it: `nn.Dropout`, which draws
-    its own masks, could not be compared.
+    Where forward is given a mask for every hidden layer, its activations are dropped by it, with probability `dropout`.
     """
 
     def __init__(self, sizes: Sequence[int], activations: Sequence[str], dropout: float = 0.0) -> None:
@@ -39,7 +43,7 @@ class MLP(nn.Sequential):
         for layer, activation, mask in zip(layers, activations, [*masks, None], strict=True):
             x = activation(layer(x))
             if mask is not None:
-                x = x.masked_fill(mask == 0, 0.0) / (1.0 - self.dropout)
+                x = dropout(x, mask, 1.0 - self.dropout)
         return x
 
     def observed(self) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:

@@ -100,7 +100,9 @@ def test_dropout_goes_on_with_the_kept_activations_enlarged():
     output, caches, _ = model.forward(params, x, noise=masks, training=True)
     for (_, _, a), (a_before, _, _), mask in zip(caches, caches[1:3], masks, strict=False):
         torch.testing.assert_close(a_before, torch.where(mask == 1, a / 0.6, 0.0), rtol=1e-15, atol=0)
-    plain, _, _ = model.forward(params, x)
+    assert caches[3] is masks
+    plain, without, _ = model.forward(params, x)
+    assert len(without) == 3
     assert torch.equal(plain, MLP(model.sizes, model.activations).forward(params, x)[0])  # evaluation drops nothing
     assert not torch.allclose(output, plain)
 
@@ -108,7 +110,7 @@ def test_dropout_goes_on_with_the_kept_activations_enlarged():
 def test_masks_of_zeros_let_nothing_through():
     """The first layers get no gradient, and the last only that of its bias."""
     model, loss, params, x, y, masks = dropped((3, "tanh", "quadratic", 7), 0.4)
-    gradients = by_hand(model, loss, params, x, y, noise=[torch.zeros_like(mask) for mask in masks])
+    gradients = by_hand(model, loss, params, x, y, noise=tuple(torch.zeros_like(mask) for mask in masks))
     nonzero = {name for name, tensor in gradients.items() if tensor.any()}
     assert nonzero == {"C", "δ output", "δ layer3", "∂C/∂layer3.bias"}
 

@@ -1,6 +1,7 @@
 """Learning rate schedules: end points, values, torch's formulas."""
 
 from itertools import pairwise
+from math import inf
 
 import pytest
 import torch
@@ -102,6 +103,10 @@ def test_a_warm_up_rises_in_equal_steps_to_the_base_rate_and_leaves_the_rest_to_
     assert [schedule(t, 10) for t in range(4, 11)] == [cosine(t, 6) for t in range(7)]
 
 
+def test_after_a_warm_up_the_schedule_is_told_the_time_and_the_length_that_are_left():
+    assert Warmup(4, lambda t, total: t + 100 * total)(7, 20) == 3 + 1600
+
+
 def walk(plateau: Plateau, values: list[float]) -> list[float]:
     memory, scales = plateau.init(), []
     assert memory["scale"] == 1
@@ -115,6 +120,7 @@ def test_a_plateau_falls_when_there_was_no_new_best_for_so_long():
     values = [5, 4, 4, 4.5, 3, 3, 3, 3, 3, 2]
     assert walk(Plateau(2, 0.5), values) == [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
     assert walk(Plateau(1, 0.5), [5, 4, 4, 3, 3]) == [1, 1, 0.5, 0.5, 0.25]
+    assert walk(Plateau(2, 0.5), [inf, inf, 4]) == [1, 0.5, 0.5]
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.1])

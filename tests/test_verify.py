@@ -166,7 +166,7 @@ def test_all_is_every_model_layer_and_cost(capsys: Capsys) -> None:
     assert list(parts) == ["layers", "costs", *verification.MODELS]
     assert len(parts["mlp"]) == 1 + 7 * 4 * 4
     assert sum(check["comparisons"] for check in parts["mlp"]) == 2 * COMPARED
-    assert [check["title"] for check in parts["layers"]] == list(ACTIVATIONS)
+    assert [check["title"] for check in parts["layers"]] == [*ACTIVATIONS, "dropout"]
     assert [check["title"] for check in parts["costs"]] == [*LOSSES, "smoothed softmax-cross-entropy"]
     for check in parts["layers"] + parts["costs"]:
         assert {"reference", "autograd", "dot product", "differences"} <= {row["oracle"] for row in check["rows"]}
@@ -180,7 +180,7 @@ def test_as_tables_too(capsys: Capsys) -> None:
     done = call(capsys, verify.main, "--all", "--seeds", 1)
     assert (done.status, done.err) == (0, "")
     lines = [row for row in rows(done.out) if len(row) == 4]
-    assert [row[0] for row in lines] == [*ACTIVATIONS, *LOSSES, "smoothed softmax-cross-entropy"]
+    assert [row[0] for row in lines] == [*ACTIVATIONS, "dropout", *LOSSES, "smoothed softmax-cross-entropy"]
     assert {row[-1] for row in lines} == {"ok"}
 
 

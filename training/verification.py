@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gradient_check import Report, Row, check_backward
 from manual_backprop import layers
 from manual_backprop.initializers import fan_in
+from manual_backprop.layers import dropout
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import LOSSES, Loss, SoftmaxCrossEntropy
 from manual_backprop.models.mlp import MLP
@@ -119,7 +120,7 @@ MODELS: dict[str, Callable[[], Iterator[Network]]] = {"mlp": mlps}
 
 LAYER_TWINS: dict[Any, tuple[str, Callable[..., Any]]] = {
     layer: (name, reference_mlp.ACTIVATIONS[name]()) for name, layer in ACTIVATIONS.items()
-}
+} | {dropout: ("dropout", reference_mlp.dropout)}
 """Layer (what `examples` yields, or the module) → its name and a forward of somebody else's."""
 
 COSTS: dict[str, tuple[Loss, Callable[..., Tensor]]] = {

@@ -15,7 +15,7 @@ With dropout the activations of hidden layers go on as aˡ ⊙ mˡ/keep, and so 
 BP2 is δˡ = δˡ⁺¹ Wˡ⁺¹ ⊙ mˡ/keep ⊙ σ′(zˡ) then.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -75,7 +75,7 @@ class MLP:
         x: Tensor,
         *,
         state: Mapping[str, Tensor] | None = None,
-        noise: Sequence[Tensor] | None = None,
+        noise: tuple[Tensor, ...] | None = None,
         training: bool = False,
     ) -> tuple[Tensor, Caches, Mapping[str, Tensor]]:
         """aᴸ (B, n_L) for x (B, n₀), the caches, and the state, of which a perceptron has none.
@@ -92,7 +92,7 @@ class MLP:
             a = ACTIVATIONS[activation].value(z)  # aˡ = σ(zˡ)
             caches.append((a_before, z, a))
             a_next = dropout.forward(a, masks[l - 1], keep)[0] if l <= len(masks) else a
-        return a, [*caches, tuple(masks)] if masks else caches, {}
+        return a, [*caches, masks] if masks else caches, {}
 
     def backward(
         self,
