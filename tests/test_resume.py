@@ -141,12 +141,16 @@ def test_with_any_schedule(options: dict, tmp_path: Path) -> None:
 def test_a_run_that_stopped_early_is_finished(tmp_path: Path, capsys: Capsys) -> None:
     run_dir = tmp_path / "run"
     options = command_line(tmp_path, run_dir, epochs=50, validation=20, patience=1, lr=1e-9)
-    assert call(capsys, train.main, *options).status == 0
+    done = call(capsys, train.main, *options)
+    assert done.status == 0
+    assert done.out.splitlines()[-1].startswith(
+        "ended early at step 12, no better accuracy for 1 epoch; test accuracy"
+    )
     saved = checkpoint.load(run_dir)
     assert saved["steps"] == 12
     done = call(capsys, train.main, "--resume", run_dir)
     assert done.status == 0
-    assert "is finished, at step 12: it ended early, no better accuracy for 1 epochs" in done.out
+    assert "is finished, at step 12: it ended early, no better accuracy for 1 epoch" in done.out
     assert_same(checkpoint.load(run_dir), saved)
 
 

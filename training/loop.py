@@ -48,6 +48,7 @@ class Outcome:
     steps: int
     accuracy: float  # on the test set, when last evaluated
     best_accuracy: float
+    early: str = ""  # why it ended before its last step, if it did
 
 
 class Loop:
@@ -106,7 +107,9 @@ class Loop:
         return self.outcome(finished=False)
 
     def outcome(self, finished: bool) -> Outcome:
-        return Outcome(finished, self.learner.steps, self.progress["accuracy"], self.progress["best_accuracy"])
+        steps, early = self.learner.steps, ended_early(self.config, self.progress)
+        early = early if finished and steps < self.total else ""
+        return Outcome(finished, steps, self.progress["accuracy"], self.progress["best_accuracy"], early)
 
     def train_some(self) -> None:
         """Take the next few steps: up to the next that is logged, which goes alone, or the end of the epoch."""

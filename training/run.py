@@ -41,6 +41,8 @@ class Result:
     def summary(self) -> str:
         outcome = self.outcome
         state = "" if outcome.finished else f"stopped at step {outcome.steps:,} (--resume {self.run_dir} goes on); "
+        if outcome.early:
+            state = f"ended early at step {outcome.steps:,}, {outcome.early}; "
         return (
             f"{state}test accuracy {outcome.accuracy:.2%} (best {outcome.best_accuracy:.2%}) "
             f"after {self.seconds:.1f} s; run in {self.run_dir}, curves in {self.run_dir / 'curves.png'}; "
@@ -98,7 +100,7 @@ def _run(config: Config, data: Dataset, run_dir: Path, saved: Checkpoint | None)
             learner.load_state_dict(saved)
         except ValueError as error:
             raise UserError(f"the checkpoint in {run_dir} is not of this network: {error}") from error
-        early = ended_early(config, saved["progress"])
+        early = ended_early(config, saved["progress"]) if learner.steps < total else ""
         if (early or learner.steps >= total) and is_complete(run_dir, learner.steps):
             more = f"it ended early, {early}" if early else "more --epochs, or --max-steps, go on with it"
             print(f"this run is finished, at step {learner.steps:,}: {more}")

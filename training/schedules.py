@@ -31,7 +31,7 @@ def make_plateau(config: Config) -> Plateau:
 def ended_early(config: Config, progress: Progress) -> str:
     """Why a run ends before its last step: "no better accuracy for 10 epochs"; empty if it does not."""
     if config.patience and progress["waited"] >= config.patience:
-        return f"no better accuracy for {config.patience} epochs"
+        return f"no better accuracy for {config.patience} epoch{'s' if config.patience > 1 else ''}"
     if config.schedule == "halve" and progress["plateau"]["scale"] <= LAST_HALVING:
         return f"the learning rate has been halved down to 1/{round(1 / LAST_HALVING)}"
     return ""
