@@ -22,12 +22,8 @@ from typing import Protocol
 from torch import Tensor
 
 State = dict[str, Tensor]
+Decay = Tensor | None  # λ for weights and 0 for biases; None means no L2 at all
 Split = Callable[[Tensor], Mapping[str, Tensor]]  # the named tensors of a vector as long as θ, as views of it
-
-
-def unnamed(vector: Tensor) -> Mapping[str, Tensor]:
-    """A vector that holds no matrices."""
-    return {"theta": vector}
 
 
 class Optimizer(Protocol):
@@ -38,29 +34,18 @@ class Optimizer(Protocol):
         ...
 
     def update(
-        self,
-        theta: Tensor,
-        gradient: Tensor,
-        state: State,
-        lr: Tensor,
-        t: Tensor,
-        decay: Tensor | None = None,
-        split: Split = unnamed,
+        self, theta: Tensor, gradient: Tensor, state: State, lr: Tensor, t: Tensor, decay: Decay, split: Split
     ) -> None:
-        """Take step t = 1, 2, …; the rate `lr` and t are 0-d.
-
-        `decay` holds λ for weights and 0 for biases, None means no L2 at all. `split` (`Parameters.split`) is for
-        methods that treat matrices as such.
-        """
+        """Take step t = 1, 2, …; the rate `lr` and t are 0-d. Methods that treat matrices as such `split` vectors."""
         ...
 
 
-def coupled(gradient: Tensor, theta: Tensor, decay: Tensor | None) -> Tensor:
+def coupled(gradient: Tensor, theta: Tensor, decay: Decay) -> Tensor:
     """g = ∇C + λ ⊙ θ"""
     return gradient if decay is None else gradient + decay * theta
 
 
-def shrink(theta: Tensor, lr: Tensor, decay: Tensor | None) -> None:
+def shrink(theta: Tensor, lr: Tensor, decay: Decay) -> None:
     """θ ← θ − η λ ⊙ θ"""
     if decay is not None:
         theta.sub_(lr * decay * theta)
@@ -87,14 +72,7 @@ class SGD:
         return {"velocity": theta.new_zeros(theta.shape)} if self.momentum else {}
 
     def update(
-        self,
-        theta: Tensor,
-        gradient: Tensor,
-        state: State,
-        lr: Tensor,
-        t: Tensor,
-        decay: Tensor | None = None,
-        split: Split = unnamed,
+        self, theta: Tensor, gradient: Tensor, state: State, lr: Tensor, t: Tensor, decay: Decay, split: Split
     ) -> None:
         g = coupled(gradient, theta, decay)
         v = state["velocity"].mul_(self.momentum).add_(g) if self.momentum else g
@@ -117,14 +95,7 @@ class Nesterov:
         return {"velocity": theta.new_zeros(theta.shape)}
 
     def update(
-        self,
-        theta: Tensor,
-        gradient: Tensor,
-        state: State,
-        lr: Tensor,
-        t: Tensor,
-        decay: Tensor | None = None,
-        split: Split = unnamed,
+        self, theta: Tensor, gradient: Tensor, state: State, lr: Tensor, t: Tensor, decay: Decay, split: Split
     ) -> None:
         g = coupled(gradient, theta, decay)
         v = state["velocity"].mul_(self.momentum).add_(g)
@@ -147,14 +118,7 @@ class Adagrad:
         return {"square_sum": theta.new_zeros(theta.shape)}
 
     def update(
-        self,
-        theta: Tensor,
-        gradient: Tensor,
-        state: State,
-        lr: Tensor,
-        t: Tensor,
-        decay: Tensor | None = None,
-        split: Split = unnamed,
+        self, theta: Tensor, gradient: Tensor, state: State, lr: Tensor, t: Tensor, decay: Decay, split: Split
     ) -> None:
         g = coupled(gradient, theta, decay)
         s = state["square_sum"].add_(g * g)
@@ -178,14 +142,7 @@ class RMSprop:
         return {"square_mean": theta.new_zeros(theta.shape)}
 
     def update(
-        self,
-        theta: Tensor,
-        gradient: Tensor,
-        state: State,
-        lr: Tensor,
-        t: Tensor,
-        decay: Tensor | None = None,
-        split: Split = unnamed,
+        self, theta: Tensor, gradient: Tensor, state: State, lr: Tensor, t: Tensor, decay: Decay, split: Split
     ) -> None:
         (beta,) = self.betas
         g = coupled(gradient, theta, decay)
@@ -219,14 +176,7 @@ class Adam:
         return {"mean": theta.new_zeros(theta.shape), "square_mean": theta.new_zeros(theta.shape)}
 
     def update(
-        self,
-        theta: Tensor,
-        gradient: Tensor,
-        state: State,
-        lr: Tensor,
-        t: Tensor,
-        decay: Tensor | None = None,
-        split: Split = unnamed,
+        self, theta: Tensor, gradient: Tensor, state: State, lr: Tensor, t: Tensor, decay: Decay, split: Split
     ) -> None:
         g = coupled(gradient, theta, decay)
         theta.sub_(lr * adam_step(g, state["mean"], state["square_mean"], t, self.betas, self.eps))
@@ -249,14 +199,7 @@ class AdamW:
         return {"mean": theta.new_zeros(theta.shape), "square_mean": theta.new_zeros(theta.shape)}
 
     def update(
-        self,
-        theta: Tensor,
-        gradient: Tensor,
-        state: State,
-        lr: Tensor,
-        t: Tensor,
-        decay: Tensor | None = None,
-        split: Split = unnamed,
+        self, theta: Tensor, gradient: Tensor, state: State, lr: Tensor, t: Tensor, decay: Decay, split: Split
     ) -> None:
         shrink(theta, lr, decay)
         theta.sub_(lr * adam_step(gradient, state["mean"], state["square_mean"], t, self.betas, self.eps))
@@ -279,14 +222,7 @@ class Lion:
         return {"mean": theta.new_zeros(theta.shape)}
 
     def update(
-        self,
-        theta: Tensor,
-        gradient: Tensor,
-        state: State,
-        lr: Tensor,
-        t: Tensor,
-        decay: Tensor | None = None,
-        split: Split = unnamed,
+        self, theta: Tensor, gradient: Tensor, state: State, lr: Tensor, t: Tensor, decay: Decay, split: Split
     ) -> None:
         beta1, beta2 = self.betas
         m = state["mean"]
@@ -338,14 +274,7 @@ class Muon:
         return {"mean": theta.new_zeros(theta.shape), "square_mean": theta.new_zeros(theta.shape)}
 
     def update(
-        self,
-        theta: Tensor,
-        gradient: Tensor,
-        state: State,
-        lr: Tensor,
-        t: Tensor,
-        decay: Tensor | None = None,
-        split: Split = unnamed,
+        self, theta: Tensor, gradient: Tensor, state: State, lr: Tensor, t: Tensor, decay: Decay, split: Split
     ) -> None:
         shrink(theta, lr, decay)
         gradients, means, squares = split(gradient), split(state["mean"]), split(state["square_mean"])

@@ -118,7 +118,7 @@ class Witness(MLP):
 class WitnessSGD(SGD):
     def update(self, theta, gradient, state, lr, t, decay, split):
         assert torch.is_inference_mode_enabled()
-        super().update(theta, gradient, state, lr, t, decay)
+        super().update(theta, gradient, state, lr, t, decay, split)
 
 
 def test_the_whole_step_runs_under_inference_mode_and_nothing_requires_grad():

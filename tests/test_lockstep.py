@@ -102,7 +102,7 @@ class ForgetsDecayOfTheMean(Lion):
     """Wrong where only the next step would show it: the mean is not brought up to date."""
 
     def update(self, theta, gradient, state, lr, t, decay, split):
-        super().update(theta, gradient, {"mean": state["mean"].clone()}, lr, t, decay)
+        super().update(theta, gradient, {"mean": state["mean"].clone()}, lr, t, decay, split)
 
 
 def test_a_wrong_optimizer_state_is_named_at_once():
@@ -186,7 +186,7 @@ class BiasesDecay(SGD):
     """A wrong update: L2 on everything."""
 
     def update(self, theta, gradient, state, lr, t, decay, split):
-        super().update(theta, gradient, state, lr, t, None if decay is None else decay.max().expand_as(theta))
+        super().update(theta, gradient, state, lr, t, decay.max().expand_as(theta), split)
 
 
 def test_a_wrong_update_is_named_and_undone():

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import reference.optimizers
-from manual_backprop.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Lion, Muon, Optimizer, orthogonalized, unnamed
+from manual_backprop.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Lion, Muon, Optimizer, orthogonalized
 from manual_backprop.parameters import Parameters
 
 STEPS = 1000
@@ -115,7 +115,7 @@ def walk(optimizer: Optimizer, theta: Tensor, slope, *, steps: int, lr: float = 
     state, path = optimizer.init(theta), []
     for t in range(1, steps + 1):
         rate, time = torch.tensor(lr, dtype=theta.dtype), torch.tensor(t, dtype=torch.float64)
-        optimizer.update(theta, slope(theta), state, rate, time, decay)
+        optimizer.update(theta, slope(theta), state, rate, time, decay, lambda vector: {"w": vector})
         path.append(theta.clone())
     return path
 
@@ -232,16 +232,6 @@ def test_a_step_reads_the_gradient_and_the_decay_and_writes_to_neither(name, set
     assert gradient.tolist() == [0, 1, 2, 3, 4, 5]
     assert decay.tolist() == [0.5] * 6
     assert all(vector.shape == theta.shape for vector in state.values())
-
-
-def test_a_vector_without_names_holds_no_matrix():
-    """So muon moves all of it as adamw does."""
-    assert unnamed(torch.ones(3)).keys() == {"theta"}
-    theta, other = torch.ones(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
-    for optimizer, w in ((Muon(), theta), (AdamW(), other)):
-        walk(optimizer, w, lambda w: w**3, steps=5)
-    assert torch.equal(theta, other)
-    assert theta.max() < 1
 
 
 def test_without_momentum_there_is_no_state():

@@ -143,9 +143,7 @@ def test_a_run_that_stopped_early_is_finished(tmp_path: Path, capsys: Capsys) ->
     options = command_line(tmp_path, run_dir, epochs=50, validation=20, patience=1, lr=1e-9)
     done = call(capsys, train.main, *options)
     assert done.status == 0
-    assert done.out.splitlines()[-1].startswith(
-        "ended early at step 12, no better accuracy for 1 epoch; test accuracy"
-    )
+    assert done.out.splitlines()[-1].startswith("ended early at step 12, no better accuracy for 1 epoch; test accuracy")
     saved = checkpoint.load(run_dir)
     assert saved["steps"] == 12
     done = call(capsys, train.main, "--resume", run_dir)
