@@ -90,7 +90,7 @@ class ReferenceLearner:
             C = self.loss(leaf, y, len(x))
             C.backward()
             own_d_output = _gradient(leaf)
-            output.backward(rounded(own_d_output if d_output is None else d_output, rounding))
+            output.backward(_rounded(own_d_output if d_output is None else d_output, rounding))
         z, a = _numbered(z_calls), _numbered(a_calls)
         buffers = {name: tensor.clone() for name, tensor in self.module.named_buffers()}
         for name, tensor in self.module.named_buffers():
@@ -155,7 +155,7 @@ def _record(module: nn.Module, hooks: ExitStack, rounding: torch.Generator | Non
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         if rounding is not None:  # an activation is as exact as its z is large, if not more: gelu's tail
             exact_as = inputs[0].detach() if inputs[0].shape == output.shape else output.detach()
-            output = rounded(output, rounding) + (rounded(exact_as, rounding) - exact_as)
+            output = _rounded(output, rounding) + (_rounded(exact_as, rounding) - exact_as)
         output.retain_grad()
         outputs.append(output)
         return output
@@ -164,7 +164,7 @@ def _record(module: nn.Module, hooks: ExitStack, rounding: torch.Generator | Non
     return outputs
 
 
-def rounded(tensor: Tensor, rounding: torch.Generator | None) -> Tensor:
+def _rounded(tensor: Tensor, rounding: torch.Generator | None) -> Tensor:
     """The tensor with every element off by one unit of rounding, up or down at random; itself without a generator."""
     if rounding is None:
         return tensor
@@ -175,7 +175,7 @@ def rounded(tensor: Tensor, rounding: torch.Generator | None) -> Tensor:
 def _rounded_delta(a: Tensor, rounding: torch.Generator, delta: Tensor) -> Tensor:
     """δ = ∂C/∂a ⊙ σ′ with every σ′ off by one unit of rounding of 1."""
     assert a.grad is not None
-    return delta + (rounded(a.grad, rounding) - a.grad)
+    return delta + (_rounded(a.grad, rounding) - a.grad)
 
 
 def _numbered(outputs: dict[str, list[Tensor]]) -> dict[str, Tensor]:
