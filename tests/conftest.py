@@ -1,6 +1,7 @@
 """What all tests share: one thread, and the data."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -28,3 +29,13 @@ def mnist_dir() -> Path:
 def sample() -> Dataset:
     """The bundled sample of MNIST."""
     return load("sample")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser's path; tests that need one are skipped where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next((path for name in names if (path := shutil.which(name))), None)
+    if path is None:
+        pytest.skip(f"there is no browser: none of {', '.join(names)} is installed")
+    return path

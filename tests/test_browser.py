@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -42,15 +41,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.hparams({"hparam/accuracy": 0.5})
         writer.close()
     return root
-
-
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next((path for name in names if (path := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"there is no browser: none of {', '.join(names)} is installed")
-    return path
 
 
 @pytest.fixture(scope="module")
