@@ -30,7 +30,7 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, classes: Sequence[str]
     counts = torch.bincount(labels * n + predictions, minlength=n * n).view(n, n)
     share = counts / counts.sum(1, keepdim=True).clamp(min=1)
     side = min(3.2 + 0.3 * n, 16)
-    figure = _figure(side + 0.6, side)
+    figure = new_figure(side + 0.6, side)
     axes = figure.add_subplot()
     axes.imshow(share.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)  # the root, so that rare mistakes show
     if n <= 20:
@@ -46,7 +46,7 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, classes: Sequence[str]
     crowded = max(map(len, names)) * len(names) > 70
     axes.set_xticks(every, names, rotation=90 if crowded else 0, parse_math=False)
     axes.set_yticks(every, names, parse_math=False)
-    return _drawn(figure)
+    return drawn(figure)
 
 
 def mistakes(
@@ -74,7 +74,7 @@ def mistakes(
     shorts = [_short(name) for name in classes]
     arrow = " → " if max(map(len, shorts)) < 6 else "\n→ "
     margin, caption = 0.12 * width, (0.45 if arrow == " → " else 0.6) * height  # around the pictures, in their pixels
-    figure = _figure(max(4, 1.25 * columns + 0.3), 1.25 * rows * (height + caption) / (width + margin) + 0.6)
+    figure = new_figure(max(4, 1.25 * columns + 0.3), 1.25 * rows * (height + caption) / (width + margin) + 0.6)
     axes = figure.add_subplot()
     axes.axis("off")
     for k, i in enumerate(shown.tolist()):
@@ -86,7 +86,7 @@ def mistakes(
     axes.set_xlim(-margin, columns * (width + margin))
     axes.set_ylim(rows * (height + caption), -margin)
     axes.set_title(f"{len(shown)} of {len(wrong):,} mistakes: label → prediction, {unit}")
-    return _drawn(figure)
+    return drawn(figure)
 
 
 def decision_boundary(
@@ -106,7 +106,7 @@ def decision_boundary(
     grid = torch.cartesian_prod(vertical, horizontal).flip(1)
     predictions = predict(grid.to(x.device)).argmax(1).view(resolution, resolution).cpu()
     colors = np.array([to_rgb(color) for color, _ in zip(cycle(COLORS), classes, strict=False)])
-    figure = _figure(7, 6.4)
+    figure = new_figure(7, 6.4)
     axes = figure.add_subplot()
     area = 1 - 0.35 * (1 - colors[predictions])
     axes.imshow(area, extent=(left, right, bottom, top), origin="lower", aspect="auto")
@@ -119,7 +119,7 @@ def decision_boundary(
     axes.set_title("prediction (area) and label (points)")
     if len(classes) <= 20:
         _legend(axes, loc="upper left", bbox_to_anchor=(1, 1))
-    return _drawn(figure)
+    return drawn(figure)
 
 
 def curves(runs: Mapping[str, Path], destination: Path) -> None:
@@ -127,7 +127,7 @@ def curves(runs: Mapping[str, Path], destination: Path) -> None:
 
     Of several runs the first is wide and pale, the others thin and dashed on top of it, so that equal curves both show.
     """
-    figure = _figure(11, 4.4)
+    figure = new_figure(11, 4.4)
     thin = cycle((0, pattern) for pattern in ((3, 2), (1, 1.5), (6, 2, 1, 2)))
     styles: list[dict[str, Any]] = [{"linewidth": 1.6}]
     if len(runs) > 1:
@@ -174,14 +174,14 @@ def _legend(axes: Axes, **where: Any) -> None:
         text.set_parse_math(False)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure of this many inches, laid out so that nothing is clipped."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
-def _drawn(figure: Figure) -> Image.Image:
+def drawn(figure: Figure) -> Image.Image:
     """The drawn figure. A letter that the font lacks is drawn as a box, without a warning."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

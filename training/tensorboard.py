@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -121,12 +122,7 @@ class MetricsWriter:
         self.jsonl.close()
 
     def _image(self, name: str, picture: Image.Image, step: int) -> None:
-        """Like add_image, which takes several times as long: it writes no palettes and compresses harder."""
-        png = io.BytesIO()
-        picture.save(png, "PNG", compress_level=1)
-        width, height = picture.size
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png.getvalue())
-        self.events.add_summary(Summary(value=[Summary.Value(tag=f"images/{name}", image=image)]), step)
+        self.events.add_summary(_image_summary(f"images/{name}", picture), step)
 
     def _histogram(self, tag: str, tensor: Tensor, step: int) -> None:
         """Leaves out values that are not finite, or beyond ±10¹⁵⁰, and a tensor that has no others."""
@@ -148,6 +144,23 @@ class MetricsWriter:
             bucket_counts=[0, *counts.tolist()],  # nothing lies below the first limit
             global_step=step,
         )
+
+
+def write_images(run_dir: Path, pictures: Mapping[str, Image.Image], step: int) -> None:
+    """Pictures by tag, in an event file of their own beside those that the run has."""
+    with closing(SummaryWriter(run_dir)) as writer:
+        events: Any = writer.file_writer
+        for tag, picture in pictures.items():
+            events.add_summary(_image_summary(tag, picture), step)
+
+
+def _image_summary(tag: str, picture: Image.Image) -> Summary:
+    """What add_image writes, in a fraction of its time: it writes no palettes and compresses harder."""
+    png = io.BytesIO()
+    picture.save(png, "PNG", compress_level=1)
+    width, height = picture.size
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png.getvalue())
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
