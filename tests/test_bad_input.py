@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 import running
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from running import call, files, flags, one_sentence, write_npz
 
+import explain
 import predict
 import train
 import verify
 from training import checkpoint
+from training.errors import UserError
+from training.explanation import Network
+from training.prediction import load_trained
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -456,3 +460,93 @@ def test_wrong_orders_to_verify(arguments: list[str], capsys: Capsys) -> None:
     done = call(capsys, verify.main, *arguments)
     assert done.status == 2
     assert arguments[0] in one_sentence(done.err)
+
+
+# explain.py
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on pictures."""
+    path = tmp_path_factory.mktemp("run") / "digits"
+    assert train.main(list(flags({"dataset": "sample", "hidden": (70,), "max_steps": 1, "run_dir": path}))) == 0
+    return path
+
+
+EXPLAIN = {
+    "both an index and a picture": (["--index", "7", "--image", "x.png"], "either --index or --image"),
+    "a label without a picture": (["--label", "3"], "--label goes with --image"),
+    "a mini-batch of one": (["--batch-size", "1"], "--batch-size is 1"),
+    "an index beyond the training set": (["--index", "10000"], "from 0 to 9,999"),
+    "a negative index": (["--index", "-1"], "--index is -1"),
+    "no whole number": (["--index", "seven"], "seven"),
+    "a class that is none": (["--image", "{tmp}/digit.png", "--label", "ten"], "one of 0, 1, 2"),
+    "no picture there": (["--image", "{tmp}/nothing.png"], "nothing.png does not exist"),
+    "a picture that is none": (["--image", "{tmp}/text.png"], "text.png cannot be read as a picture"),
+    "a blank picture": (["--image", "{tmp}/blank.png"], "blank.png shows nothing"),
+    "a mini-batch without end": (["--batch-size", "1001"], "from 2 to 1,000"),
+    "too many gradients": (["--batch-size", "1000"], "smaller --batch-size"),
+    "no such directory for the page": (["--out", "{tmp}/none/page.html"], "give another --out"),
+    "a directory for a page": (["--out", "{tmp}"], "give another --out"),
+    "no checkpoint there": (["--checkpoint", "{tmp}"], "holds no checkpoint"),
+    "a checkpoint that is none": (["--checkpoint", "{tmp}/text.png"], "is not a whole checkpoint"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "named"), EXPLAIN.values(), ids=EXPLAIN.keys())
+def test_what_cannot_be_explained(
+    arguments: list[str], named: str, digits: Path, tmp_path: Path, capsys: Capsys
+) -> None:
+    (tmp_path / "text.png").write_text("seven")
+    Image.new("L", (40, 40), 200).save(tmp_path / "blank.png")
+    ImageOps.expand(Image.new("L", (6, 18), 255), 10).save(tmp_path / "digit.png")
+    before, run_before = files(tmp_path), contents(digits)
+    asked = [argument.format(tmp=tmp_path) for argument in arguments]
+    done = call(capsys, explain.main, "--checkpoint", digits, "--out", tmp_path / "page.html", "--tensorboard", *asked)
+    assert (done.status, done.out) == (2, "")
+    assert named in one_sentence(done.err)
+    assert files(tmp_path) == before
+    assert contents(digits) == run_before
+
+
+@pytest.mark.parametrize("missing", ["model", "data", "config"])
+def test_a_checkpoint_without_what_the_page_needs(missing: str, run_dir: Path, tmp_path: Path, capsys: Capsys) -> None:
+    saved = torch.load(run_dir / "last.pt", weights_only=True)
+    saved.pop(missing)
+    torch.save(saved, tmp_path / "less.pt")
+    done = call(capsys, explain.main, "--checkpoint", tmp_path / "less.pt", "--out", tmp_path / "page.html")
+    assert done.status == 2
+    assert "less.pt is not a checkpoint of this project" in one_sentence(done.err)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_checkpoint_of_a_network_that_diverged(run_dir: Path, tmp_path: Path, capsys: Capsys) -> None:
+    saved = torch.load(run_dir / "last.pt", weights_only=True)
+    saved["model"]["layer2.bias"].fill_(torch.nan)
+    torch.save(saved, tmp_path / "nan.pt")
+    done = call(capsys, explain.main, "--checkpoint", tmp_path / "nan.pt", "--out", tmp_path / "page.html")
+    assert done.status == 2
+    assert "not finite" in one_sentence(done.err)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_only_perceptrons_are_explained(a_run: Path) -> None:
+    trained = load_trained(a_run)
+    trained.learner.model = object()  # type: ignore[assignment]
+    with pytest.raises(UserError, match="only perceptrons"):
+        Network(trained)
+
+
+def test_a_network_of_arrays_reads_no_picture(a_run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    asked = ["--checkpoint", a_run, "--image", "x.png", "--out", tmp_path / "page.html"]
+    assert "reads no pictures" in one_sentence(call(capsys, explain.main, *asked).err)
+
+
+def test_data_that_the_network_was_not_trained_on(a_run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    asked = ["--checkpoint", a_run, "--out", tmp_path / "page.html", "--data-dir"]
+    other = write_npz(tmp_path / "four.npz", classes=4)
+    for data, named in ((other, "classes 0, 1, 2, 3"), (tmp_path / "none.npz", "none.npz")):
+        done = call(capsys, explain.main, *asked, data)
+        assert done.status == 2
+        assert named in one_sentence(done.err)
+    assert files(tmp_path) == {"four.npz"}

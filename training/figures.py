@@ -42,7 +42,7 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, classes: Sequence[str]
     axes.set_xlabel("prediction")
     axes.set_ylabel("label")
     every = range(0, n, max(1, n // 40))
-    names = [_short(classes[i]) for i in every]
+    names = [short(classes[i]) for i in every]
     crowded = max(map(len, names)) * len(names) > 70
     axes.set_xticks(every, names, rotation=90 if crowded else 0, parse_math=False)
     axes.set_yticks(every, names, parse_math=False)
@@ -71,7 +71,7 @@ def mistakes(
     shown = wrong[sure[wrong].argsort(descending=True)][: rows * columns]
     rows, columns = -(-len(shown) // columns), min(len(shown), columns)
     height, width = shape
-    shorts = [_short(name) for name in classes]
+    shorts = [short(name) for name in classes]
     arrow = " → " if max(map(len, shorts)) < 6 else "\n→ "
     margin, caption = 0.12 * width, (0.45 if arrow == " → " else 0.6) * height  # around the pictures, in their pixels
     figure = new_figure(max(4, 1.25 * columns + 0.3), 1.25 * rows * (height + caption) / (width + margin) + 0.6)
@@ -192,5 +192,5 @@ def drawn(figure: Figure) -> Image.Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def _short(name: str, length: int = 12) -> str:
+def short(name: str, length: int = 12) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
