@@ -36,6 +36,8 @@ from training.prediction import Trained, load_trained
 from training.stills import still
 from training.traces import cells, number, waterfall
 
+pytestmark = pytest.mark.slow
+
 Capsys = pytest.CaptureFixture[str]
 ACTIVATIONS = {
     "sigmoid": torch.sigmoid,

@@ -75,6 +75,7 @@ RULES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("rules", "dropout"), RULES.values(), ids=RULES)
 def test_no_false_alarm_with_what_keeps_weights_and_gradients_small(sample, rules, dropout, dtype):
