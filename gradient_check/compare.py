@@ -102,6 +102,15 @@ class Judgement:
     capped: bool = True  # a tolerance that would hide what must be visible is a failure
     oracle: str = ""
 
+    @property
+    def form(self) -> Tensor:
+        """What has the dtype (unless that is given) and the device (unless that is) on trial."""
+        return self.truth if self.expected is None else self.expected
+
+    @property
+    def on_trial(self) -> torch.dtype:
+        return self.dtype or self.form.dtype
+
 
 def judge_all(
     actual: Mapping[str, Tensor | None],
@@ -115,9 +124,7 @@ def judge_all(
         row = judge(name, actual.get(name), judgement)
         if not row.passed and row.diagnosis is None and _differs(row, actual.get(name)):
             truths = {other: j.truth for other, j in judgements.items()}
-            noise = SAME.get(judgement.dtype or judgement.truth.dtype, SAME[torch.float64])
-            if judgement.expected is not None and judgement.expected.dtype in SAME:
-                noise = SAME[judgement.expected.dtype]
+            noise = SAME.get(judgement.on_trial, SAME[torch.float64])
             row = replace(row, diagnosis=diagnose(name, actual, truths, replace(evidence, noise=noise)))
         rows.append(row)
     for name in actual.keys() - judgements.keys():
@@ -139,8 +146,7 @@ def judge(name: str, actual: Tensor | None, against: Judgement) -> Row:
     if actual is None:
         missing = Diagnosis("missing", "backward returned nothing for it")
         return replace(blank, reason="no gradient was returned", diagnosis=missing)
-    model = against.truth if against.expected is None else against.expected
-    dtype = against.dtype or model.dtype
+    model, dtype = against.form, against.on_trial
     for what, got, wanted in (
         ("shape", tuple(actual.shape), shape),
         ("dtype", actual.dtype, dtype),

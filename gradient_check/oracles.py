@@ -83,6 +83,11 @@ def random_direction(like: Tensor, generator: torch.Generator) -> Tensor:
     return (size * sign).to(like)
 
 
+def nudged(arguments: Sequence[Any], positions: Sequence[int]) -> list[Any]:
+    """The arguments, those at `positions` moved by rounding."""
+    return [moved_by_rounding(v, 0) if i in positions else v for i, v in enumerate(arguments)]
+
+
 def moved_by_rounding(tensor: Tensor, draw: int) -> Tensor:
     """Every element off by one unit in the last place, up or down by its own value: zeros stay, equal ones equal."""
     return moved_by(torch.finfo(tensor.dtype).eps, tensor, draw) if tensor.is_floating_point() else tensor

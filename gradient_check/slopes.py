@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradient_check.compare import Judgement, judge
 from gradient_check.differences import cleared, judge_slopes, one_sided
-from gradient_check.oracles import directional_derivatives, moved_by_rounding, outputs_of, random_direction
+from gradient_check.oracles import directional_derivatives, nudged, outputs_of, random_direction
 from gradient_check.report import Diagnosis, Row
 from gradient_check.subject import Run
 from gradient_check.tolerances import FLOOR, magnified, ratio, tolerance, tolerance_of_sums
@@ -31,9 +31,9 @@ def dot_product(
     dtype = max((t.dtype for t in (*run.cotangents, *gradients)), key=lambda dtype: torch.finfo(dtype).eps)
     arguments, cotangents = doubled(plain(run.arguments)), doubled(plain(run.cotangents))
     directions = [random_direction(arguments[i], generator) for i in positions]
-    nudged = [moved_by_rounding(v, 0) if i in positions else v for i, v in enumerate(arguments)]
     ahead, again = (
-        _terms(cotangents, directional_derivatives(forward, at, positions, directions)) for at in (arguments, nudged)
+        _terms(cotangents, directional_derivatives(forward, at, positions, directions))
+        for at in (arguments, nudged(arguments, positions))
     )
     back = _terms([gradient.double() for gradient in gradients], directions)
     size = ahead.norm().item() + back.norm().item()

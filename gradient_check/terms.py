@@ -211,9 +211,11 @@ class Spelled(TorchFunctionMode):
         spelling = SPELLINGS.get(function)
         if spelling is not None:
             try:
-                return spelling(*args, **(kwargs or {}))
-            except (TypeError, NotImplementedError):
-                pass  # a signature that is not spelled out here
+                spelled = spelling(*args, **(kwargs or {}))
+            except TypeError:  # a signature that is not spelled out here
+                spelled = None
+            if spelled is not None:
+                return spelled
         return function(*args, **(kwargs or {}))
 
 
@@ -343,9 +345,9 @@ def _batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-) -> Tensor:
+) -> Tensor | None:
     if not training:
-        raise NotImplementedError
+        return None
     shape = (1, -1, *[1] * (input.ndim - 2))
     gamma, beta = (None if p is None else p.view(shape) for p in (weight, bias))
     return _affine(_normalized(input, [0, *range(2, input.ndim)], eps), gamma, beta)
@@ -359,9 +361,9 @@ def _attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
-) -> Tensor:
+) -> Tensor | None:
     if dropout_p:
-        raise NotImplementedError
+        return None
     scores = query @ key.transpose(-1, -2) * (1 / sqrt(query.shape[-1]) if scale is None else scale)
     if is_causal:
         attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
@@ -370,7 +372,7 @@ def _attention(
     return _softmax(scores, -1) @ value
 
 
-SPELLINGS: dict[Any, Callable[..., Tensor]] = {
+SPELLINGS: dict[Any, Callable[..., Tensor | None]] = {  # None: these arguments are not spelled out
     **dict.fromkeys((torch.softmax, Tensor.softmax, F.softmax), _softmax),
     **dict.fromkeys((torch.log_softmax, Tensor.log_softmax, F.log_softmax), _log_softmax),
     F.layer_norm: _layer_norm,

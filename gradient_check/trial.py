@@ -4,6 +4,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from gradient_check.cases import Case, cases
 from gradient_check.compare import Judgement, judge, judge_all
 from gradient_check.diagnosis import Evidence
-from gradient_check.oracles import moved_by_rounding
+from gradient_check.oracles import nudged
 from gradient_check.properties import alone, copies, linear, repeatable, written_to
 from gradient_check.report import Diagnosis, Report, Row
 from gradient_check.slopes import ORACLE, all_cleared, differences, dot_product, excused_at_kinks, together
@@ -161,12 +162,10 @@ class Trial:
             return rows
         if not run.case:
             self.scales |= {name: _rms(gradient) for name, gradient in truth.gradients.items()}
-        judgements = self._judgements(oracle, run, truth, doubts)
-        found = self._judge(run, truth, judgements, forward)
+        judgements, found = self._judge(oracle, run, truth, doubts, forward)
         if run.case and not all(row.passed for row in found):  # perhaps it is badly conditioned there
             doubts = autograd.doubts(truth, run.arguments, run.cotangents)
-            judgements = self._judgements(oracle, run, truth, doubts)
-            found = self._judge(run, truth, judgements, forward)
+            judgements, found = self._judge(oracle, run, truth, doubts, forward)
         for row in found:
             position = self._position(row.name)
             actual, against = run.gradients[row.name], judgements[row.name]
@@ -213,8 +212,9 @@ class Trial:
         return max([1.0, *(a / b for a, b in largest if b > 0)])
 
     def _judge(
-        self, run: Run, truth: Truth, judgements: Mapping[str, Judgement], forward: Callable[..., Any]
-    ) -> Sequence[Row]:
+        self, oracle: str, run: Run, truth: Truth, doubts: Doubts, forward: Callable[..., Any]
+    ) -> tuple[Mapping[str, Judgement], Sequence[Row]]:
+        judgements = self._judgements(oracle, run, truth, doubts)
         evidence = Evidence(
             arguments=dict(zip(self.subject.names, doubled(plain(run.arguments)), strict=True)),
             outputs=truth.outputs,
@@ -222,7 +222,7 @@ class Trial:
             forward=forward,
             candidates=self.candidates,
         )
-        return judge_all(run.gradients, judgements, evidence).rows
+        return judgements, judge_all(run.gradients, judgements, evidence).rows
 
     def _outputs(self, run: Run, truth: Truth) -> list[Row]:
         """The outputs against the reference's: a wrong forward with its own right derivative fails here."""
@@ -260,6 +260,7 @@ class Trial:
         They judge in float64: of lower precision, the function's own gradients there, which then judge those on trial.
         """
         wide = self._in_double(run)
+        moved = cache(partial(self._moved, wide))  # asked for only where something fails, and then once
         known, wrong = {row.name for row in judged}, {row.name for row in judged if not row.passed}
         positions = [i for i in self.subject.differentiable if run.arguments[i].numel()]
         at_once = None
@@ -280,10 +281,10 @@ class Trial:
                 except Exception as error:  # forward takes the example and nothing beside it
                     self.notes.append(f"differences could not be asked for {name}: {_said(error)}")
                     continue
-            if not row.passed and run.case and row.absolute_error <= self._lost_in_rounding(name, wide):
+            if not row.passed and run.case and row.absolute_error <= _lost_in_rounding(moved().get(name)):
                 continue
             if row.passed and name not in known and wide is not run:
-                row = replace(self._beside_own(name, run, wide), kinks=row.kinks)
+                row = replace(self._beside_own(name, run, wide, moved), kinks=row.kinks)
             rows.append(row if run.case or name in known else self._if_shown(row, run.gradients[name]))
         return rows
 
@@ -304,7 +305,7 @@ class Trial:
             gradients=dict(zip(run.gradients, gradients, strict=True)),
         )  # fmt: skip
 
-    def _beside_own(self, name: str, run: Run, wide: Run) -> Row:
+    def _beside_own(self, name: str, run: Run, wide: Run, moved: Callable[[], Mapping[str, Tensor]]) -> Row:
         """A gradient of lower precision against the same in float64, which central differences have confirmed."""
         truth, argument = wide.gradients[name], run.arguments[self._position(name)]
         assert truth is not None
@@ -314,25 +315,20 @@ class Trial:
         )  # fmt: skip
         row = judge(name, run.gradients[name], against)
         if not row.passed:
-            against = replace(against, moved=self._moved(wide).get(name))
+            against = replace(against, moved=moved().get(name))
             row = judge_all({name: run.gradients[name]}, {name: against}, Evidence()).rows[0]
         return replace(row, origin=f"beside its float64, which differences confirm: {row.origin}")
 
     def _moved(self, wide: Run) -> dict[str, Tensor]:
         """How far one unit of rounding in the arguments moves the gradients, by what is on trial, all contiguous."""
         arguments = plain(wide.arguments)
-        nudged = [moved_by_rounding(v, 0) if i in self.subject.differentiable else v for i, v in enumerate(arguments)]
+        near = nudged(arguments, self.subject.differentiable)
         try:
-            before, after = (self.subject.run(fed)[1](plain(wide.cotangents)) for fed in (arguments, nudged))
+            before, after = (self.subject.run(fed)[1](plain(wide.cotangents)) for fed in (arguments, near))
         except Exception:  # it takes the arguments and nothing beside them
             return {}
         pairs = zip(wide.gradients, before, after, strict=True)
         return {name: (b - a).abs().nan_to_num(0.0) for name, a, b in pairs if a is not None and b is not None}
-
-    def _lost_in_rounding(self, name: str, wide: Run) -> float:
-        """How far off a gradient may be where forward is badly conditioned; differences cannot judge there."""
-        moved = self._moved(wide).get(name)
-        return 0.0 if moved is None else magnified(torch.float64) * moved.abs().max().item()
 
     def _all_cleared(self, positions: Sequence[int], wide: Run) -> Row | None:
         if not positions or not _all_double(wide.gradients.values()):
@@ -399,9 +395,9 @@ class Trial:
 
     def _ill_posed(self, arguments: Sequence[Any]) -> bool:
         """Whether rounding alone decides what forward gives, as it does at a singular matrix: it has no slope there."""
-        nudged = [moved_by_rounding(v, 0) if i in self.subject.differentiable else v for i, v in enumerate(arguments)]
+        near = nudged(arguments, self.subject.differentiable)
         try:
-            pairs = zip(self._run(arguments), self._run(nudged), strict=True)
+            pairs = zip(self._run(arguments), self._run(near), strict=True)
         except Exception:  # the case is what forward takes, and nothing beside it
             return False
         return any(not (b - a).norm() <= ILL_POSED * a.norm() for a, b in pairs)
@@ -444,6 +440,11 @@ class Trial:
             f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name} = {value!r}"
             for name, value in zip(self.subject.names, self.arguments, strict=True)
         )
+
+
+def _lost_in_rounding(moved: Tensor | None) -> float:
+    """How far off a gradient may be where forward is badly conditioned; differences cannot judge there."""
+    return 0.0 if moved is None else magnified(torch.float64) * moved.abs().max().item()
 
 
 def _all_double(tensors: Iterable[Tensor | None]) -> bool:

@@ -3,8 +3,7 @@
 `C`, `dx`, `δ output`, `δ layer1`, `∂C/∂layer1.weight`: all that a backward pass computes.
 """
 
-import importlib
-import pkgutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import prod, sqrt
@@ -21,6 +20,7 @@ from reference.losses import LOSSES as REFERENCE_LOSSES
 from training.data import Split
 from training.learners.reference import ReferenceLearner
 from training.step import Model
+from training.verification import examples_of
 
 LOSSES: dict[str, Loss] = {name: make() for name, make in losses.LOSSES.items()} | {
     "smoothed": losses.SoftmaxCrossEntropy(label_smoothing=0.15)
@@ -148,18 +148,12 @@ def assert_not_trivial(gradients: Mapping[str, Tensor]) -> None:
 
 
 def layer_examples(package: ModuleType) -> Iterator[Any]:
-    """(id, forward, backward, arguments, not differentiable) of every module in `package` that has `examples`.
-
-    A module's examples are argument sets of its own forward; one that holds several layers yields (layer, arguments).
-    """
-    for info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
-        if not hasattr(module, "examples"):
-            continue
-        for i, example in enumerate(module.examples(torch.Generator().manual_seed(0))):
-            layer, arguments = (module, example) if hasattr(module, "forward") else example
-            fixed = getattr(layer, "not_differentiable", ())
-            yield f"{info.name}-{i}", layer.forward, layer.backward, arguments, fixed
+    """(id, forward, backward, arguments, not differentiable) of every example in `package`."""
+    count: Counter[str] = Counter()
+    for name, layer, arguments in examples_of(package, seed=0):
+        fixed = getattr(layer, "not_differentiable", ())
+        yield f"{name}-{count[name]}", layer.forward, layer.backward, arguments, fixed
+        count[name] += 1
 
 
 def _named(C: Tensor, dx: Tensor, deltas: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:

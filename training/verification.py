@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, isnan, sqrt
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -168,16 +169,23 @@ def verify_layers(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
 
 
 def layer_examples(seed: int) -> Iterator[tuple[str, Any, Callable[..., Any] | None, tuple[Any, ...]]]:
-    """(title, layer, twin's forward or None, arguments) of every module in manual_backprop/layers with `examples`.
+    """(title, layer, twin's forward or None, arguments) of every example in manual_backprop/layers."""
+    for name, layer, arguments in examples_of(layers, seed):
+        title, twin = LAYER_TWINS.get(layer, (name, None))
+        yield title, layer, twin, arguments
+
+
+def examples_of(package: ModuleType, seed: int) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """(module's name, layer, arguments) of every module in `package` that has `examples`.
 
     A module's examples are argument sets of its own forward; one that holds several layers yields (layer, arguments).
     """
-    for info in pkgutil.iter_modules(layers.__path__):
-        module = importlib.import_module(f"{layers.__name__}.{info.name}")
-        for example in module.examples(torch.Generator().manual_seed(seed)):
-            layer, arguments = (module, example) if hasattr(module, "forward") else example
-            title, twin = LAYER_TWINS.get(layer, (info.name, None))
-            yield title, layer, twin, arguments
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        if hasattr(module, "examples"):
+            for example in module.examples(torch.Generator().manual_seed(seed)):
+                layer, arguments = (module, example) if hasattr(module, "forward") else example
+                yield info.name, layer, arguments
 
 
 def verify_costs(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:

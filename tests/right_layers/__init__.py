@@ -5,38 +5,15 @@ is written as one would write it who trusts the chain rule, in the contract
 `output, cache, … = forward(*example)` and `backward(d_output, cache)`.
 """
 
+import importlib
+import pkgutil
+
 import torch
 
-from right_layers import (
-    arithmetic,
-    bilinear,
-    blocks,
-    convolution,
-    costs,
-    elementwise,
-    indexing,
-    movement,
-    normalization,
-    recurrence,
-    reductions,
-    softmax,
-)
 from right_layers.base import FAMILIES, Draw, RightLayer
 
-SUBJECTS = (  # each adds its families
-    arithmetic,
-    bilinear,
-    blocks,
-    convolution,
-    costs,
-    elementwise,
-    indexing,
-    movement,
-    normalization,
-    recurrence,
-    reductions,
-    softmax,
-)
+for subject in pkgutil.iter_modules(__path__):  # in alphabetical order; each adds its families
+    importlib.import_module(f"{__name__}.{subject.name}")
 
 
 def random_right_layer(seed: int, dtype: torch.dtype = torch.float64) -> RightLayer:
