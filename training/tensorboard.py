@@ -122,7 +122,7 @@ class MetricsWriter:
         self.jsonl.close()
 
     def _image(self, name: str, picture: Image.Image, step: int) -> None:
-        self.events.add_summary(_image_summary(f"images/{name}", picture), step)
+        self.events.add_summary(image_summary(f"images/{name}", picture), step)
 
     def _histogram(self, tag: str, tensor: Tensor, step: int) -> None:
         """Leaves out values that are not finite, or beyond ±10¹⁵⁰, and a tensor that has no others."""
@@ -151,10 +151,10 @@ def write_images(run_dir: Path, pictures: Mapping[str, Image.Image], step: int) 
     with closing(SummaryWriter(run_dir)) as writer:
         events: Any = writer.file_writer
         for tag, picture in pictures.items():
-            events.add_summary(_image_summary(tag, picture), step)
+            events.add_summary(image_summary(tag, picture), step)
 
 
-def _image_summary(tag: str, picture: Image.Image) -> Summary:
+def image_summary(tag: str, picture: Image.Image) -> Summary:
     """What add_image writes, in a fraction of its time: it writes no palettes and compresses harder."""
     png = io.BytesIO()
     picture.save(png, "PNG", compress_level=1)

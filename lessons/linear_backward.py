@@ -1,0 +1,94 @@
+"""The backward pass is a network too, and a linear one: δ of each layer is a fixed matrix times δ of the next.
+
+    δˡ = δˡ⁺¹ Wˡ⁺¹ diag(σ′(zˡ))         BP2 for one example, whose zˡ the forward pass has fixed
+
+So it obeys superposition, B(α u + β v) = α B(u) + β B(v) for any wishes u, v of the outputs, and is one matrix as a
+whole: its rows are what it makes of the wish of one output neuron alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lessons.lesson import Report
+from lessons.runs import batch, learner
+from training.config import Config
+from training.data import Dataset
+from training.figures import BLUE, GREEN, VERMILION, new_figure
+
+TITLE = "The backward pass is itself a network, linear in δ"
+CLAIM = (
+    "Backpropagation runs a second network from the outputs to the inputs, with the same weights; unlike the first it "
+    "is linear, so what it makes of the sum of two wishes is the sum of what it makes of each."
+)
+SOURCE = "Nielsen, chapter 2 (http://neuralnetworksanddeeplearning.com/chap2.html); Rojas, Neural Networks, chapter 7"
+TRIALS = 20
+AGREE = 1e-12
+NETWORK = Config(hidden=(16, 16), activation=("sigmoid",), dtype="float64")
+
+
+def deviation(together: Tensor, apart: Tensor) -> float:
+    """‖f(αu + βv) − (α f(u) + β f(v))‖ / ‖f(αu + βv)‖: 0 for a linear f"""
+    return ((together - apart).norm() / together.norm()).item()
+
+
+def run(data: Dataset, seed: int, run_dir: Path) -> Report:
+    network = learner(NETWORK, data)
+    model, params = network.model, network.params
+    x, _ = batch(data.train, 2)
+    _, caches, _ = model.forward(params, x[:1])
+
+    def backward(d_output: Tensor) -> dict[str, Tensor]:
+        """Everything that a wish (1, 10) becomes on its way back."""
+        gradients: dict[str, Tensor] = {}
+        deltas: dict[str, Tensor] = {}
+        dx = model.backward(params, caches, d_output, gradients, deltas=deltas, need_dx=True)
+        assert dx is not None
+        named = {f"∂C/∂ {name}": gradient for name, gradient in gradients.items()}
+        return {f"δ of {name}": delta for name, delta in deltas.items()} | {"∂C/∂x": dx} | named
+
+    generator = torch.Generator().manual_seed(seed)
+    worst: dict[str, float] = {}
+    forward = 0.0
+    for _ in range(TRIALS):
+        u, v = torch.randn(2, 1, 10, generator=generator, dtype=x.dtype)
+        alpha, beta = torch.randn(2, generator=generator, dtype=x.dtype)
+        together, of_u, of_v = backward(alpha * u + beta * v), backward(u), backward(v)
+        for name in together:
+            apart = alpha * of_u[name] + beta * of_v[name]
+            worst[name] = max(worst.get(name, 0.0), deviation(together[name], apart))
+        outputs = [model.forward(params, p)[0] for p in (alpha * x[:1] + beta * x[1:], x[:1], x[1:])]
+        forward = max(forward, deviation(outputs[0], alpha * outputs[1] + beta * outputs[2]))
+    rows = {name: backward(e.unsqueeze(0)) for name, e in zip(data.classes, torch.eye(10, dtype=x.dtype), strict=True)}
+    matrix = torch.cat([of_one["∂C/∂x"] for of_one in rows.values()])  # (10, 784)
+    as_matrix = deviation(backward(u)["∂C/∂x"], u @ matrix)
+
+    table = [["map", "largest deviation from superposition"]]
+    table += [[f"backward, to {name}", f"{value:.1e}"] for name, value in worst.items()]
+    table += [["backward to ∂C/∂x, written as one 10 × 784 matrix", f"{as_matrix:.1e}"]]
+    table += [["forward, to the outputs", f"{forward:.1e}"]]
+    largest = max(*worst.values(), as_matrix)
+    verdict = (
+        f"of {TRIALS} random pairs of wishes, the backward pass adds all to {largest:.0e}, which is rounding; "
+        f"the forward pass, of two pictures, is off by {forward:.0%}."
+    )
+
+    more_3, less_8 = torch.zeros(2, 1, 10, dtype=x.dtype)
+    more_3[0, 3], less_8[0, 8] = -1.0, 1.0
+    wishes = {"more of 3": more_3, "less of 8": less_8, "both": more_3 + less_8}
+    figure = new_figure(11, 3.8)
+    for column, layer in enumerate(("layer2", "layer1"), start=1):
+        axes = figure.add_subplot(1, 2, column)
+        for shift, (wish, color) in zip(
+            (-0.27, 0, 0.27), zip(wishes, (BLUE, VERMILION, GREEN), strict=True), strict=True
+        ):
+            delta = backward(wishes[wish])[f"δ of {layer}"][0]
+            axes.bar(torch.arange(len(delta)) + shift, delta, width=0.27, color=color, label=wish)
+        axes.set_title(f"δ of {layer}: the third bar is the sum of the first two")
+        axes.set_xlabel("neuron")
+        axes.set_ylabel("δ")
+        axes.legend(frameon=False)
+    return Report(table, largest < AGREE and forward > 0.01, verdict, figure)

@@ -1,0 +1,137 @@
+"""A value that is used twice gets the sum of the gradients of its uses.
+
+b = a + a                 ∂C/∂a = ∂C/∂b + ∂C/∂b
+W² = W³ = W               ∂C/∂W = ∂C/∂W² + ∂C/∂W³       a shared parameter
+z²_j = Σ_k W²_jk a¹_k     ∂C/∂a¹_k = Σ_j δ²_j W²_jk     a shared node: one use per neuron after it (BP2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lessons.lesson import Report
+from lessons.runs import batch
+from manual_backprop.initializers import INITIALIZERS, initialize
+from manual_backprop.losses import Quadratic
+from manual_backprop.models.mlp import MLP
+from manual_backprop.parameters import Parameters
+from training.data import Dataset
+from training.figures import BLUE, GREEN, VERMILION, new_figure
+
+TITLE = "Shared parameters and shared nodes: the gradients add"
+CLAIM = (
+    "Where a value is used twice, as a in b = a + a, a weight matrix in two layers, or a neuron by all neurons of the "
+    "next layer, its gradient is the sum of the gradients of its uses; keeping one of them is wrong."
+)
+SOURCE = (
+    'Karpathy, "The spelled-out intro to neural networks and backpropagation: building micrograd" (b = a + a); '
+    "3Blue1Brown, chapter 4 (the sum over the neurons of the next layer)"
+)
+EXAMPLES = 32
+WIDTH = 16
+STEP = 1e-5  # of a central difference: its own error is about STEP² = 1e-10
+AGREE = 1e-7
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A shared value's gradient: what each use contributes, and what wiggling the value itself finds."""
+
+    what: str
+    uses: Tensor  # (uses, values)
+    wiggled: Tensor  # (values,)
+
+    @property
+    def error_of_sum(self) -> float:
+        return distance(self.uses.sum(dim=0), self.wiggled)
+
+    @property
+    def error_of_last(self) -> float:
+        """Of keeping the last use only, as a backward pass does that writes where it should add."""
+        return distance(self.uses[-1], self.wiggled)
+
+
+def distance(actual: Tensor, expected: Tensor) -> float:
+    """‖actual − expected‖ / ‖expected‖"""
+    return ((actual - expected).norm() / expected.norm()).item()
+
+
+def wiggle(cost: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+    """Every ∂C/∂vₖ by central differences, (C(v + h eₖ) − C(v − h eₖ)) / 2h: no backpropagation."""
+    steps = STEP * torch.eye(v.numel(), dtype=v.dtype)
+    return torch.stack([(cost(v + h.view_as(v)) - cost(v - h.view_as(v))) / (2 * STEP) for h in steps])
+
+
+def added(a: Tensor) -> Shared:
+    """b = a + a with C = ½ sin² b, element by element."""
+    db = torch.sin(a + a) * torch.cos(a + a)
+    return Shared("a in b = a + a", torch.stack([db, db]), wiggle(lambda v: 0.5 * torch.sin(v + v).square().sum(), a))
+
+
+def weight(x: Tensor, y: Tensor, seed: int) -> Shared:
+    """One matrix W as layer 2 and as layer 3 of a network, through the four equations."""
+    model, loss = MLP((x.shape[1], WIDTH, WIDTH, WIDTH, 10), ("sigmoid",) * 4), Quadratic()
+    params = Parameters(model.shapes, dtype=x.dtype)
+    initialize(params, INITIALIZERS["scaled-normal"], seed)
+
+    def cost(W: Tensor) -> Tensor:
+        output, _, _ = model.forward({**params, "layer2.weight": W, "layer3.weight": W}, x)
+        return loss.forward(output, y)[0]
+
+    shared = {**params, "layer3.weight": params["layer2.weight"]}
+    output, caches, _ = model.forward(shared, x)
+    gradients: dict[str, Tensor] = {}
+    model.backward(shared, caches, loss.backward(1.0, loss.forward(output, y)[1]), gradients)
+    uses = torch.stack([gradients[f"layer{l}.weight"].flatten() for l in (3, 2)])
+    return Shared("W in layers 2 and 3", uses, wiggle(cost, params["layer2.weight"]))
+
+
+def node(x: Tensor, y: Tensor, seed: int) -> Shared:
+    """The hidden neurons of one example: each is used by every neuron of the output layer."""
+    model, loss = MLP((x.shape[1], WIDTH, 10), ("sigmoid",) * 2), Quadratic()
+    params = Parameters(model.shapes, dtype=x.dtype)
+    initialize(params, INITIALIZERS["scaled-normal"], seed)
+    W, b = params["layer2.weight"], params["layer2.bias"]
+
+    def cost(a: Tensor) -> Tensor:
+        return loss.forward(torch.sigmoid(a @ W.T + b).unsqueeze(0), y[:1])[0]
+
+    output, caches, _ = model.forward(params, x[:1])
+    deltas: dict[str, Tensor] = {}
+    model.backward(params, caches, loss.backward(1.0, loss.forward(output, y[:1])[1]), {}, deltas=deltas)
+    uses = deltas["layer2"].view(-1, 1) * W  # δ²_j W²_jk: what neuron j wants of neuron k
+    return Shared("a¹ in all of z²", uses, wiggle(cost, model.intermediates(caches)[1]["layer1"][0]))
+
+
+def run(data: Dataset, seed: int, run_dir: Path) -> Report:
+    x, y = batch(data.train, EXAMPLES)
+    points = torch.randn(50, generator=torch.Generator().manual_seed(seed), dtype=x.dtype)
+    shared = [added(points), weight(x, y, seed), node(x, y, seed)]
+    table = [["shared value", "uses", "gradients", "error of the sum", "error of the last use alone"]]
+    table += [
+        [s.what, f"{len(s.uses)}", f"{s.wiggled.numel()}", f"{s.error_of_sum:.1e}", f"{s.error_of_last:.0%}"]
+        for s in shared
+    ]
+    worst, least = max(s.error_of_sum for s in shared), min(s.error_of_last for s in shared)
+    verdict = (
+        f"the sums are what wiggling the values finds, to {worst:.0e} of it at worst; "
+        f"with only the last use kept, at least {least:.0%} of the gradient is wrong."
+    )
+
+    figure = new_figure(11, 3.8)
+    for column, s in enumerate(shared, start=1):
+        axes = figure.add_subplot(1, 3, column)
+        axes.plot(s.wiggled, s.wiggled, color="black", linewidth=0.8)
+        axes.plot(s.wiggled, s.uses[0], ".", color=BLUE, label="first use alone")
+        axes.plot(s.wiggled, s.uses[-1], ".", color=VERMILION, label="last use alone")
+        axes.plot(s.wiggled, s.uses.sum(dim=0), "x", color=GREEN, label="sum of all uses")
+        axes.set_title(s.what)
+        axes.set_xlabel("gradient by wiggling the value")
+        axes.set_ylabel("gradient by backpropagation")
+        axes.legend(frameon=False, fontsize=8)
+    return Report(table, worst < AGREE and least > 0.1, verdict, figure)
