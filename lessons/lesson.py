@@ -95,7 +95,7 @@ def teach(name: str, data: Dataset, seed: int, run_dir: Path) -> Report:
     try:
         start = time.perf_counter()
         report = lesson.run(data, seed, temporary)
-        facts = {"lesson": name, "title": lesson.TITLE, "claim": lesson.CLAIM, "source": lesson.SOURCE}
+        facts: dict[str, Any] = {"lesson": name, "title": lesson.TITLE, "claim": lesson.CLAIM, "source": lesson.SOURCE}
         facts |= {"data": data.source, "seed": seed, "seconds": time.perf_counter() - start}
         write(report, temporary, facts)
         shutil.rmtree(run_dir, ignore_errors=True)
