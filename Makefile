@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup train test verify lint dashboard results mutation
+.PHONY: help setup train test verify lint dashboard reproduce lessons speed mutation
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -31,8 +31,13 @@ lint:  ## check style and types
 dashboard:  ## show all runs in TensorBoard
 	$(BIN)/tensorboard --logdir runs
 
-results:  ## measure everything in the README's tables again (about 15 minutes) and write them
-	$(BIN)/python -m benchmarks.results
+reproduce:  ## train what has published figures (five seeds each, hours, goes on where it was), write docs/reproduction.md
+	$(BIN)/python -m benchmarks.reproduction
+
+lessons:  ## run all lessons (minutes) and write docs/lessons.md
+	$(BIN)/python -m benchmarks.lessons
+
+speed:  ## time a training step again and write the README's table
 	$(BIN)/python -m benchmarks.speed
 
 mutation:  ## break the mathematics in every small way, see whether the tests notice (2 minutes), write docs/mutation.md

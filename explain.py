@@ -110,7 +110,8 @@ def main(argv: list[str]) -> int:
         arguments = tyro.cli(Arguments, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
         trained = load_trained(arguments.checkpoint)
         config = trained.config
-        data = load(config.dataset, arguments.data_dir or Path(config.data_dir), validation=config.validation)
+        folder = arguments.data_dir or Path(config.data_dir)
+        data = load(config.dataset, folder, validation=config.validation, examples=config.examples)
         trained.require_like(data)
         x, y, indices, what = examples(trained, data, arguments)
         explanation = explain(trained, x, y, indices, [config.lr * rate for rate in RATES])

@@ -1,1 +1,1 @@
-"""Everything that the README measures: `python -m benchmarks.results`, `python -m benchmarks.speed`."""
+"""Everything that is measured: each module writes its part of the README or a page of docs/, as the Makefile says."""

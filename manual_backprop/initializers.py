@@ -31,6 +31,11 @@ def scaled_normal(shape: Shape, generator: Generator) -> Tensor:
     return standard_normal(shape, generator) / sqrt(fan_in(shape))
 
 
+def small_normal(shape: Shape, generator: Generator) -> Tensor:
+    """w ~ N(0, 0.01²): outputs next to zero, whatever the input (Neural Networks from Scratch, chapter 3)."""
+    return 0.01 * standard_normal(shape, generator)
+
+
 def xavier(shape: Shape, generator: Generator) -> Tensor:
     """w ~ U(−r, r), r = √(6 / (fan_in + fan_out)): keeps variance forward and backward (Glorot and Bengio 2010)."""
     r = sqrt(6 / (fan_in(shape) + fan_out(shape)))
@@ -65,6 +70,7 @@ def fan_out(shape: Shape) -> int:
 INITIALIZERS = {
     "standard-normal": Initializer(standard_normal, standard_normal),
     "scaled-normal": Initializer(scaled_normal, standard_normal),
+    "small-normal": Initializer(small_normal, zeros),
     "xavier": Initializer(xavier, zeros),
     "he": Initializer(he, zeros),
     "zeros": Initializer(zeros, zeros),

@@ -81,6 +81,7 @@ COMMAND_LINES = {
     "fractional epochs": (["--epochs", "1.5"], "1.5"),
     "no epochs": (["--epochs", "0"], "--epochs is 0"),
     "all held out": (["--validation", "10000"], "9,999"),
+    "more examples than there are": (["--examples", "10001"], "10,000"),
     "nonsense device": (["--device", "gpu"], "--device gpu"),
     "no such device": (["--device", "cuda:99"], "--device cuda:99"),
     "meta device": (["--device", "meta"], "--device meta"),

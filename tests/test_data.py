@@ -377,6 +377,25 @@ def test_validation_out_of_range_is_one_sentence(count):
     assert len(load("spiral", validation=299).train) == 1
 
 
+@pytest.mark.parametrize("name", ["sample", "spiral"])
+def test_examples_keep_the_first_training_examples_behind_which_validation_is_held_out(name):
+    whole, few = load(name), load(name, validation=20, examples=70)
+    assert (len(few.train), len(few.test)) == (70, 20)
+    assert torch.equal(few.train.x, whole.train.x[:70])
+    assert torch.equal(few.train.y, whole.train.y[:70])
+    assert torch.equal(few.test.x, whole.train.x[-20:])
+    assert "of the training examples the first 70" in few.source
+    assert torch.equal(load(name, examples=70).test.x, whole.test.x)
+
+
+@pytest.mark.parametrize("count", [-1, 251])
+def test_examples_out_of_range_are_one_sentence(count):
+    with pytest.raises(UserError) as error:
+        load("spiral", validation=50, examples=count)
+    assert one_sentence(error, str(count), "0 to 250")
+    assert len(load("spiral", validation=50, examples=250).train) == 250
+
+
 # Points and spiral
 
 

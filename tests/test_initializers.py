@@ -15,6 +15,7 @@ SIZE = 300 * 200
 MOMENTS = {
     "standard-normal": (1.0, 3.0),
     "scaled-normal": (1 / 200, 3.0),
+    "small-normal": (0.0001, 3.0),
     "xavier": (2 / (200 + 300), 9 / 5),
     "he": (2 / 200, 3.0),
 }

@@ -43,6 +43,8 @@ class Config:
     """Where the data lies and is downloaded to; for images the folder of class folders, for npz the file."""
     validation: int = 0
     """Hold out the last N training examples and test on them instead of the test set."""
+    examples: int = 0
+    """Train on the first N training examples only; 0 is all."""
     hidden: tuple[int, ...] = (16, 16)
     """Neurons in each hidden layer."""
     activation: tuple[Activation, ...] = ("sigmoid",)
@@ -91,8 +93,10 @@ class Config:
     """Stop early after this many epochs without a better accuracy on held-out examples; 0 is never."""
     max_steps: int = 0
     """Stop after this many steps, if that is sooner; the schedule is laid out for it. 0 is no limit."""
-    init: Literal["standard-normal", "scaled-normal", "xavier", "he", "zeros", "constant"] = "scaled-normal"
-    """Initial weights: N(0, 1), N(0, 1/fan_in), Xavier, He, all zero, all one half."""
+    init: Literal["standard-normal", "scaled-normal", "small-normal", "xavier", "he", "zeros", "constant"] = (
+        "scaled-normal"
+    )
+    """Initial weights: N(0, 1), N(0, 1/fan_in), N(0, 0.01²), Xavier, He, all zero, all one half."""
     seed: int = 0
     """Seed of the initial weights and of the order of the examples."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
@@ -111,7 +115,16 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "log_every"):
             self._check(name, getattr(self, name) >= 1, "a whole number from 1")
-        for name in ("validation", "lr_epochs", "warmup", "patience", "max_steps", "check_every", "histogram_every"):
+        for name in (
+            "validation",
+            "examples",
+            "lr_epochs",
+            "warmup",
+            "patience",
+            "max_steps",
+            "check_every",
+            "histogram_every",
+        ):
             self._check(name, getattr(self, name) >= 0, "a whole number from 0")
         self._check("threads", 0 <= self.threads <= 1024, "a whole number from 0 to 1024")
         self._check("seed", 0 <= self.seed < 2**63, "a whole number from 0 to 2⁶³ − 1")

@@ -83,7 +83,8 @@ def load_config(run_dir: Path) -> Config:
 
 
 def load_data(config: Config) -> Dataset:
-    data = expand(load(config.dataset, Path(config.data_dir), validation=config.validation), config.expand)
+    data = load(config.dataset, Path(config.data_dir), validation=config.validation, examples=config.examples)
+    data = expand(data, config.expand)
     print(data.source, flush=True)
     return data
 

@@ -219,7 +219,8 @@ def verify_trained(path: Path, dtype: str, seeds: Sequence[int], data_dir: Path 
     """
     trained = load_trained(path)
     config = replace(trained.config, dtype=dtype, device="cpu")  # type: ignore[arg-type]  # every format that verify has
-    data = load(config.dataset, data_dir or Path(config.data_dir), validation=config.validation)
+    folder = data_dir or Path(config.data_dir)
+    data = load(config.dataset, folder, validation=config.validation, examples=config.examples)
     trained.require_like(data)
     manual = make_manual(config, data)
     manual.load_state_dict(trained.learner.state_dict())

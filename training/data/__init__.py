@@ -27,13 +27,13 @@ LOADERS = {
 DATASETS: tuple[str, ...] = tuple(LOADERS)
 
 
-def load(name: str, data_dir: Path = Path("data"), *, validation: int = 0) -> Dataset:
+def load(name: str, data_dir: Path = Path("data"), *, validation: int = 0, examples: int = 0) -> Dataset:
     """The data set `name`, one of DATASETS.
 
     "auto" is MNIST if it lies in `data_dir`, else the bundled sample; any other name means that set and no other.
     `data_dir` holds MNIST or Fashion-MNIST (downloaded if missing), or the class folders of "images"; for "npz" it is
     the file itself. With `validation` = K > 0 the last K training examples leave `train` and become `test`, and the
-    real test set is not used.
+    real test set is not used. With `examples` = K > 0 only the first K of what is then `train` stay.
 
     Raises UserError, a ValueError, with one sentence if the data are missing, broken, or not to be had.
     """
@@ -42,7 +42,8 @@ def load(name: str, data_dir: Path = Path("data"), *, validation: int = 0) -> Da
         hint = f", did you mean {near[0]!r}?" if near else ","
         raise UserError(f"unknown dataset {name!r}{hint} use one of {', '.join(DATASETS)}")
     dataset = LOADERS[name](data_dir)
-    return hold_out(dataset, validation) if validation else dataset
+    dataset = hold_out(dataset, validation) if validation else dataset
+    return keep_first(dataset, examples) if examples else dataset
 
 
 def hold_out(dataset: Dataset, count: int) -> Dataset:
@@ -59,4 +60,18 @@ def hold_out(dataset: Dataset, count: int) -> Dataset:
         train=Split(x[:kept], y[:kept]),
         test=Split(x[kept:], y[kept:]),
         source=f"{dataset.source}; the last {count:,} training examples are held out and take the test set's place",
+    )
+
+
+def keep_first(dataset: Dataset, count: int) -> Dataset:
+    """The data set with only the first `count` training examples."""
+    if not 0 < count <= len(dataset.train):
+        raise UserError(
+            f"examples is {count:,}; it must be from 0 to {len(dataset.train):,}, the training examples that "
+            f"{dataset.name} has here"
+        )
+    return replace(
+        dataset,
+        train=Split(dataset.train.x[:count], dataset.train.y[:count]),
+        source=f"{dataset.source}; of the training examples the first {count:,}",
     )

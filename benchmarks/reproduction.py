@@ -1,0 +1,293 @@
+"""Train the presets of published results, five seeds each, and write docs/reproduction.md and the README's table.
+
+    python -m benchmarks.reproduction --data-dir data
+
+About two hours on two cores. Every run is one of train.py, in runs/reproduction; stopped and started again, it goes on
+where it was. Runs of small networks, which use one core, are made `--jobs` at a time; those that use all cores alone.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import tyro
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from benchmarks.published import PUBLISHED, Published
+from benchmarks.readme import machine, write_section
+from training.config import Config, load_preset
+from training.errors import UserError
+from training.figures import curves
+from training.tensorboard import METRICS, read_metrics
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "reproduction.md"
+RUNS = ROOT / "runs" / "reproduction"
+RESULT = "result.json"
+LOST = 0.5  # a class of which the network recognizes less than this is lost
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one preset with one seed."""
+
+    config: str  # as TOML, what was asked for
+    accuracies: list[float]  # after every epoch
+    lost: list[str]  # classes that it does not recognize in the end
+    seconds: float | None  # of the whole process; None if it was interrupted in between
+
+    @property
+    def last(self) -> float:
+        return self.accuracies[-1]
+
+    @property
+    def best(self) -> float:
+        return max(self.accuracies)
+
+
+@dataclass(frozen=True)
+class Job:
+    preset: str
+    seed: int
+    config: Config  # what the preset says, with seed and data
+    run_dir: Path
+
+    def done(self) -> Run | None:
+        """What came of it, if it is finished and was run with this very configuration."""
+        path = self.run_dir / RESULT
+        if not path.exists():
+            return None
+        run = Run(**json.loads(path.read_text(encoding="utf-8")))
+        return run if run.config == self.config.to_toml() else None
+
+
+def jobs_of(entries: Sequence[Published], seeds: int, data_dir: Path, runs: Path) -> list[Job]:
+    jobs = []
+    for entry in entries:
+        for seed in range(seeds):
+            config = load_preset(entry.preset)
+            if not entry.all_cores:
+                config = replace(config, threads=1)
+            if config.dataset == "auto":
+                config = replace(config, dataset="mnist", data_dir=str(data_dir))
+            jobs.append(Job(entry.preset, seed, replace(config, seed=seed), runs / f"{entry.preset}-seed{seed}"))
+    return jobs
+
+
+def carry_out(job: Job) -> Run:
+    """Run train.py to the end, from where an interrupted run left off, and write its result.json.
+
+    Raises UserError with what train.py said, if it failed.
+    """
+    run_dir = job.run_dir
+    asked = run_dir / "asked.toml"
+    resumed = (run_dir / "last.pt").exists() and asked.exists() and asked.read_text() == job.config.to_toml()
+    if not resumed:
+        shutil.rmtree(run_dir, ignore_errors=True)
+        run_dir.mkdir(parents=True)
+        asked.write_text(job.config.to_toml(), encoding="utf-8")
+    options = ["--resume", str(run_dir)] if resumed else ["--preset", str(asked), "--run-dir", str(run_dir)]
+    start = time.perf_counter()
+    call("train.py", *options)
+    seconds = time.perf_counter() - start
+    config = job.config
+    data = ["--dataset", config.dataset, "--data-dir", config.data_dir]
+    if config.validation:
+        data += ["--validation", str(config.validation)]
+    confusion = json.loads(call("predict.py", "--checkpoint", str(run_dir), *data, "--json"))["confusion"]
+    run = Run(
+        config=config.to_toml(),
+        accuracies=[m["accuracy/test"] for m in read_metrics(run_dir / METRICS) if "accuracy/test" in m][1:],
+        lost=[str(c) for c, row in enumerate(confusion) if row[c] < LOST * sum(row)],
+        seconds=None if resumed else seconds,
+    )
+    (run_dir / RESULT).write_text(json.dumps(asdict(run)), encoding="utf-8")
+    return run
+
+
+def call(script: str, *options: str) -> str:
+    done = subprocess.run([sys.executable, script, *options], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"{script} {' '.join(options)} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def carry_out_all(jobs: Sequence[Job], at_once: int) -> Iterator[tuple[Job, Run]]:
+    """All runs as they finish: those on one core `at_once` at a time, then the others one by one."""
+    entries = {entry.preset: entry for entry in PUBLISHED}
+    for alone in (False, True):
+        waiting = [job for job in jobs if entries[job.preset].all_cores == alone]
+        with ThreadPoolExecutor(1 if alone else at_once) as pool:
+            futures = {pool.submit(carry_out, job): job for job in waiting}
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def progress(entries: Sequence[Published], jobs: Sequence[Job], finished: dict[Path, Run]) -> Table:
+    """A row per preset with the last accuracy of every seed that is through."""
+    table = Table("preset", "published", *(f"seed {seed}" for seed in sorted({job.seed for job in jobs})))
+    for entry in entries:
+        own = [finished.get(job.run_dir) for job in jobs if job.preset == entry.preset]
+        table.add_row(entry.preset, entry.figure, *(f"{run.last:.2%}" if run else "…" for run in own))
+    return table
+
+
+def percent(values: Sequence[float]) -> str:
+    spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * mean(values):.2f}{spread}%"
+
+
+def verdict(entry: Published, runs: Sequence[Run]) -> str:
+    """Whether the published figure was reached, by the rule by which it was picked."""
+    ours = entry.rule.pick(runs)
+    if entry.fails:
+        return "yes, it fails too" if ours < entry.fails else f"no: {ours:.2%}"
+    if entry.value is None:
+        return "–"
+    return "yes" if ours >= entry.value else f"no, {100 * (entry.value - ours):.2f} points short"
+
+
+def duration(runs: Sequence[Run]) -> str:
+    seconds = [run.seconds for run in runs if run.seconds is not None]
+    spread = f" ± {stdev(seconds):.0f}" if len(seconds) > 1 else ""
+    return f"{mean(seconds):.0f}{spread} s" if seconds else "interrupted"
+
+
+def lost(runs: Sequence[Run]) -> str:
+    return "; ".join(f"seed {seed}: {', '.join(run.lost)}" for seed, run in enumerate(runs) if run.lost) or "none"
+
+
+def table(entries: Sequence[Published], runs: Callable[[str], Sequence[Run]]) -> list[str]:
+    lines = [
+        "| preset | published | picked by | ours, so picked | reached | last epoch | best epoch | lost | time |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for entry in entries:
+        own = runs(entry.preset)
+        cells = [f"[`{entry.preset}`](../training/presets/{entry.preset}.toml)", entry.figure, entry.rule.text]
+        cells += [f"{entry.rule.pick(own):.2%}", verdict(entry, own), percent([run.last for run in own])]
+        cells += [f"{percent([run.best for run in own])}, {max(run.best for run in own):.2%}", lost(own), duration(own)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def page(entries: Sequence[Published], runs: Callable[[str], Sequence[Run]], seeds: int, at_once: int) -> str:
+    notes = [f"- **`{e.preset}`**: {e.network}. {e.source}{' ' + e.note if e.note else ''}" for e in entries]
+    return "\n".join(
+        [
+            "# Published results, reproduced",
+            "",
+            "Every preset is trained by hand-written backpropagation with the seeds "
+            f"0 to {seeds - 1} and judged as the source judged it: the same split, and the same rule for picking the "
+            "figure (*picked by*). Most sources give the best epoch of one or of the best of several runs, on the "
+            "very examples that picked it; such a figure flatters, so the columns *last epoch* (mean ± standard "
+            "deviation) and *best epoch* (the same, and the best of all) stand beside it. *Lost* lists the classes "
+            "of which a seed ended up recognizing less than half.",
+            "",
+            *table(entries, runs),
+            "",
+            f"Time is that of the whole process, {at_once} at once where a network uses one core. {machine()}. "
+            "Measured and written by `make reproduce` (`python -m benchmarks.reproduction`).",
+            "",
+            "## What they are",
+            "",
+            *notes,
+            "",
+        ]
+    )
+
+
+def summary(entries: Sequence[Published], runs: Callable[[str], Sequence[Run]], seeds: int) -> str:
+    """The README's table."""
+    lines = ["| preset | network | published | ours, picked alike | last epoch | time |", "|---|---|---|---|---|---|"]
+    for e in (entry for entry in entries if entry.in_readme):
+        own = runs(e.preset)
+        cells = [f"`{e.preset}`", e.network, e.figure, f"{e.rule.pick(own):.2%}", percent([run.last for run in own])]
+        lines.append(f"| {' | '.join([*cells, duration(own)])} |")
+    explanation = (
+        f"Seeds 0 to {seeds - 1}, full MNIST; *last epoch* is mean ± standard deviation, the time that of the whole "
+        f"process. {machine()}. Measured by `make reproduce`; [all of them, and by which rules]"
+        "(docs/reproduction.md)."
+    )
+    return "\n".join([*lines, "", explanation])
+
+
+def draw_curves(jobs: Sequence[Job]) -> None:
+    """docs/curves.png: 3b1b by hand, and the same by autograd in a run of its own."""
+    manual = next(job for job in jobs if (job.preset, job.seed) == ("3b1b", 0))
+    config = replace(manual.config, impl="reference")
+    reference = Job("3b1b", 0, config, manual.run_dir.with_name("3b1b-seed0-reference"))
+    if reference.done() is None:
+        carry_out(reference)
+    named = {"manual": manual.run_dir / METRICS, "reference": reference.run_dir / METRICS}
+    curves(named, ROOT / "docs" / "curves.png")
+
+
+def main(
+    data_dir: Path = ROOT / "data",
+    seeds: int = 5,
+    only: tuple[str, ...] = (),
+    jobs: int = os.cpu_count() or 1,
+    runs: Path = RUNS,
+) -> None:
+    """Reproduce published results.
+
+    Args:
+        data_dir: Where the full MNIST lies, or is downloaded to.
+        seeds: Runs of every preset.
+        only: Presets to run now; the page is written once all are through.
+        jobs: Runs at once, of those that use one core.
+        runs: Where the runs are kept.
+    """
+    names = [entry.preset for entry in PUBLISHED]
+    for name in only:
+        if name not in names:
+            raise UserError(f"there is no published figure for {name!r}; there are {', '.join(names)}")
+    if seeds < 1 or jobs < 1:
+        raise UserError(f"--seeds is {seeds} and --jobs is {jobs}, but both must be whole numbers from 1")
+    everything = jobs_of(PUBLISHED, seeds, data_dir.resolve(), runs.resolve())
+    wanted = [job for job in everything if not only or job.preset in only]
+    finished = {job.run_dir: run for job in everything if (run := job.done())}
+    entries = [entry for entry in PUBLISHED if not only or entry.preset in only]
+    console = Console()
+    with Live(progress(entries, wanted, finished), console=console, transient=True) as live:
+        for job, run in carry_out_all([job for job in wanted if job.run_dir not in finished], jobs):
+            finished[job.run_dir] = run
+            live.update(progress(entries, wanted, finished))
+            if not console.is_terminal:
+                print(
+                    f"{job.preset} seed {job.seed}: {run.last:.2%}, best {run.best:.2%}, {duration([run])}", flush=True
+                )
+    console.print(progress(entries, wanted, finished))
+    if missing := [job for job in everything if job.run_dir not in finished]:
+        print(f"{len(missing)} of {len(everything)} runs are still to be made; then {PAGE.name} is written")
+        return
+
+    def runs_of(preset: str) -> list[Run]:
+        return [finished[job.run_dir] for job in everything if job.preset == preset]
+
+    draw_curves(everything)
+    PAGE.write_text(page(PUBLISHED, runs_of, seeds, jobs), encoding="utf-8")
+    write_section("results", summary(PUBLISHED, runs_of, seeds))
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except UserError as error:
+        print(f"reproduction: {error}", file=sys.stderr)
+        sys.exit(2)

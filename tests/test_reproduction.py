@@ -1,0 +1,134 @@
+"""Published results: their presets say what the sources say, runs go on where they were, and tables tell the truth."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks import reproduction
+from benchmarks.published import BEST_OF_THREE, LAST_EPOCH, LAST_EPOCHS, NIELSEN, PUBLISHED, Published
+from benchmarks.reproduction import Job, Run, carry_out, jobs_of, lost, page, percent, summary, verdict
+from training.config import Config, load_preset, preset_names
+from training.errors import UserError
+
+DIGITS = {"batch_size": 10, "activation": ("sigmoid",), "init": "standard-normal", "schedule": "constant"}
+CHAPTER_1 = DIGITS | {"loss": "quadratic", "lr": 3.0, "epochs": 30, "hidden": (30,), "examples": 50_000}
+CHAPTER_3 = CHAPTER_1 | {"loss": "sigmoid-cross-entropy", "lr": 0.5}
+SPIRAL = {"dataset": "spiral", "hidden": (64,), "activation": ("relu",), "optimizer": "adam", "lr": 0.05}
+SPIRAL |= {"batch_size": 300, "epochs": 10_000, "init": "small-normal", "loss": "softmax-cross-entropy"}
+RECIPES = {
+    "nielsen-ch1": CHAPTER_1,
+    "nielsen-ch1-100": CHAPTER_1 | {"hidden": (100,)},
+    "nielsen-ch1-slow": CHAPTER_1 | {"hidden": (100,), "lr": 0.001},
+    "nielsen-ch1-fast": CHAPTER_1 | {"lr": 100.0},
+    "nielsen-ch3": CHAPTER_3,
+    "nielsen-ch3-l2": CHAPTER_3
+    | {"hidden": (100,), "lr": 0.1, "l2": 5 / 50_000, "epochs": 60, "examples": 0, "validation": 10_000},
+    "nielsen-ch3-1000": CHAPTER_3 | {"examples": 1000, "epochs": 400},
+    "nielsen-ch3-1000-l2": CHAPTER_3 | {"examples": 1000, "epochs": 400, "l2": 0.1 / 1000},
+    "nnfs-spiral": SPIRAL,
+    "nnfs-spiral-l2": SPIRAL | {"l2": 2 * 0.0005},
+    "lecun-300": {"hidden": (300,), "loss": "quadratic", "examples": 0, "validation": 0},
+    "lecun-300-100": {"hidden": (300, 100), "loss": "quadratic", "examples": 0, "validation": 0},
+}
+
+
+@pytest.mark.parametrize("preset", RECIPES)
+def test_a_preset_is_the_published_recipe(preset: str) -> None:
+    config = load_preset(preset)
+    assert {name: getattr(config, name) for name in RECIPES[preset]} == RECIPES[preset]
+
+
+def test_every_preset_is_measured_and_on_the_page() -> None:
+    assert {entry.preset for entry in PUBLISHED} == set(preset_names())
+    text = reproduction.PAGE.read_text(encoding="utf-8")
+    for entry in PUBLISHED:
+        assert f"[`{entry.preset}`](../training/presets/{entry.preset}.toml) | {entry.figure} |" in text
+        assert f"- **`{entry.preset}`**: {entry.network}. {entry.source}" in text
+
+
+def run_of(*accuracies: float, seconds: float | None = 10.0, lost: tuple[str, ...] = ()) -> Run:
+    return Run("", list(accuracies), list(lost), seconds)
+
+
+RUNS = [run_of(0.8, 0.95, 0.9), run_of(0.7, 0.7, 0.7, seconds=None, lost=("8",)), run_of(0.5, 0.94, 0.93), run_of(0.99)]
+
+
+def entry(**changes: object) -> Published:
+    return replace(Published("p", "a net", "94.5%", 0.945, BEST_OF_THREE, NIELSEN.format(1)), **changes)
+
+
+def test_the_rules() -> None:
+    assert BEST_OF_THREE.pick(RUNS) == 0.95
+    assert LAST_EPOCH.pick(RUNS) == 0.9
+    assert LAST_EPOCHS.pick(RUNS) == pytest.approx((0.9 + 0.7 + 0.93 + 0.99) / 4)
+
+
+def test_the_verdicts() -> None:
+    assert verdict(entry(), RUNS) == "yes"
+    assert verdict(entry(value=0.9512), RUNS) == "no, 0.12 points short"
+    assert verdict(entry(value=None), RUNS) == "–"
+    assert verdict(entry(value=None, fails=0.96), RUNS) == "yes, it fails too"
+    assert verdict(entry(value=None, fails=0.2), RUNS) == "no: 95.00%"
+
+
+def test_the_cells() -> None:
+    assert percent([0.9, 0.92]) == "91.00 ± 1.41%"
+    assert percent([0.9]) == "90.00%"
+    assert lost(RUNS) == "seed 1: 8"
+    assert reproduction.duration(RUNS) == "10 ± 0 s"
+    assert reproduction.duration(RUNS[1:2]) == "interrupted"
+    row = next(line for line in page([entry()], lambda _: RUNS, 4, 2).splitlines() if line.startswith("| [`p`]"))
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == [
+        *("94.5%", "best epoch, best of three runs", "95.00%", "yes", "88.00 ± 12.57%"),
+        *("89.50 ± 13.18%, 99.00%", "seed 1: 8", "10 ± 0 s"),
+    ]
+    assert "| `p` |" in summary([entry(in_readme=True)], lambda _: RUNS, 4)
+    assert "| `p` |" not in summary([entry()], lambda _: RUNS, 4)
+
+
+def test_jobs_train_on_the_full_mnist_and_leave_other_data_alone(tmp_path: Path) -> None:
+    entries = [entry(preset="3b1b"), entry(preset="points"), entry(preset="best-mlp", all_cores=True)]
+    jobs = jobs_of(entries, 2, tmp_path / "data", tmp_path)
+    assert [(job.preset, job.seed, job.config.seed) for job in jobs] == [
+        (preset, seed, seed) for preset in ("3b1b", "points", "best-mlp") for seed in (0, 1)
+    ]
+    assert [job.config.dataset for job in jobs[::2]] == ["mnist", "points", "mnist"]
+    assert [job.config.threads for job in jobs[::2]] == [1, 1, 0]
+    assert jobs[0].config.data_dir == str(tmp_path / "data")
+    assert len({job.run_dir for job in jobs}) == 6
+
+
+@pytest.mark.slow
+def test_a_run_is_made_once_goes_on_where_it_was_and_is_made_anew_for_another_recipe(tmp_path: Path) -> None:
+    config = Config(dataset="spiral", hidden=(4,), epochs=2, loss="softmax-cross-entropy", activation=("tanh",))
+    job = Job("p", 0, config, tmp_path / "run")
+    assert job.done() is None
+    first = carry_out(job)
+    assert len(first.accuracies) == 2
+    assert first.seconds is not None
+    assert first == job.done()
+
+    (job.run_dir / reproduction.RESULT).unlink()  # as if it had been stopped
+    again = carry_out(job)
+    assert again == replace(first, seconds=None)
+
+    other = replace(job, config=replace(config, epochs=3))
+    assert other.done() is None
+    assert len(carry_out(other).accuracies) == 3
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
+    config = Config(dataset="spiral", hidden=(4,), epochs=2, examples=301)
+    with pytest.raises(UserError, match="examples is 301"):
+        carry_out(Job("p", 0, config, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"only": ("nielsen",)}, "no published figure for 'nielsen'"), ({"jobs": 0}, "--jobs is 0")]
+)
+def test_what_is_refused(options: dict[str, object], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        reproduction.main(runs=tmp_path / "runs", **options)
+    assert list(tmp_path.iterdir()) == []
