@@ -43,9 +43,8 @@ SOURCE = (
 )
 EXAMPLES = 2_000
 SIZES = (1, 10, 100, 1_000, EXAMPLES)
-NETWORK = Config(hidden=(30,), loss="quadratic", init="scaled-normal", lr=1.0)
+NETWORK = Config(hidden=(30,), loss="quadratic", init="scaled-normal", lr=1.0, epochs=3)
 WHOLE_RATES = (3.0, 10.0, 30.0)  # for the whole batch too, lest it lose only because of its learning rate
-EPOCHS = 3
 DRAWS = 200  # of batches, for the noise
 LAW = 0.1  # how far the exponent of B may be from −1: it is known to 0.01
 SIZE = 0.2  # how far the noise may be from the law, as a part of it: 200 draws know it to about 0.05
@@ -121,14 +120,14 @@ def exponent(noises: Mapping[int, Tensor], examples: int) -> tuple[float, float]
 
 
 def course(data: Dataset, size: int, lr: float, seed: int) -> Course:
-    network = learner(replace(NETWORK, batch_size=size, lr=lr, seed=seed), data)
+    config = replace(NETWORK, batch_size=size, lr=lr, seed=seed)
+    network, total = learner(config, data), config.total_steps(data)
     x, y = batch(data.train, len(data.train), torch.float32)
-    every = max(1, EPOCHS * len(x) // size // LOOKS)
     steps, costs, thetas, seconds = [], [], [], 0.0
     clock = time.perf_counter()
-    for step in descend(network, size, lr, EPOCHS, seed):
+    for step in descend(network, size, lr, config.epochs, seed):
         seconds += time.perf_counter() - clock
-        if step % every == 0:
+        if step % max(1, total // LOOKS) == 0 or step == total:
             steps.append(step)
             costs.append(network.evaluate(x, y)[0].item() / len(x))
             thetas.append(network.params.theta.clone())
@@ -186,7 +185,7 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     predicted = {size: law(of_one, size, EXAMPLES) ** 0.5 / length for size in range(1, EXAMPLES + 1)}
     miss = max(abs(noise / predicted[size] - 1) for size, noise in zip(noises, measured, strict=True))
 
-    table = [["batch", "noise / ‖∇C‖", "by the law", "steps", f"cost after {EPOCHS} epochs"]]
+    table = [["batch", "noise / ‖∇C‖", "by the law", "steps", f"cost after {NETWORK.epochs} epochs"]]
     for c, noise in zip(courses, [*measured, offs[-1]], strict=True):  # the whole batch can be drawn in one way only
         pair = [f"{noise:.2f}", f"{predicted[c.size]:.2f}"]
         table.append([f"{c.size:,}", *pair, f"{c.steps[-1]:,}", f"{c.costs[-1]:.3f}"])
@@ -194,7 +193,7 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     table.append([f"{EXAMPLES:,}, η = {whole.lr:g}", "", "", *best])
     verdict = (
         f"the squared noise goes as the batch size to the power {k:.3f} ± {error:.3f}, and an epoch's batches average "
-        f"to ∇C, to {off:.0e}; after {EPOCHS} epochs batches of 1 and 10 have brought the cost to "
+        f"to ∇C, to {off:.0e}; after {NETWORK.epochs} epochs batches of 1 and 10 have brought the cost to "
         f"{courses[0].costs[-1]:.3f} and {courses[1].costs[-1]:.3f}, the whole batch with its best rate to "
         f"{whole.costs[-1]:.3f}."
     )

@@ -35,8 +35,7 @@ SOURCE = (
     "0.001); that saturated outputs learn slowly: chapters 2 and 3"
 )
 RATES = LOW, RIGHT, HIGH = 0.001, 3.0, 100.0
-NETWORK = Config(hidden=(30,), loss="quadratic", init="standard-normal", batch_size=10)
-EPOCHS = 3
+NETWORK = Config(hidden=(30,), loss="quadratic", init="standard-normal", batch_size=10, epochs=3)
 GUESSING = 0.3  # accuracy: one class of ten is right without learning, and with luck two
 LEARNED = 0.6  # accuracy: 3,000 steps reach 70–85%, Nielsen's 150,000 reach 95%
 DEAD = 0.01  # of the gradient at the start; a network that learns keeps more than this
@@ -73,11 +72,13 @@ def promise_kept(network: ManualLearner, x: Tensor, y: Tensor, lr: float) -> flo
     return ((before - after) / promised).item()
 
 
-def course(network: ManualLearner, lr: float, seed: int, x: Tensor, y: Tensor) -> list[Look]:
+def course(network: ManualLearner, config: Config, data: Dataset) -> list[Look]:
     """Looks at a network while it descends: at the start, at the end, and at steps that grow by a third each time."""
-    total = EPOCHS * -(-len(network.train) // NETWORK.batch_size)
+    x, y = batch(data.test, len(data.test), network.dtype)
+    total = config.total_steps(data)
     steps = {0, total} | {round(10 ** (k / 8)) for k in range(8 * len(str(total)))}
-    return [look(network, x, y) for step in descend(network, NETWORK.batch_size, lr, EPOCHS, seed) if step in steps]
+    taken = descend(network, config.batch_size, config.lr, config.epochs, config.seed)
+    return [look(network, x, y) for step in taken if step in steps]
 
 
 def confirmed(courses: Mapping[float, Sequence[Look]]) -> bool:
@@ -94,9 +95,10 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     x, y = batch(data.test, len(data.test), torch.float32)
     courses, kept = {}, {}
     for lr in RATES:
-        network = learner(replace(NETWORK, lr=lr, seed=seed), data)
+        config = replace(NETWORK, lr=lr, seed=seed)
+        network = learner(config, data)
         kept[lr] = promise_kept(network, x, y, lr)
-        courses[lr] = course(network, lr, seed, x, y)
+        courses[lr] = course(network, config, data)
 
     looks = [("none yet", "", courses[RIGHT][0])]
     looks += [(f"{lr:g}", f"{kept[lr]:.1%}", courses[lr][-1]) for lr in RATES]
