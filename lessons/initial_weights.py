@@ -160,10 +160,10 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     early, replaced = (max(getattr(c, what) for c in equal.values()) for what in ("early", "replaced"))
     step, late = max((c.differences[-1] for c in equal.values()), key=lambda point: point[1])
     verdict = (
-        f"after {EARLY} steps neurons that started equal differ by {early:.0e}, which is rounding, and one in their "
-        f"place gives the same outputs to {replaced:.0e}; descent lets the rounding grow, to {late:.0e} at step "
-        f"{step:,}. N(0, 1) saturated {saturated(large[0].z):.0%} of the hidden neurons and lost {lost(large)} digits "
-        f"in {STARTS} starts, N(0, 1/fan_in) {saturated(fitting[0].z):.0%} and {lost(fitting)}."
+        f"after {EARLY} steps neurons that started equal differ by {early:.0e}, and one in their place gives the same "
+        f"outputs to {replaced:.0e}; descent lets their rounding grow, to {late:.0e} at step {step:,}. N(0, 1) "
+        f"saturated {saturated(large[0].z):.0%} of the hidden neurons and lost {lost(large)} digits in {STARTS} "
+        f"starts, N(0, 1/fan_in) {saturated(fitting[0].z):.0%} and {lost(fitting)}."
     )
     curves = {
         f"{name.replace('/', ' over ')} {i}": {"accuracy/test": c.accuracies, "difference/neurons": c.differences}

@@ -102,7 +102,7 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
 
     looks = [("none yet", "", courses[RIGHT][0])]
     looks += [(f"{lr:g}", f"{kept[lr]:.1%}", courses[lr][-1]) for lr in RATES]
-    table = [["learning rate", "promise kept", "cost", "accuracy", "σ′ of outputs", "‖∇C‖"]]
+    table = [["learning rate", "promised fall kept", "cost", "accuracy", "σ′ of outputs", "‖∇C‖"]]
     table += [[n, k, f"{o.cost:.2f}", f"{o.accuracy:.1%}", f"{o.slope:.0e}", f"{o.gradient:.0e}"] for n, k, o in looks]
     low, right, high = (courses[lr][-1] for lr in RATES)
     verdict = (

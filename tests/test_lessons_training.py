@@ -247,6 +247,20 @@ def small(name: str, **settings: object) -> Config:
     return replace(initial_weights.EQUAL[name], epochs=1, **settings)
 
 
+def test_neurons_hold_all_that_touches_them(few):
+    params = network_of(few).params
+    rows = initial_weights.neurons(params)
+    assert rows.shape == (7, 784 + 1 + 10)
+    assert rows.square().sum().item() == pytest.approx(
+        (params.theta.square().sum() - params["layer2.bias"].square().sum()).item()
+    )
+    for name, place in (("layer1.weight", (3, 5)), ("layer1.bias", (3,)), ("layer2.weight", (8, 3))):
+        params[name][place] += 1
+        changed = initial_weights.neurons(params)
+        assert (changed != rows).any(dim=1).tolist() == [j == 3 for j in range(7)]
+        rows = changed
+
+
 def test_difference_of_rows():
     assert initial_weights.difference(torch.zeros(3, 4)) == 0
     assert initial_weights.difference(torch.tensor([[1.0, 2.0], [1.0, 2.0]])) == 0
