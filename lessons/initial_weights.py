@@ -165,11 +165,10 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
         f"saturated {saturated(large[0].z):.0%} of the hidden neurons and lost {lost(large)} digits in {STARTS} "
         f"starts, N(0, 1/fan_in) {saturated(fitting[0].z):.0%} and {lost(fitting)}."
     )
-    curves = {
-        f"{name.replace('/', ' over ')} {i}": {"accuracy/test": c.accuracies, "difference/neurons": c.differences}
-        for name, courses in rows.items()
-        for i, c in enumerate(courses, start=1)
-    }
+    named = {f"{EQUAL[name].init} {EQUAL[name].activation[0]}": c for name, c in equal.items()}
+    for config, courses in ((LARGE, large), (FITTING, fitting)):
+        named |= {f"{config.init} {i}": c for i, c in enumerate(courses, start=1)}
+    curves = {run: {"accuracy/test": c.accuracies, "difference/neurons": c.differences} for run, c in named.items()}
     return Report(table, confirmed(equal, large, fitting), verdict, draw(equal, large, fitting), curves)
 
 
