@@ -3,7 +3,7 @@
     python -m benchmarks.reproduction --data-dir data
 
 About two hours on two cores. Every run is one of train.py, in runs/reproduction; stopped and started again, it goes on
-where it was. Runs of small networks, which use one core, are made `--jobs` at a time; those that use all cores alone.
+where it was. A run uses one core, and `--jobs` are made at a time.
 """
 
 import json
@@ -77,9 +77,7 @@ def jobs_of(entries: Sequence[Published], seeds: int, data_dir: Path, runs: Path
     jobs = []
     for entry in entries:
         for seed in range(seeds):
-            config = load_preset(entry.preset)
-            if not entry.all_cores:
-                config = replace(config, threads=1)
+            config = replace(load_preset(entry.preset), threads=1)
             if config.dataset == "auto":
                 config = replace(config, dataset="mnist", data_dir=str(data_dir))
             jobs.append(Job(entry.preset, seed, replace(config, seed=seed), runs / f"{entry.preset}-seed{seed}"))
@@ -133,18 +131,15 @@ def call(script: str, *options: str) -> tuple[str, float]:
 
 
 def carry_out_all(jobs: Sequence[Job], at_once: int) -> Iterator[tuple[Job, Run]]:
-    """All runs as they finish: those on one core `at_once` at a time, then the others one by one."""
-    entries = {entry.preset: entry for entry in PUBLISHED}
-    for alone in (False, True):
-        waiting = [job for job in jobs if entries[job.preset].all_cores == alone]
-        with ThreadPoolExecutor(1 if alone else at_once) as pool:
-            futures = {pool.submit(carry_out, job): job for job in waiting}
-            try:
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    """All runs, as they finish."""
+    with ThreadPoolExecutor(at_once) as pool:
+        futures = {pool.submit(carry_out, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def progress(entries: Sequence[Published], jobs: Sequence[Job], finished: dict[Path, Run]) -> Table:
@@ -210,8 +205,8 @@ def page(entries: Sequence[Published], runs: Callable[[str], Sequence[Run]], see
             "",
             *table(entries, runs),
             "",
-            f"*Processor* is the time that all cores spent on the process, *whole run* what a clock shows, {at_once} "
-            f"at once where a network uses one core. {machine()}. "
+            f"*Processor* is the time that the process spent on its one core, *whole run* what a clock shows, {at_once} at "
+            f"once and with whatever else the machine did. {machine()}. "
             "Measured and written by `make reproduce` (`python -m benchmarks.reproduction`).",
             "",
             "## What they are",
@@ -264,7 +259,7 @@ def main(
         data_dir: Where the full MNIST lies, or is downloaded to.
         seeds: Runs of every preset.
         only: Presets to run now; the page is written once all are through.
-        jobs: Runs at once, of those that use one core.
+        jobs: Runs at once; each uses one core.
         runs: Where the runs are kept.
     """
     names = [entry.preset for entry in PUBLISHED]
