@@ -205,8 +205,8 @@ def page(entries: Sequence[Published], runs: Callable[[str], Sequence[Run]], see
             "",
             *table(entries, runs),
             "",
-            f"*Processor* is the time that the process spent on its one core, *whole run* what a clock shows, {at_once} at "
-            f"once and with whatever else the machine did. {machine()}. "
+            f"*Processor* is the time that a process spent on its one core, *whole run* what a clock shows, {at_once} "
+            f"at once and with whatever else the machine did. {machine()}. "
             "Measured and written by `make reproduce` (`python -m benchmarks.reproduction`).",
             "",
             "## What they are",
