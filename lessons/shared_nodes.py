@@ -7,7 +7,6 @@ z²_j = Σ_k W²_jk a¹_k     ∂C/∂a¹_k = Σ_j δ²_j W²_jk     a shared no
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lessons.lesson import Report
+from lessons.measure import AGREE, distance, wiggle
 from lessons.runs import batch
 from manual_backprop.initializers import INITIALIZERS, initialize
 from manual_backprop.losses import Quadratic
@@ -34,8 +34,6 @@ SOURCE = (
 )
 EXAMPLES = 32
 WIDTH = 16
-STEP = 1e-5  # of a central difference: its own error is about STEP² = 1e-10
-AGREE = 1e-7
 
 
 @dataclass(frozen=True)
@@ -54,17 +52,6 @@ class Shared:
     def error_of_last(self) -> float:
         """Of keeping the last use only, as a backward pass does that writes where it should add."""
         return distance(self.uses[-1], self.wiggled)
-
-
-def distance(actual: Tensor, expected: Tensor) -> float:
-    """‖actual − expected‖ / ‖expected‖"""
-    return ((actual - expected).norm() / expected.norm()).item()
-
-
-def wiggle(cost: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
-    """Every ∂C/∂vₖ by central differences, (C(v + h eₖ) − C(v − h eₖ)) / 2h: no backpropagation."""
-    steps = STEP * torch.eye(v.numel(), dtype=v.dtype)
-    return torch.stack([(cost(v + h.view_as(v)) - cost(v - h.view_as(v))) / (2 * STEP) for h in steps])
 
 
 def added(a: Tensor) -> Shared:
