@@ -86,7 +86,7 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
             (-0.27, 0, 0.27), zip(wishes, (BLUE, VERMILION, GREEN), strict=True), strict=True
         ):
             delta = backward(wishes[wish])[f"δ of {layer}"][0]
-            axes.bar(torch.arange(len(delta)) + shift, delta, width=0.27, color=color, label=wish)
+            axes.bar(torch.arange(len(delta)).numpy() + shift, delta.numpy(), width=0.27, color=color, label=wish)
         axes.set_title(f"δ of {layer}: the third bar is the sum of the first two")
         axes.set_xlabel("neuron")
         axes.set_ylabel("δ")
