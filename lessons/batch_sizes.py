@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lessons.descent import descend
 from lessons.lesson import Report
+from lessons.measure import gradient
 from lessons.runs import batch, first, learner
 from training.batches import epoch_order
 from training.config import Config
@@ -69,12 +70,6 @@ class Course:
     def examples(self) -> list[int]:
         """Seen so far."""
         return [step * self.size for step in self.steps]
-
-
-def gradient(network: ManualLearner, x: Tensor, y: Tensor) -> Tensor:
-    """∇C of these examples, flat."""
-    network.backpropagate(x, y)
-    return network.gradients.theta.clone()
 
 
 def noise_of_one(network: ManualLearner, x: Tensor, y: Tensor) -> float:
