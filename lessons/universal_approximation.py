@@ -90,7 +90,7 @@ def fit(width: int, seed: int) -> tuple[MLP, Parameters, Curve]:
         output, caches, _ = model.forward(params, x)
         C, cache = loss.forward(output, f(x))
         model.backward(params, caches, loss.backward(1.0, cache), gradients)
-        lr, t = torch.tensor(RATE * (1 + cos(pi * step / STEPS)) / 2), torch.tensor(float(step))
+        lr, t = torch.tensor([RATE * (1 + cos(pi * step / STEPS)) / 2, step], dtype=torch.float64)
         optimizer.update(params.theta, gradients.theta, state, lr, t, None, params.split)
         if step % 50 == 0:
             costs.append((step, C.item()))
@@ -156,11 +156,11 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
 
     figure = new_figure(11, 3.8)
     left, middle, right = figure.subplots(1, 3)
-    ground = truth.view(200, 200).T.float()
+    ground = truth.view(200, 200).T.numpy()
     left.imshow(ground, origin="lower", extent=(0, 10, 0, 10), cmap="Blues", vmax=3, interpolation="nearest")
-    side = square()[:200, 1]
+    side = square()[:200, 1].numpy()
     for (width, area), color in zip(areas.items(), COLORS, strict=False):
-        left.contour(side, side, area.view(200, 200).T, levels=[0.5], colors=color)
+        left.contour(side, side, area.view(200, 200).T.numpy(), levels=[0.5], colors=color)
         left.plot([], [], color=color, label=f"{width}")
     left.legend(title="hidden neurons", loc="upper left", ncols=2, frameon=False, fontsize=8, title_fontsize=8)
     left.set_title("what is called blue, and what is")

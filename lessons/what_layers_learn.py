@@ -161,6 +161,6 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     for row, (title, values, scale) in zip(rows, pictures, strict=True):
         row.suptitle(title, fontsize=9)
         for axes, value in zip(row.subplots(1, len(values)), values, strict=True):
-            axes.imshow(value.view(data.shape), **scale)
+            axes.imshow(value.view(data.shape).numpy(), **scale)
             axes.axis("off")
     return Report(table, holds, verdict, figure)
