@@ -109,9 +109,9 @@ def study(data: Dataset, remedy: str, seed: int, run_dir: Path) -> Outcome:
 
 def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     outcomes = {remedy: study(data, remedy, seed, run_dir / remedy) for remedy in REMEDIES}
-    table = [["remedy", "right, training", "right, test", "test cost, lowest", "test cost, at the end"]]
+    table = [["remedy", "train right", "test right", "test cost, lowest", "at the end"]]
     for remedy, o in outcomes.items():
-        lowest = "" if remedy == EARLY else f"{o.lowest[1]:.3f} at step {o.lowest[0]:,}"
+        lowest = "" if remedy == EARLY else f"{o.lowest[1]:.3f} at {o.lowest[0]:,}"
         table.append([remedy, f"{o.train_accuracy:.1%}", f"{o.accuracy:.1%}", lowest, f"{o.cost:.3f}"])
     bare = outcomes[NOTHING]
     helped = {remedy: bare.cost - o.cost for remedy, o in outcomes.items() if remedy != NOTHING}

@@ -140,7 +140,7 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     error = {width: largest_error(model, params) for width, (model, params, _) in fits.items()}
     by_hand = {width: largest_error(*bumps(width // 2)) for width in BUMPS}
     bounds = {width: bound(width // 2) for width in BUMPS}
-    table = [["hidden neurons", "points: area wrong", "curve: error", "bumps by hand: error", "its bound"]]
+    table = [["hidden neurons", "points: wrong", "curve: error", "by hand: error", "bound"]]
     for width in WIDTHS:
         part = f"{wrong[width]:.1%}" if width in wrong else ""
         errors = [f"{e[width]:.4f}" if width in e else "" for e in (error, by_hand, bounds)]

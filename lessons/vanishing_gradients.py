@@ -125,7 +125,7 @@ def learn(data: Dataset, seed: int, run_dir: Path) -> dict[str, Curve]:
 def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     passages = {start: passage(data, *start, seed) for start in STARTS}
     accuracy = learn(first(data, 3_000, 1_000), seed, run_dir)
-    table = [["30 hidden layers", "predicted factor", "measured", "RMS of δ¹ / RMS of δ³⁰"]]
+    table = [["30 hidden layers", "predicted factor", "measured", "RMS, δ¹ / δ³⁰"]]
     table += [
         [f"{activation}, {init}", f"{p.predicted:.3f}", f"{p.factor:.3f}", f"{p.sizes[0] / p.sizes[-1]:.1e}"]
         for (activation, init), p in passages.items()

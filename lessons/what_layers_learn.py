@@ -124,7 +124,7 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     means = torch.stack([x[y == k].mean(dim=0) for k in range(10)])
     of_real, of_ascended = likeness(x, means[y]), likeness(output.pictures, means)
     less = torch.stack([(of_real[y == k] < of_ascended[k]).double().mean() for k in range(10)])
-    table = [["most that it reaches", "on noise", "on digits", "by ascent", "likeness: digits, ascent"]]
+    table = [["the most of", "on noise", "on digits", "by ascent", "likeness: digits, ascent"]]
     for k, name in enumerate(data.classes):
         reached = [f"{v[k]:.3f}" for v in (output.noise, output.real, output.ascended)]
         table.append([f"output {name}", *reached, f"{of_real[y == k].mean():.2f}, {of_ascended[k]:.2f}"])
