@@ -221,7 +221,7 @@ def test_l2_that_is_forgotten_helps_nothing(overfit, sample, tmp_path, monkeypat
 
 
 BARE = overfitting.Outcome([(1000, 0.01)], [(0, 2.3), (300, 0.5), (1000, 0.6)], 0.6, 0.84, 1.0)
-BETTER = replace(BARE, cost=0.5)
+BETTER = replace(BARE, cost=0.4)
 
 
 @pytest.mark.parametrize(
@@ -387,6 +387,21 @@ def test_ascent_finds_the_known_best_picture_of_a_first_layer_neuron():
     assert pictures.max() <= 1
     large = W.abs() > 0.2 * W.abs().max()
     assert ((pictures > 0.5) == (W > 0))[large].double().mean() > 0.99
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_what_a_layer_reaches_on_noise_and_on_digits(sample, monkeypatch, layer):
+    """An output neuron counts the digits of its own class only."""
+    monkeypatch.setattr(neurons, "STEPS", 1)
+    params, (x, y), random = random_network(), batch(sample.train, 200), noise(20)
+    found = neurons.examine(NETWORK, params, layer, x, y, random)
+    on_digits, on_noise = (
+        NETWORK.intermediates(NETWORK.forward(params, v)[1])[1][f"layer{layer}"] for v in (x, random)
+    )
+    for k in range(len(found.real)):
+        own = y == k if layer == 3 else slice(None)
+        assert found.real[k] == pytest.approx(on_digits[own, k].max().item(), rel=1e-12)
+        assert found.noise[k] == pytest.approx(on_noise[:, k].max().item(), rel=1e-12)
 
 
 def test_locality_of_known_weights():
