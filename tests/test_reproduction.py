@@ -27,7 +27,7 @@ RECIPES = {
     "nielsen-ch3-1000": CHAPTER_3 | {"examples": 1000, "epochs": 400},
     "nielsen-ch3-1000-l2": CHAPTER_3 | {"examples": 1000, "epochs": 400, "l2": 0.1 / 1000},
     "nnfs-spiral": SPIRAL,
-    "nnfs-spiral-l2": SPIRAL | {"l2": 2 * 0.0005},
+    "nnfs-spiral-l2": SPIRAL | {"l2": 0.0001},
     "lecun-300": {"hidden": (300,), "loss": "quadratic", "examples": 0, "validation": 0},
     "lecun-300-100": {"hidden": (300, 100), "loss": "quadratic", "examples": 0, "validation": 0},
 }
