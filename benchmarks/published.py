@@ -158,8 +158,8 @@ PUBLISHED = (
         0.83,
         LAST_EPOCH,
         NNFS.format(14),
-        "Theirs is 0.0005 Σ w² over the first layer, biases included; ours is over all weights and no biases, and a tenth "
-        "of that: the same λ on both layers gives 65.7%. It was picked of four on these points.",
+        "Theirs is 0.0005 Σ w² over the first layer, biases included; ours is over all weights and no biases, and a "
+        "tenth of that: the same λ on both layers gives 65.7%. It was picked of four on these points.",
     ),
     Published(
         "lecun-300",
