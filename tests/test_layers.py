@@ -17,6 +17,8 @@ TORCHS = {
     "leaky_relu": F.leaky_relu,
     "softplus": lambda z: F.softplus(z, threshold=50),
     "gelu": F.gelu,
+    "silu": F.silu,
+    "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
     "identity": lambda z: z,
 }
 # Derivatives far to the left, at zero and far to the right.
@@ -27,6 +29,8 @@ LIMITS = {
     "leaky_relu": (0.01, 0.01, 1),
     "softplus": (0, 0.5, 1),
     "gelu": (0, 0.5, 1),
+    "silu": (0, 0.5, 1),
+    "gelu_tanh": (0, 0.5, 1),
     "identity": (1, 1, 1),
 }
 
@@ -93,3 +97,21 @@ def test_the_left_tail_of_gelu_keeps_its_relative_precision():
     cdf = (2 * torch.pi) ** -0.5 * 2.718281828459045**-32 / (8 + fraction)
     value = ACTIVATIONS["gelu"].value(torch.tensor(z, dtype=torch.float64)).item()
     assert value == pytest.approx(z * cdf, rel=1e-13, abs=0)
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_largest_numbers_do_not_overflow_in_value_or_derivative(name, dtype):
+    most = torch.finfo(dtype).max
+    z = torch.tensor([most, 1e4, -1e4, -most], dtype=dtype)
+    a = ACTIVATIONS[name].value(z)
+    assert torch.equal(a, torch.tensor([z[0], z[1], 0, 0], dtype=dtype))
+    assert ACTIVATIONS[name].derivative(z, a).tolist() == [1, 1, 0, 0]
+
+
+def test_the_left_tail_of_gelu_tanh_keeps_its_relative_precision():
+    """½ z (1 + tanh v) = z / (1 + e^(−2v)); at −5 the difference 1 + tanh v has four digits left in float64."""
+    z = -5.0
+    v = (2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3)
+    value = ACTIVATIONS["gelu_tanh"].value(torch.tensor(z, dtype=torch.float64)).item()
+    assert value == pytest.approx(z / (1 + 2.718281828459045 ** (-2 * v)), rel=1e-13, abs=0)
