@@ -20,3 +20,19 @@ def conv2d(
     groups: int = 1,
 ) -> Tensor:
     return F.conv2d(x, W, b, stride, padding, dilation, groups)
+
+
+def max_pool2d(
+    x: Tensor, kernel: Size, stride: Size | None = None, padding: Size = 0, ceil_mode: bool = False
+) -> Tensor:
+    return F.max_pool2d(x, kernel, stride, padding, ceil_mode=ceil_mode)
+
+
+def avg_pool2d(
+    x: Tensor, kernel: Size, stride: Size | None = None, padding: Size = 0, ceil_mode: bool = False
+) -> Tensor:
+    return F.avg_pool2d(x, kernel, stride, padding, ceil_mode)
+
+
+def adaptive_avg_pool2d(x: Tensor, size: Size) -> Tensor:
+    return F.adaptive_avg_pool2d(x, size)

@@ -20,9 +20,12 @@ from gradient_check import Report, Row, check_backward
 from manual_backprop import layers
 from manual_backprop.initializers import fan_in
 from manual_backprop.layers import (
+    adaptive_avg_pool2d,
+    avg_pool2d,
     conv2d,
     dropout,
     linear,
+    max_pool2d,
 )
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import LOSSES, Loss, SoftmaxCrossEntropy
@@ -130,6 +133,9 @@ LAYER_TWINS: dict[Any, tuple[str, Callable[..., Any]]] = {
     dropout: ("dropout", reference_mlp.dropout),
     linear: ("linear", reference_layers.linear),
     conv2d: ("conv2d", reference_layers.conv2d),
+    max_pool2d: ("max_pool2d", reference_layers.max_pool2d),
+    avg_pool2d: ("avg_pool2d", reference_layers.avg_pool2d),
+    adaptive_avg_pool2d: ("adaptive_avg_pool2d", reference_layers.adaptive_avg_pool2d),
 }
 """Layer (what `examples` yields, or the module) → its name and a forward of somebody else's."""
 
