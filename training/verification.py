@@ -22,10 +22,14 @@ from manual_backprop.initializers import fan_in
 from manual_backprop.layers import (
     adaptive_avg_pool2d,
     avg_pool2d,
+    batch_norm,
     conv2d,
     dropout,
+    group_norm,
+    layer_norm,
     linear,
     max_pool2d,
+    prelu,
 )
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import LOSSES, Loss, SoftmaxCrossEntropy
@@ -136,6 +140,10 @@ LAYER_TWINS: dict[Any, tuple[str, Callable[..., Any]]] = {
     max_pool2d: ("max_pool2d", reference_layers.max_pool2d),
     avg_pool2d: ("avg_pool2d", reference_layers.avg_pool2d),
     adaptive_avg_pool2d: ("adaptive_avg_pool2d", reference_layers.adaptive_avg_pool2d),
+    batch_norm: ("batch_norm", reference_layers.batch_norm),
+    layer_norm: ("layer_norm", reference_layers.layer_norm),
+    group_norm: ("group_norm", reference_layers.group_norm),
+    prelu: ("prelu", reference_layers.prelu),
 }
 """Layer (what `examples` yields, or the module) → its name and a forward of somebody else's."""
 
