@@ -1,10 +1,5 @@
 """Every layer in manual_backprop/layers, found through its `examples`."""
 
-import importlib
-import pkgutil
-import re
-from pathlib import Path
-
 import both_ways
 import pytest
 import torch
@@ -20,7 +15,6 @@ from training.verification import layer_examples
 
 EXAMPLES = list(both_ways.layer_examples(layers))
 TWINS = [twin for _, _, twin, _ in layer_examples(seed=0)]
-DERIVATIONS = Path(__file__).parent.parent / "docs" / "derivations.md"
 TORCHS = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
@@ -57,17 +51,6 @@ def test_every_activation_has_an_example():
 )
 def test_backward_equals_the_twin_autograd_and_the_dot_product(forward, backward, arguments, fixed, twin):
     check_backward(forward, backward, arguments, not_differentiable=fixed, reference=twin).assert_passed()
-
-
-def test_every_label_of_a_layer_is_derived_in_the_documents_and_no_other():
-    """BP, LI, CV, …: those in the docstring of the layer, and those in bold in docs/derivations.md."""
-    label = r"(?!BP)[A-Z]{2}\d"
-    names = [f"{layers.__name__}.{info.name}" for info in pkgutil.iter_modules(layers.__path__)]
-    documents = [importlib.import_module(name).__doc__ or "" for name in names]
-    used = {found for text in documents for found in re.findall(f"^ +({label})  ", text, re.MULTILINE)}
-    derived = set(re.findall(rf"\*\*({label})\*\*", DERIVATIONS.read_text(encoding="utf-8")))
-    assert used == derived
-    assert len(used) > 20
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
