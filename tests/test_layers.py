@@ -53,6 +53,18 @@ def test_backward_equals_the_twin_autograd_and_the_dot_product(forward, backward
     check_backward(forward, backward, arguments, not_differentiable=fixed, reference=twin).assert_passed()
 
 
+@pytest.mark.parametrize(("forward", "backward", "arguments"), [e[1:4] for e in EXAMPLES], ids=[e[0] for e in EXAMPLES])
+def test_nothing_falls_back_to_the_cpu(forward, backward, arguments):
+    """On the device `meta`, which has shapes only, a tensor of the CPU between the others raises."""
+    arguments = [v.to("meta") if isinstance(v, torch.Tensor) else v for v in arguments]
+    output, cache, *_ = forward(*arguments)
+    gradients = backward(output, cache)
+    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    assert {v.device.type for v in (output, *gradients)} == {"meta"}
+    tensors = [v for v in arguments if isinstance(v, torch.Tensor)]
+    assert [v.shape for v in gradients] == [v.shape for v in tensors[: len(gradients)]]
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_the_derivative_is_the_slope_of_the_value(name):
     """Central differences with h = 1e-5: the third derivative (at most 2 here) is worth h²/3, rounding 1e-16·|a|/h."""

@@ -120,8 +120,10 @@ def test_adaptive_windows_are_torchs(size):
     assert_torchs(adaptive_avg_pool2d, twins.adaptive_avg_pool2d, normal(0, 2, 3, 9, 5), size)
 
 
-def test_adaptive_pooling_of_none_and_in_any_layout():
+def test_adaptive_pooling_of_none_of_one_and_in_any_layout():
     twin = twins.adaptive_avg_pool2d
+    y, _ = adaptive_avg_pool2d.forward(normal(0, 5, 6), 2)
+    assert_same(y, twin(normal(0, 1, 5, 6), 2)[0], "y of one image, without a dimension for it")
     assert_torchs(adaptive_avg_pool2d, twin, normal(0, 0, 3, 5, 6), 2)
     x = normal(0, 3, 4, 6, 5)
     assert_torchs(adaptive_avg_pool2d, twin, x.contiguous(memory_format=torch.channels_last), 4)

@@ -113,7 +113,7 @@ def silu_derivative(z: Tensor, a: Tensor) -> Tensor:
     return s + a * (1 - s)
 
 
-SATURATED = 30.0  # e to the −u of this z, and of any beyond it, is 0 in every format
+SATURATED = 30.0  # σ(u) of this z, and of any beyond it, is 0 or 1 in every format
 
 
 def gelu_tanh(z: Tensor) -> Tensor:
@@ -129,9 +129,8 @@ def gelu_tanh_derivative(z: Tensor, a: Tensor) -> Tensor:
 
 
 def gelu_inner(z: Tensor) -> Tensor:
-    """u, of a z that is not so large that its cube overflows; σ(u) is the same 0 or 1 there"""
-    near = z.clamp(-SATURATED, SATURATED)
-    return sqrt(8 / pi) * (near + 0.044715 * near * near * near)
+    """u; where the cube overflows, σ(u) is 0 or 1 as before"""
+    return sqrt(8 / pi) * (z + 0.044715 * z * z * z)
 
 
 def identity(z: Tensor) -> Tensor:

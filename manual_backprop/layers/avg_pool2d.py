@@ -51,9 +51,9 @@ def backward(dy: Tensor, cache: Cache) -> Tensor:
 
 
 def seen(x: Tensor, count: int, kernel: int, stride: int, length: int) -> Tensor:
-    """Of each of `count` windows, how many of its places lie within `length`; of x's dtype and device."""
+    """Of each of `count` windows, how many of its places lie within `length`; on x's device."""
     begin = stride * torch.arange(count, device=x.device)
-    return ((begin + kernel).clamp(max=length) - begin).to(x.dtype)
+    return (begin + kernel).clamp(max=length) - begin
 
 
 def examples(generator: Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Any, ...]]:

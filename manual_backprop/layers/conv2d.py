@@ -42,8 +42,7 @@ def forward(
 def backward(dz: Tensor, cache: Cache, need_dx: bool = True) -> tuple[Tensor | None, ...]:
     """dx (None unless `need_dx`), dW and, if there was a bias, db."""
     x, W, with_b, stride, padding, dilation, groups = cache
-    sizes = zip(x.shape[2:], W.shape[2:], stride, padding, dilation, strict=True)
-    unseen = [(n + 2 * p - d * (k - 1) - 1) % s for n, k, s, p, d in sizes]  # places behind the last window
+    unseen = [behind(x.shape[2 + i], W.shape[2 + i], padding[i], dilation[i]) % stride[i] for i in (0, 1)]
     dx = torch.conv_transpose2d(dz, W, None, stride, padding, unseen, groups, dilation) if need_dx else None  # CV1
     dW = weight_gradient(dz, x, W.shape[2:], stride, padding, dilation, groups)  # CV2
     db = dz.sum(dim=(0, 2, 3))  # CV3
@@ -59,12 +58,17 @@ def weight_gradient(
     """
     (kh, kw), (rows, columns) = kernel, dz.shape[2:]
     (ph, pw), (sh, sw), (dh, dw) = padding, stride, dilation
-    lines = x.unflatten(1, (groups, -1)).permute(1, 3, 0, 4, 2).contiguous()  # (groups, H, B, W, C/groups)
+    lines = x.unflatten(1, (groups, -1)).permute(1, 3, 0, 4, 2)  # (groups, H, B, W, C/groups)
     lines = torch.constant_pad_nd(lines, (0, 0, pw, pw, 0, 0, ph, ph))
     seen = torch.cat([lines[..., every(dw * j, sw, columns), :] for j in range(kw)], dim=-1)  # (…, W′, kw·C/groups)
     delta = dz.unflatten(1, (groups, -1)).permute(1, 2, 3, 0, 4).flatten(2)  # (groups, O/groups, H′·B·W′)
     dW = [delta @ seen[:, every(dh * i, sh, rows)].flatten(1, 3) for i in range(kh)]
     return torch.stack(dW, dim=2).flatten(0, 1).unflatten(2, (kw, -1)).permute(0, 3, 1, 2)
+
+
+def behind(length: int, kernel: int, padding: int, dilation: int) -> int:
+    """The places of the padded image behind its first window."""
+    return length + 2 * padding - dilation * (kernel - 1) - 1
 
 
 def check(x: Tensor, W: Tensor, b: Tensor | None, padding: Pair, dilation: Pair, groups: int) -> None:
@@ -77,8 +81,9 @@ def check(x: Tensor, W: Tensor, b: Tensor | None, padding: Pair, dilation: Pair,
         raise ValueError(f"W sees {W.shape[1]} channels and x has {channels // groups} per group: give W as many")
     if b is not None and b.shape != (out,):
         raise ValueError(f"b is {tuple(b.shape)}: give ({out},), a number for each output of W")
-    for n, k, p, d in zip(x.shape[2:], W.shape[2:], padding, dilation, strict=True):
-        if d * (k - 1) + 1 > n + 2 * p:
+    for i in (0, 1):
+        n, k, p, d = x.shape[2 + i], W.shape[2 + i], padding[i], dilation[i]
+        if behind(n, k, p, d) < 0:
             raise ValueError(
                 f"a kernel of {k}, dilated by {d}, does not fit into {n} places padded by {p}: make it smaller"
             )

@@ -12,7 +12,7 @@ def standardize(x: Tensor, dims: list[int], eps: float) -> tuple[Tensor, Tensor,
     Constant values come out as exactly 0: the mean of what is left of them takes away the rounding of μ, which 1/√ε
     would enlarge. Norm and hypot square in the dark, so that in half precision a value of 1e4 is not too large.
     """
-    n = max(prod(x.shape[d] for d in dims), 1)
+    n = prod(x.shape[d] for d in dims)
     mu = x.mean(dim=dims, keepdim=True)
     centered = x - mu
     centered = centered - centered.mean(dim=dims, keepdim=True)
