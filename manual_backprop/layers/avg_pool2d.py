@@ -53,7 +53,7 @@ def backward(dy: Tensor, cache: Cache) -> Tensor:
 def seen(x: Tensor, count: int, kernel: int, stride: int, length: int) -> Tensor:
     """Of each of `count` windows, how many of its places lie within `length`; on x's device."""
     begin = stride * torch.arange(count, device=x.device)
-    return (begin + kernel).clamp(max=length) - begin
+    return (length - begin).clamp(max=kernel)
 
 
 def examples(generator: Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Any, ...]]:

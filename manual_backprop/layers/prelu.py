@@ -3,7 +3,7 @@
     z, a (B, C, …); α (C,) or (1,)
 
     PR1  dz = da for z > 0, else α da
-    PR2  dα = Σ_{z≤0} z da                 over the batch and all places, for one α over the channels too
+    PR2  dα = Σ min(z, 0) da               over the batch and all places, for one α over the channels too
 
 At z = 0 the slope is the one from the left, α, as torch has it. Raises ValueError for another shape of α.
 Source: He et al. 2015.
@@ -29,7 +29,7 @@ def forward(z: Tensor, alpha: Tensor) -> tuple[Tensor, Cache]:
 def backward(da: Tensor, cache: Cache) -> tuple[Tensor, Tensor]:
     z, alpha = cache
     dz = torch.where(z > 0, da, per_channel(alpha, z) * da)  # PR1
-    dalpha = channel_sums(torch.where(z > 0, 0, z * da)).sum_to_size(alpha.shape)  # PR2
+    dalpha = channel_sums(z.clamp(max=0) * da).sum_to_size(alpha.shape)  # PR2
     return dz, dalpha
 
 
