@@ -40,7 +40,7 @@ def test_the_stride_is_the_kernels_unless_given(layer, twin):
     for kernel in (2, (2, 3)):
         assert_torchs(layer, twin, normal(0, 2, 3, 7, 6), kernel)
         assert_torchs(layer, twin, normal(0, 3, 7, 6), kernel, None)
-    assert_torchs(layer, twin, normal(0, 3, 6, 7), 3, 2, 1, True)
+    assert_torchs(layer, twin, normal(0, 3, 6, 11), 3, 2, 1, True)
     assert layer.forward(normal(0, 2, 3, 7, 6), 3)[0].shape == (2, 3, 2, 2)
 
 

@@ -38,7 +38,7 @@ def forward(
 ) -> tuple[Tensor, Cache, Tensor, Tensor]:
     """y, cache, the new running mean and variance."""
     check(x, gamma, beta, running_mean, running_var)
-    n = x.numel() // x.shape[1]
+    n = x[:, 0].numel()
     if n < 2:
         raise ValueError(f"x is {tuple(x.shape)}, {n} to a channel, which has no variance: give at least 2")
     xhat, *statistics = standardize(x, [0, *range(2, x.dim())], eps)
@@ -51,7 +51,7 @@ def forward(
 
 def backward(dy: Tensor, cache: Cache) -> tuple[Tensor, Tensor, Tensor]:
     xhat, sigma, gamma = cache
-    n = dy.numel() // dy.shape[1]
+    n = dy[:, 0].numel()
     dbeta = channel_sums(dy)  # BN1
     dgamma = channel_sums(dy * xhat)  # BN2
     through_statistics = per_channel(dbeta / n, dy) + xhat * per_channel(dgamma / n, dy)
