@@ -163,9 +163,9 @@ def test_in_lower_precision_it_is_as_exact_as_torchs(dtype):
             "0 groups for 4 channels and 3 outputs: give a divisor of both",
         ),
         (
-            ((2, 4, 7, 7), (6, 4, 3, 3), None),
+            ((2, 6, 7, 7), (6, 4, 3, 3), None),
             {"groups": 2},
-            "W sees 4 channels and x has 2 per group: give W as many",
+            "W sees 4 channels and x has 3 per group: give W as many",
         ),
         (((2, 3, 7, 7), (4, 3, 3, 3), (3,)), {}, "b is (3,): give (4,), a number for each output of W"),
         (

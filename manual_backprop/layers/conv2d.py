@@ -77,7 +77,7 @@ def check(x: Tensor, W: Tensor, b: Tensor | None, padding: Pair, dilation: Pair,
     channels, out = x.shape[1], len(W)
     if groups < 1 or channels % groups or out % groups:
         raise ValueError(f"{groups} groups for {channels} channels and {out} outputs: give a divisor of both")
-    if W.shape[1] != channels // groups:
+    if W.shape[1] * groups != channels:
         raise ValueError(f"W sees {W.shape[1]} channels and x has {channels // groups} per group: give W as many")
     if b is not None and b.shape != (out,):
         raise ValueError(f"b is {tuple(b.shape)}: give ({out},), a number for each output of W")
