@@ -9,6 +9,7 @@ from against_torch import assert_same, assert_torchs, by_autograd, normal
 
 from gradient_check import check_backward
 from manual_backprop.layers import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from manual_backprop.layers.windows import pooled
 from reference import layers as twins
 
 POOLS = {"max": (max_pool2d, twins.max_pool2d), "average": (avg_pool2d, twins.avg_pool2d)}
@@ -206,3 +207,9 @@ def test_the_largest_padding_and_kernel_fit():
         assert layer.forward(torch.ones(1, 3, 3), 4, 1, 2)[0].shape == (1, 4, 4)
         assert layer.forward(torch.ones(1, 3, 3), 3)[0].shape == (1, 1, 1)
         assert layer.forward(torch.ones(1, 1, 1), 2, 2, 0, True)[0].tolist() == [[[1]]]  # with ceil_mode it sticks out
+
+
+def test_no_more_is_added_behind_the_padding_than_the_last_window_needs():
+    assert pooled(7, 3, 2, 1, False) == pooled(7, 3, 2, 1, True) == (4, 0)
+    assert pooled(6, 3, 2, 1, False) == (3, 0)
+    assert pooled(6, 3, 2, 1, True) == (4, 1)
