@@ -185,3 +185,9 @@ def test_shapes_and_groups_that_group_norm_does_not_take():
     assert said_by(group_norm.forward, g, g, g, 2) == f"x is (4,), γ (4,) and β (4,): {end}"
     assert said_by(group_norm.forward, x, g, g, 3) == "3 groups for 4 channels: give a divisor"
     assert said_by(group_norm.forward, x, g, g, 0) == "0 groups for 4 channels: give a divisor"
+
+
+def test_every_channel_may_be_another_constant():
+    x = torch.linspace(0.1, 1e4 / 3, 6).view(6, 1).expand(7, 6, 5)
+    gamma, beta, mean, var = (v.float() for v in vectors(6, 4))
+    assert torch.equal(batch_norm.forward(x, gamma, beta, mean, var)[0], beta.view(6, 1).expand(7, 6, 5))
