@@ -41,9 +41,9 @@ compares the parameters after five recorded gradients with torch.optim's (`compa
 
 *Missed by* is a test as people write it, which accepts both the right backward and the wrong one; the suite runs it.
 *Diagnosis* is what ours says first. The kinds that are true of a mistake stand in the gallery, written down before ours
-was first asked, but for ten where its answer was found to be as true as what stood there. A mistake that has no kind
-should be called unknown: any name counts as wrong. The diagnoses grew up beside this gallery, so the figures say what
-they cover, not how often they would name a mistake that nobody has thought of."""
+was first asked, but for thirteen where its answer was found to be as true as what stood there. A mistake that has no
+kind should be called unknown: any name counts as wrong. The diagnoses grew up beside this gallery, so the figures say
+what they cover, not how often they would name a mistake that nobody has thought of."""
 
 
 def accepts_ones(entry: Wrong, right: bool) -> bool:

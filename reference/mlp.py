@@ -13,6 +13,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "leaky_relu": nn.LeakyReLU,
     "softplus": partial(nn.Softplus, threshold=50),  # torch's default, 20, makes it linear too early for float64
     "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
     "identity": nn.Identity,
 }
 

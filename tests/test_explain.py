@@ -46,6 +46,8 @@ ACTIVATIONS = {
     "leaky_relu": lambda z: F.leaky_relu(z, 0.01),
     "softplus": F.softplus,
     "gelu": F.gelu,
+    "silu": F.silu,
+    "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
     "identity": lambda z: z,
 }
 RATES = (0.01, 0.3)

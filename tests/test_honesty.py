@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from both_ways import LOSSES
+from both_ways import LOSSES, layer_examples
 from problems import manual_mlp, random_batches, rates
 from torch.utils._python_dispatch import TorchDispatchMode
 from toys.problems import BATCH, PROBLEMS
 
 from lessons.lesson import LESSONS
+from manual_backprop import layers
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import SGD
@@ -68,6 +69,16 @@ def test_a_step_of_the_toys_runs_no_backward_operator(problem):
     with Operators() as operators:
         manual.advance(random_batches(2, BATCH, 90), rates(2, 0.1))
     assert len(operators.names) > 20
+    assert operators.backward == []
+
+
+@pytest.mark.parametrize("example", list(layer_examples(layers)), ids=lambda example: example[0])
+def test_no_layer_runs_a_backward_operator(example):
+    _, forward, backward, arguments, _ = example
+    with torch.inference_mode(), Operators() as operators:
+        output, cache, *_ = forward(*arguments)
+        backward(output, cache)
+    assert len(operators.names) > 1
     assert operators.backward == []
 
 

@@ -3,13 +3,18 @@
 import both_ways
 import pytest
 import torch
+from against_torch import assert_torchs, normal
 from torch.nn import functional as F
 
 from gradient_check import central_differences, check_backward
 from manual_backprop import layers
+from manual_backprop.layers import linear, prelu
 from manual_backprop.layers.activations import ACTIVATIONS
+from reference import layers as twins
+from training.verification import layer_examples
 
 EXAMPLES = list(both_ways.layer_examples(layers))
+TWINS = [twin for _, _, twin, _ in layer_examples(seed=0)]
 TORCHS = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
@@ -17,6 +22,8 @@ TORCHS = {
     "leaky_relu": F.leaky_relu,
     "softplus": lambda z: F.softplus(z, threshold=50),
     "gelu": F.gelu,
+    "silu": F.silu,
+    "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
     "identity": lambda z: z,
 }
 # Derivatives far to the left, at zero and far to the right.
@@ -27,6 +34,8 @@ LIMITS = {
     "leaky_relu": (0.01, 0.01, 1),
     "softplus": (0, 0.5, 1),
     "gelu": (0, 0.5, 1),
+    "silu": (0, 0.5, 1),
+    "gelu_tanh": (0, 0.5, 1),
     "identity": (1, 1, 1),
 }
 
@@ -36,10 +45,24 @@ def test_every_activation_has_an_example():
 
 
 @pytest.mark.parametrize(
-    ("forward", "backward", "arguments", "fixed"), [e[1:] for e in EXAMPLES], ids=[e[0] for e in EXAMPLES]
+    ("forward", "backward", "arguments", "fixed", "twin"),
+    [(*e[1:], twin) for e, twin in zip(EXAMPLES, TWINS, strict=True)],
+    ids=[e[0] for e in EXAMPLES],
 )
-def test_backward_equals_autograd_and_the_dot_product(forward, backward, arguments, fixed):
-    check_backward(forward, backward, arguments, not_differentiable=fixed).assert_passed()
+def test_backward_equals_the_twin_autograd_and_the_dot_product(forward, backward, arguments, fixed, twin):
+    check_backward(forward, backward, arguments, not_differentiable=fixed, reference=twin).assert_passed()
+
+
+@pytest.mark.parametrize(("forward", "backward", "arguments"), [e[1:4] for e in EXAMPLES], ids=[e[0] for e in EXAMPLES])
+def test_nothing_falls_back_to_the_cpu(forward, backward, arguments):
+    """On the device `meta`, which has shapes only, a tensor of the CPU between the others raises."""
+    arguments = [v.to("meta") if isinstance(v, torch.Tensor) else v for v in arguments]
+    output, cache, *_ = forward(*arguments)
+    gradients = backward(output, cache)
+    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    assert {v.device.type for v in (output, *gradients)} == {"meta"}
+    tensors = [v for v in arguments if isinstance(v, torch.Tensor)]
+    assert [v.shape for v in gradients] == [v.shape for v in tensors[: len(gradients)]]
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -93,3 +116,58 @@ def test_the_left_tail_of_gelu_keeps_its_relative_precision():
     cdf = (2 * torch.pi) ** -0.5 * 2.718281828459045**-32 / (8 + fraction)
     value = ACTIVATIONS["gelu"].value(torch.tensor(z, dtype=torch.float64)).item()
     assert value == pytest.approx(z * cdf, rel=1e-13, abs=0)
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_largest_numbers_do_not_overflow_in_value_or_derivative(name, dtype):
+    most = torch.finfo(dtype).max
+    z = torch.tensor([most, 1e4, -1e4, -most], dtype=dtype)
+    a = ACTIVATIONS[name].value(z)
+    assert torch.equal(a, torch.tensor([z[0], z[1], 0, 0], dtype=dtype))
+    assert ACTIVATIONS[name].derivative(z, a).tolist() == [1, 1, 0, 0]
+
+
+def test_the_left_tail_of_gelu_tanh_keeps_its_relative_precision():
+    """½ z (1 + tanh v) = z / (1 + e^(−2v)); at −5 the difference 1 + tanh v has four digits left in float64."""
+    z = -5.0
+    v = (2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3)
+    value = ACTIVATIONS["gelu_tanh"].value(torch.tensor(z, dtype=torch.float64)).item()
+    assert value == pytest.approx(z / (1 + 2.718281828459045 ** (-2 * v)), rel=1e-13, abs=0)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (3, 1, 5), (2, 3, 4, 5), (0, 5), (2, 0, 5)], ids=str)
+def test_linear_takes_any_dimensions_before_the_last(shape):
+    assert_torchs(linear, twins.linear, normal(0, *shape), normal(1, 3, 5), normal(2, 3))
+
+
+def test_linear_takes_any_layout():
+    x, W, b = normal(0, 5, 2, 4).movedim(0, -1), normal(1, 5, 3).T, normal(2, 3)
+    assert_torchs(linear, twins.linear, x, W, b)
+    assert_torchs(linear, twins.linear, x[:1].expand(2, 4, 5), W, b)
+
+
+@pytest.mark.parametrize(
+    ("shape", "slopes"), [((4, 3), 3), ((4, 3), 1), ((2, 3, 4, 5), 3), ((2, 3, 4), 1), ((0, 3), 3)]
+)
+def test_prelu_is_torchs_at_zero_too(shape, slopes):
+    z = normal(0, *shape).round()  # some are 0
+    assert_torchs(prelu, twins.prelu, z, normal(1, slopes))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shapes", "said"),
+    [
+        (linear, ((4, 3), (2, 5), (2,)), "x is (4, 3), W (2, 5) and b (2,): give (…, I), (O, I) and (O,)"),
+        (linear, ((4, 3), (2, 3), (3,)), "x is (4, 3), W (2, 3) and b (3,): give (…, I), (O, I) and (O,)"),
+        (linear, ((4, 3), (3,), ()), "x is (4, 3), W (3,) and b (): give (…, I), (O, I) and (O,)"),
+        (linear, ((), (2, 3), (2,)), "x is (), W (2, 3) and b (2,): give (…, I), (O, I) and (O,)"),
+        (prelu, ((4, 3), (2,)), "z is (4, 3) and α (2,): give (B, C, …) and (C,) or (1,)"),
+        (prelu, ((4, 3), (3, 1)), "z is (4, 3) and α (3, 1): give (B, C, …) and (C,) or (1,)"),
+        (prelu, ((4,), (1,)), "z is (4,) and α (1,): give (B, C, …) and (C,) or (1,)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_said(layer, shapes, said):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        layer.forward(*(torch.zeros(shape) for shape in shapes))
+    assert str(caught.value) == said

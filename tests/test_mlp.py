@@ -28,7 +28,7 @@ WIDTHS = (11, 9, 6, 13, 5, 8, 12, 7, 10)  # all different, so that a transposed 
 DEPTHS = range(1, 9)
 BATCHES = (1, 2, 7, 33)
 NAMES = (*ACTIVATIONS, "mixed")
-GAINS = {"relu": 1.5, "leaky_relu": 1.5, "sigmoid": 3.0, "gelu": 2.0}
+GAINS = {"relu": 1.5, "leaky_relu": 1.5, "sigmoid": 3.0, "gelu": 2.0, "silu": 2.0, "gelu_tanh": 2.0}
 
 
 def build(depth: int, activation: str, loss: str) -> MLP:
@@ -40,7 +40,7 @@ def build(depth: int, activation: str, loss: str) -> MLP:
     return MLP(WIDTHS[: depth + 1], tuple(activations))
 
 
-# All 64 pairs of depth and activation; the losses and batch sizes run through them so that every other pair occurs too.
+# All pairs of depth and activation; the losses and batch sizes run through them so that every other pair occurs too.
 CASES = [
     (depth, activation, list(LOSSES)[(depth + 3 * i) % len(LOSSES)], BATCHES[(depth // 2 + i) % len(BATCHES)])
     for depth, (i, activation) in product(DEPTHS, enumerate(NAMES))
@@ -129,13 +129,13 @@ def test_equals_the_twin(case):
     compare_gradients(by_hand(model, loss, params, x, y), expected).assert_passed()
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case[3] < 33][::3], ids=case_id)
+@pytest.mark.parametrize("case", [case for case in CASES if case[3] < 33][::4], ids=case_id)
 def test_equals_central_differences(case):
     assert_central_differences_agree(*problem(case))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("case", CASES[::2] + CASES[1::8], ids=case_id)
+@pytest.mark.parametrize("case", CASES[::4] + CASES[3::4], ids=case_id)
 def test_in_lower_precision_is_as_close_to_the_truth_as_the_twin_is(case, dtype):
     model, loss, params, x, y = problem(case)
     twin_loss = TWIN_LOSSES[case[2]]

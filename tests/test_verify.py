@@ -24,8 +24,10 @@ Capsys = pytest.CaptureFixture[str]
 LABELS = ["the cost C", "∂C/∂output", "BP1, layer 3, δ", "BP2, layer 2, δ", "BP2, layer 1, δ"] + [
     f"{equation}, layer {l}, ∂C/∂{tensor}" for l in (3, 2, 1) for equation, tensor in (("BP3", "b"), ("BP4", "W"))
 ]
-# 11 tensors of the lesson's; for 7 activations, 4 costs and depths 1 to 4: C, ∂C/∂output and 3 tensors a layer
-COMPARED = 11 + 7 * 4 * sum(2 + 3 * depth for depth in (1, 2, 3, 4))
+# 11 tensors of the lesson's; for every activation, cost and depth 1 to 4: C, ∂C/∂output and 3 tensors a layer
+COMPARED = 11 + len(ACTIVATIONS) * len(LOSSES) * sum(2 + 3 * depth for depth in (1, 2, 3, 4))
+LAYERS = list(dict.fromkeys(title for title, *_ in verification.layer_examples(seed=0)))
+NETWORKS = 1 + len(ACTIVATIONS) * len(LOSSES) * 4
 LIMITS = {"float64": 1e-14, "float32": 1e-5, "bfloat16": 0.1, "float16": 0.02}
 
 
@@ -164,9 +166,9 @@ def test_all_is_every_model_layer_and_cost(capsys: Capsys) -> None:
     for check in result["checks"]:
         parts.setdefault(check["part"], []).append(check)
     assert list(parts) == ["layers", "costs", *verification.MODELS]
-    assert len(parts["mlp"]) == 1 + 7 * 4 * 4
+    assert len(parts["mlp"]) == NETWORKS
     assert sum(check["comparisons"] for check in parts["mlp"]) == 2 * COMPARED
-    assert [check["title"] for check in parts["layers"]] == [*ACTIVATIONS, "dropout"]
+    assert [check["title"] for check in parts["layers"]] == LAYERS
     assert [check["title"] for check in parts["costs"]] == [*LOSSES, "smoothed softmax-cross-entropy"]
     for check in parts["layers"] + parts["costs"]:
         assert {"reference", "autograd", "dot product", "differences"} <= {row["oracle"] for row in check["rows"]}
@@ -180,7 +182,7 @@ def test_as_tables_too(capsys: Capsys) -> None:
     done = call(capsys, verify.main, "--all", "--seeds", 1)
     assert (done.status, done.err) == (0, "")
     lines = [row for row in rows(done.out) if len(row) == 4]
-    assert [row[0] for row in lines] == [*ACTIVATIONS, "dropout", *LOSSES, "smoothed softmax-cross-entropy"]
+    assert [row[0] for row in lines] == [*LAYERS, *LOSSES, "smoothed softmax-cross-entropy"]
     assert {row[-1] for row in lines} == {"ok"}
 
 
@@ -283,8 +285,7 @@ def test_the_table_of_the_readme_is_made_of_what_verify_says(capsys: Capsys) -> 
         for dtype in ("float64", "float32")
     }
     made = [line.strip("| ").split(" | ") for line in benchmark.table(results).splitlines()[2:]]
-    layers = len({title for title, *_ in verification.layer_examples(seed=0)})
-    assert [row[0] for row in made] == [f"{layers} layers", "5 costs", "`mlp`, 113 networks"]
+    assert [row[0] for row in made] == [f"{len(LAYERS)} layers", "5 costs", f"`mlp`, {NETWORKS} networks"]
     assert sum(int(row[1].replace(",", "")) for row in made) == sum(r["comparisons"] for r in results.values())
     for column, result in enumerate(results.values(), start=2):
         assert max(float(row[column]) for row in made) == pytest.approx(result["largest_relative_error"], rel=0.05)

@@ -24,7 +24,7 @@ from training.batches import steps_per_epoch
 from training.data import Dataset
 from training.errors import UserError
 
-Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu", "softplus", "gelu", "identity"]
+Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu", "softplus", "gelu", "silu", "gelu_tanh", "identity"]
 
 PRESET_DIR = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "3b1b"

@@ -19,12 +19,24 @@ from torch import Tensor, nn
 from gradient_check import Report, Row, check_backward
 from manual_backprop import layers
 from manual_backprop.initializers import fan_in
-from manual_backprop.layers import dropout
+from manual_backprop.layers import (
+    adaptive_avg_pool2d,
+    avg_pool2d,
+    batch_norm,
+    conv2d,
+    dropout,
+    group_norm,
+    layer_norm,
+    linear,
+    max_pool2d,
+    prelu,
+)
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import LOSSES, Loss, SoftmaxCrossEntropy
 from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import SGD
 from manual_backprop.parameters import Parameters
+from reference import layers as reference_layers
 from reference import losses as reference_losses
 from reference import mlp as reference_mlp
 from training.batches import epoch_order
@@ -121,7 +133,18 @@ MODELS: dict[str, Callable[[], Iterator[Network]]] = {"mlp": mlps}
 
 LAYER_TWINS: dict[Any, tuple[str, Callable[..., Any]]] = {
     layer: (name, reference_mlp.ACTIVATIONS[name]()) for name, layer in ACTIVATIONS.items()
-} | {dropout: ("dropout", reference_mlp.dropout)}
+} | {
+    dropout: ("dropout", reference_mlp.dropout),
+    linear: ("linear", reference_layers.linear),
+    conv2d: ("conv2d", reference_layers.conv2d),
+    max_pool2d: ("max_pool2d", reference_layers.max_pool2d),
+    avg_pool2d: ("avg_pool2d", reference_layers.avg_pool2d),
+    adaptive_avg_pool2d: ("adaptive_avg_pool2d", reference_layers.adaptive_avg_pool2d),
+    batch_norm: ("batch_norm", reference_layers.batch_norm),
+    layer_norm: ("layer_norm", reference_layers.layer_norm),
+    group_norm: ("group_norm", reference_layers.group_norm),
+    prelu: ("prelu", reference_layers.prelu),
+}
 """Layer (what `examples` yields, or the module) → its name and a forward of somebody else's."""
 
 COSTS: dict[str, tuple[Loss, Callable[..., Tensor]]] = {

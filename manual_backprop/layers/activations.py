@@ -6,7 +6,7 @@
 A derivative is given z and a = σ(z), because several are shorter in terms of a. All are safe for any finite z.
 At a kink (relu and leaky_relu at 0) the derivative is the one from the left, as torch has it.
 Sources: Nielsen, chapters 2 and 3; Maas et al. 2013 (leaky relu); Dugas et al. 2000 (softplus); Hendrycks and
-Gimpel 2016 (gelu).
+Gimpel 2016 (gelu, silu).
 """
 
 from collections.abc import Callable, Iterator
@@ -102,6 +102,37 @@ def normal_cdf(z: Tensor) -> Tensor:
     return 0.5 * torch.erfc(-z / sqrt(2))
 
 
+def silu(z: Tensor) -> Tensor:
+    """z σ(z), where σ is the sigmoid"""
+    return z * torch.sigmoid(z)
+
+
+def silu_derivative(z: Tensor, a: Tensor) -> Tensor:
+    """σ(z) + z σ(z) (1 − σ(z))"""
+    s = torch.sigmoid(z)
+    return s + a * (1 - s)
+
+
+SATURATED = 30.0  # σ(u) of this z, and of any beyond it, is 0 or 1 in every format
+
+
+def gelu_tanh(z: Tensor) -> Tensor:
+    """½ z (1 + tanh(u/2)) = z σ(u), u = √(8/π) (z + 0.044715 z³); the sigmoid keeps the left tail's precision"""
+    return z * torch.sigmoid(gelu_inner(z))
+
+
+def gelu_tanh_derivative(z: Tensor, a: Tensor) -> Tensor:
+    """σ(u) + z σ(u) (1 − σ(u)) u′, u′ = √(8/π) (1 + 3 · 0.044715 z²)"""
+    s = torch.sigmoid(gelu_inner(z))
+    near = z.clamp(-SATURATED, SATURATED)
+    return s + a * (1 - s) * sqrt(8 / pi) * (1 + 3 * 0.044715 * near * near)
+
+
+def gelu_inner(z: Tensor) -> Tensor:
+    """u; where the cube overflows, σ(u) is 0 or 1 as before"""
+    return sqrt(8 / pi) * (z + 0.044715 * z * z * z)
+
+
 def identity(z: Tensor) -> Tensor:
     """a = z"""
     return z
@@ -119,6 +150,8 @@ ACTIVATIONS = {
     "leaky_relu": Activation(leaky_relu, leaky_relu_derivative),
     "softplus": Activation(softplus, softplus_derivative),
     "gelu": Activation(gelu, gelu_derivative),
+    "silu": Activation(silu, silu_derivative),
+    "gelu_tanh": Activation(gelu_tanh, gelu_tanh_derivative),
     "identity": Activation(identity, identity_derivative),
 }
 

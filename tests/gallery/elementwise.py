@@ -449,3 +449,39 @@ CONCAT = Layer(concat_forward, concat_backward, lambda g: (normal(g, 7, 4), norm
 )
 def halves_swapped(dy, width):
     return dy[:, width:], dy[:, :width]
+
+
+# PReLU: a learned slope per channel to the left of zero
+
+
+def prelu_forward(z, alpha):
+    return torch.where(z > 0, z, alpha[:, None] * z), (z, alpha)
+
+
+def prelu_backward(da, cache):
+    z, alpha = cache
+    return torch.where(z > 0, da, alpha[:, None] * da), torch.where(z > 0, 0, z * da).sum((0, 2))
+
+
+PRELU = Layer(prelu_forward, prelu_backward, lambda g: (normal(g, 3, 4, 5), normal(g, 4)))
+
+
+@PRELU.wrong(
+    "PReLU: α at one place",
+    what="dα is summed over the batch, but taken at the first place only",
+    naive=naive.given("one place", lambda g: (normal(g, 3, 4, 1), normal(g, 4))),
+    diagnosis=["rows"],
+)
+def slope_of_one_place(da, cache):
+    z, _ = cache
+    return prelu_backward(da, cache)[0], torch.where(z > 0, 0, z * da).sum(0)[:, 0]
+
+
+@PRELU.wrong(
+    "PReLU: α of all",
+    what="dα counts the positive values too, which α does not touch",
+    naive=naive.given("z < 0", lambda g: (-normal(g, 3, 4, 5).abs(), normal(g, 4))),
+)
+def slope_of_all(da, cache):
+    z, _ = cache
+    return prelu_backward(da, cache)[0], (z * da).sum((0, 2))

@@ -1,4 +1,4 @@
-"""Layer, batch and RMS normalization, and unit vectors."""
+"""Layer, batch, group and RMS normalization, and unit vectors."""
 
 import torch
 
@@ -152,6 +152,149 @@ def gamma_from_input(dy, cache):
     x, xhat, rstd, gamma = cache
     dxhat = dy * gamma
     return rstd * (dxhat - dxhat.mean(0) - xhat * (dxhat * xhat).mean(0)), (dy * x).sum(0), dy.sum(0)
+
+
+# batch norm of images, and its running variance
+
+
+def image_norm_forward(x, gamma, beta):
+    mu, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
+    rstd = (var + EPS).rsqrt()
+    xhat = (x - mu) * rstd
+    return gamma[:, None, None] * xhat + beta[:, None, None], (xhat, rstd, gamma)
+
+
+def image_norm_backward(dy, cache, dims=(0, 2, 3)):
+    xhat, rstd, gamma = cache
+    dxhat = gamma[:, None, None] * dy
+    mean, projection = dxhat.mean(dims, keepdim=True), (dxhat * xhat).mean(dims, keepdim=True)
+    return rstd * (dxhat - mean - xhat * projection), (dy * xhat).sum((0, 2, 3)), dy.sum((0, 2, 3))
+
+
+def some_images(g, batch=3):
+    return normal(g, batch, 4, 2, 5) + 2, away_from_one(g, 4), normal(g, 4)
+
+
+IMAGE_NORM = Layer(image_norm_forward, image_norm_backward, some_images)
+
+
+@IMAGE_NORM.wrong(
+    "batch norm: means per image",
+    what="backward averages over the places of each image, forward over the batch too",
+    naive=naive.given("one image", lambda g: some_images(g, 1)),
+    diagnosis=["wrong axis"],
+)
+def means_per_image(dy, cache):
+    return image_norm_backward(dy, cache, (2, 3))
+
+
+@IMAGE_NORM.wrong(
+    "batch norm: sums per image",
+    what="dγ and dβ are averaged over the batch, because the statistics were",
+    naive=naive.only_dx,
+    diagnosis=["batch factor"],
+)
+def sums_per_image(dy, cache):
+    dx, dgamma, dbeta = image_norm_backward(dy, cache)
+    return dx, dgamma / max(len(dy), 1), dbeta / max(len(dy), 1)
+
+
+def running_forward(x, running_var, correction=1):
+    var = x.var(0, correction=correction)
+    return 0.9 * running_var + 0.1 * var, (x, len(x) - correction)
+
+
+def running_backward(dv, cache):
+    x, n = cache
+    return 0.2 / n * (x - x.mean(0)) * dv, 0.9 * dv
+
+
+RUNNING = Layer(
+    running_forward,
+    running_backward,
+    lambda g: (normal(g, 7, 5), away_from_one(g, 5).abs()),
+    reference=lambda x, running_var: running_var.lerp(x.var(0), 0.1),
+)
+
+
+@RUNNING.wrong_pair(
+    "batch norm: biased running variance",
+    what="the running variance is fed with the one by n instead of n − 1; right in itself",
+    naive=naive.random_allclose,
+)
+def biased_running_variance():
+    return lambda x, running_var: running_forward(x, running_var, 0), running_backward
+
+
+@LAYER_NORM.wrong(
+    "layer norm: γ outside of the means",
+    what="γ is multiplied in at the end, as in a batch norm, where it is the same for all that is averaged",
+    naive=naive.given(
+        "γ the same everywhere", lambda g: (normal(g, 7, 5), away_from_one(g, 1).repeat(5), normal(g, 5))
+    ),
+)
+def gamma_outside(dy, cache):
+    xhat, rstd, gamma = cache
+    mean, projection = dy.mean(-1, keepdim=True), (dy * xhat).mean(-1, keepdim=True)
+    return gamma * rstd * (dy - mean - xhat * projection), (dy * xhat).sum(0), dy.sum(0)
+
+
+@LAYER_NORM.wrong(
+    "layer norm: means over the batch",
+    what="backward averages over the examples, as in a batch norm",
+    naive=naive.only_parameters,
+    diagnosis=["wrong axis"],
+)
+def means_over_the_batch(dy, cache):
+    xhat, rstd, gamma = cache
+    dxhat = dy * gamma
+    return rstd * (dxhat - dxhat.mean(0) - xhat * (dxhat * xhat).mean(0)), (dy * xhat).sum(0), dy.sum(0)
+
+
+# group norm: the channels in groups
+
+
+def group_norm_forward(x, gamma, beta, groups):
+    grouped = x.unflatten(1, (groups, -1)).flatten(2)
+    centered = grouped - grouped.mean(-1, keepdim=True)
+    rstd = (centered.square().mean(-1, keepdim=True) + EPS).rsqrt()
+    xhat = (centered * rstd).view(x.shape)
+    return gamma[:, None] * xhat + beta[:, None], (xhat, rstd, gamma)
+
+
+def group_norm_backward(dy, cache, groups=None):
+    xhat, rstd, gamma = cache
+    own = rstd.shape[1]
+    split = groups or own
+    dxhat, normed = (v.unflatten(1, (split, -1)).flatten(2) for v in (gamma[:, None] * dy, xhat))
+    mean, projection = dxhat.mean(-1, keepdim=True), (dxhat * normed).mean(-1, keepdim=True)
+    inside = (dxhat - mean - normed * projection).view(dy.shape).unflatten(1, (own, -1)).flatten(2)
+    return (rstd * inside).view(dy.shape), (dy * xhat).sum((0, 2)), dy.sum((0, 2))
+
+
+def channels(g, groups=2):
+    return normal(g, 3, 6, 4), away_from_one(g, 6), normal(g, 6), groups
+
+
+GROUP_NORM = Layer(group_norm_forward, group_norm_backward, channels)
+
+
+@GROUP_NORM.wrong(
+    "group norm: means per channel",
+    what="backward averages over each channel, forward over each group of channels",
+    naive=naive.given("a channel per group", lambda g: channels(g, 6)),
+)
+def means_per_channel(dy, cache):
+    return group_norm_backward(dy, cache, dy.shape[1])
+
+
+@GROUP_NORM.wrong(
+    "group norm: means over all channels",
+    what="backward averages over all channels of an example, as in a layer norm",
+    naive=naive.given("one group", lambda g: channels(g, 1)),
+)
+def means_over_all_channels(dy, cache):
+    return group_norm_backward(dy, cache, 1)
 
 
 # RMS norm: y = γ x/rms(x)

@@ -1,0 +1,91 @@
+"""Batch normalization: every channel to mean 0 and variance 1 over the batch and all places, then scaled and shifted.
+
+    x̂ = (x − μ) / σ,  y = γ x̂ + β         x, y (B, C, …); γ, β, μ, σ (C,); σ² = variance + ε; n values per channel
+
+    BN1  dβ = Σ dy                         Σ over the batch and all places
+    BN2  dγ = Σ dy ⊙ x̂
+    BN3  dx = (γ/σ) (dy − dβ/n − x̂ dγ/n)
+
+`forward` is for training. It also returns the new running statistics, (1 − momentum) old + momentum new, whose variance
+is the one with n − 1, as torch keeps it. `evaluate` takes these for μ and σ², so that no example depends on the others:
+
+    BN4  dx = (γ/σ) dy
+
+Raises ValueError for vectors that do not fit the channels and, in training, for fewer than two values per channel.
+Source: Ioffe and Szegedy 2015.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Generator, Tensor
+
+from manual_backprop.layers.standardize import channel_sums, per_channel, standardize
+
+not_differentiable = ("running_mean", "running_var")
+
+Cache = tuple[Tensor, Tensor, Tensor]
+
+
+def forward(
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[Tensor, Cache, Tensor, Tensor]:
+    """y, cache, the new running mean and variance."""
+    check(x, gamma, beta, running_mean, running_var)
+    n = x[:, 0].numel()
+    if n < 2:
+        raise ValueError(f"x is {tuple(x.shape)}, {n} to a channel, which has no variance: give at least 2")
+    xhat, *statistics = standardize(x, [0, *range(2, x.dim())], eps)
+    mu, deviation, sigma = (statistic.view(-1) for statistic in statistics)
+    y = per_channel(gamma, x) * xhat + per_channel(beta, x)
+    new_mean = (1 - momentum) * running_mean + momentum * mu
+    new_var = (1 - momentum) * running_var + momentum * deviation * deviation * (n / (n - 1))
+    return y, (xhat, sigma, gamma), new_mean, new_var
+
+
+def backward(dy: Tensor, cache: Cache) -> tuple[Tensor, Tensor, Tensor]:
+    xhat, sigma, gamma = cache
+    n = dy[:, 0].numel()
+    dbeta = channel_sums(dy)  # BN1
+    dgamma = channel_sums(dy * xhat)  # BN2
+    through_statistics = per_channel(dbeta / n, dy) + xhat * per_channel(dgamma / n, dy)
+    dx = per_channel(gamma / sigma, dy) * (dy - through_statistics)  # BN3
+    return dx, dgamma, dbeta
+
+
+def evaluate(
+    x: Tensor, gamma: Tensor, beta: Tensor, running_mean: Tensor, running_var: Tensor, eps: float = 1e-5
+) -> tuple[Tensor, Cache]:
+    check(x, gamma, beta, running_mean, running_var)
+    sigma = torch.sqrt(running_var + eps)
+    xhat = (x - per_channel(running_mean, x)) / per_channel(sigma, x)
+    y = per_channel(gamma, x) * xhat + per_channel(beta, x)
+    return y, (xhat, sigma, gamma)
+
+
+def evaluate_backward(dy: Tensor, cache: Cache) -> tuple[Tensor, Tensor, Tensor]:
+    xhat, sigma, gamma = cache
+    dbeta = channel_sums(dy)  # BN1
+    dgamma = channel_sums(dy * xhat)  # BN2
+    dx = per_channel(gamma / sigma, dy) * dy  # BN4
+    return dx, dgamma, dbeta
+
+
+def check(x: Tensor, *vectors: Tensor) -> None:
+    if x.dim() < 2 or any(v.shape != x.shape[1:2] for v in vectors):
+        shapes = ", ".join(str(tuple(v.shape)) for v in vectors)
+        raise ValueError(f"x is {tuple(x.shape)}, γ, β, mean and variance are {shapes}: give (B, C, …) and (C,)")
+
+
+def examples(generator: Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Tensor | float, ...]]:
+    for shape, *options in (((7, 5),), ((3, 4, 2, 5), 0.3, 1e-3), ((5, 2, 3, 4), 0.25)):
+        x = 1.5 * torch.randn(shape, generator=generator, dtype=torch.float64) - 0.7
+        draws = (0.4 + torch.rand(shape[1], generator=generator, dtype=torch.float64) for _ in range(4))
+        gamma, beta, mean, var = draws
+        yield *(tensor.to(dtype) for tensor in (x, gamma, -beta, mean, var)), *options
