@@ -154,6 +154,7 @@ def finite(value: float) -> float | None:
 
 def main(argv: list[str]) -> int:
     """The exit status: 0 if all agree, 1 otherwise, 2 for a mistake in what was asked for."""
+    torch.set_num_threads(1)  # small matrices
     checks: list[Check] = []
     try:
         arguments = tyro.cli(Arguments, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
