@@ -59,14 +59,15 @@ def entry(**changes: object) -> Published:
 
 
 def test_the_rules() -> None:
-    assert BEST_OF_THREE.pick(RUNS) == 0.95
-    assert LAST_EPOCH.pick(RUNS) == 0.9
-    assert LAST_EPOCHS.pick(RUNS) == pytest.approx((0.9 + 0.7 + 0.93 + 0.99) / 4)
+    assert BEST_OF_THREE.ours(RUNS) == 0.95
+    assert LAST_EPOCH.ours(RUNS) == 0.9
+    assert LAST_EPOCHS.ours(RUNS) == pytest.approx((0.9 + 0.7 + 0.93 + 0.99) / 4)
 
 
 def test_the_verdicts() -> None:
     assert verdict(entry(), RUNS) == "yes"
-    assert verdict(entry(value=0.9512), RUNS) == "no, 0.12 points short"
+    assert verdict(entry(value=0.9512), RUNS) == "no, 0.12 points short, 0.4 σ above our mean"
+    assert verdict(entry(value=0.9512), RUNS[:1]) == "no, 0.12 points short"
     assert verdict(entry(value=None), RUNS) == "–"
     assert verdict(entry(value=None, fails=0.96), RUNS) == "yes, it fails too"
     assert verdict(entry(value=None, fails=0.2), RUNS) == "no: 95.00%"
