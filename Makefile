@@ -20,7 +20,7 @@ train:  ## train the digit network by hand-written backpropagation
 test:  ## run all tests
 	$(BIN)/python -m pytest
 
-verify:  ## compare every gradient and δ with autograd's (a minute) and write the README's table of largest errors
+verify:  ## compare every gradient and δ with autograd's (minutes) and write the README's table of largest errors
 	$(BIN)/python -m benchmarks.verification
 
 lint:  ## check style and types
@@ -40,5 +40,5 @@ lessons:  ## run all lessons (minutes) and write docs/lessons.md
 speed:  ## time a training step again and write the README's table
 	$(BIN)/python -m benchmarks.speed
 
-mutation:  ## break the mathematics in every small way, see whether the tests notice (2 minutes), write docs/mutation.md
+mutation:  ## break the mathematics in every small way, see whether the tests notice (ten minutes), write docs/mutation.md
 	$(BIN)/python -m benchmarks.mutation

@@ -2,7 +2,7 @@
 
     python -m benchmarks.verification
 
-About a minute; the exit status is that of verify.py.
+Some minutes; the exit status is that of verify.py.
 """
 
 import json
