@@ -57,7 +57,9 @@ def test_rates_are_above_zero_and_at_most_the_base_rate(schedule, total):
     assert all(0 < schedule(t, total) <= 1 for t in range(total))
 
 
-@pytest.mark.parametrize("schedule", [constant, cosine, Step(3, 0.5), Exponential(3, 0.5)], ids=str)
+@pytest.mark.parametrize(
+    "schedule", [constant, cosine, Step(3, 0.5), Exponential(3, 0.5)], ids=["constant", "cosine", "step", "exponential"]
+)
 @pytest.mark.parametrize("total", [1, 7, 600])
 def test_the_first_step_has_the_base_rate(schedule, total):
     assert schedule(0, total) == 1
