@@ -10,7 +10,7 @@ from gradient_check import check_backward
 from manual_backprop.layers import batch_norm, group_norm, layer_norm
 from reference import layers as twins
 
-SHAPES = [(2, 3), (7, 5), (1, 3, 4), (3, 2, 5), (2, 3, 1, 2), (3, 4, 2, 5), (2, 3, 2, 2, 3)]
+SHAPES = [(2, 3), (7, 5), (4, 1, 3), (1, 3, 4), (3, 2, 5), (2, 3, 1, 2), (3, 4, 2, 5), (2, 3, 2, 2, 3)]
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
