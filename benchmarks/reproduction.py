@@ -113,7 +113,9 @@ def carry_out(job: Job) -> Run:
         seconds=None if resumed else seconds,
         processor=None if resumed else processor,
     )
-    (run_dir / RESULT).write_text(json.dumps(asdict(run)), encoding="utf-8")
+    temporary = run_dir / f"{RESULT}.tmp"  # so that one that is stopped here leaves no half a result
+    temporary.write_text(json.dumps(asdict(run)), encoding="utf-8")
+    temporary.replace(run_dir / RESULT)
     return run
 
 
