@@ -61,7 +61,7 @@ def test_batch_norm_in_evaluation(shape):
     for options in ([], [0.5]):
         report = check_backward(
             batch_norm.evaluate,
-            batch_norm.evaluate_backward,
+            batch_norm.backward_of_evaluate,
             [*given, *options],
             not_differentiable=batch_norm.not_differentiable,
             reference=evaluated,

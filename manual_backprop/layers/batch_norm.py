@@ -69,7 +69,7 @@ def evaluate(
     return y, (xhat, sigma, gamma)
 
 
-def evaluate_backward(dy: Tensor, cache: Cache) -> tuple[Tensor, Tensor, Tensor]:
+def backward_of_evaluate(dy: Tensor, cache: Cache) -> tuple[Tensor, Tensor, Tensor]:
     xhat, sigma, gamma = cache
     dbeta = channel_sums(dy)  # BN1
     dgamma = channel_sums(dy * xhat)  # BN2
