@@ -6,18 +6,20 @@ from collections.abc import Iterator
 
 import torch
 
-from training.batches import epoch_order
+from training.batches import epoch_order, steps_per_epoch
 from training.learners.manual import ManualLearner
 
 
 def descend(learner: ManualLearner, batch_size: int, lr: float, epochs: int, seed: int) -> Iterator[int]:
-    """θ ← θ − η ∇C_batch over shuffled epochs of the training examples.
+    """θ ← θ − η ∇C_batch over shuffled epochs of the training examples, from where the learner is.
 
-    Yields how many steps were taken: 0 before the first, and after each.
+    Yields how many steps were taken in all: before the first of these, and after each.
     """
     rate = torch.tensor([lr], dtype=torch.float64)
+    examples = len(learner.train)
+    per_epoch = steps_per_epoch(examples, batch_size)
     yield learner.steps
-    for epoch in range(epochs):
-        for batch in epoch_order(seed, epoch, len(learner.train)).split(batch_size):
+    for epoch in range(learner.steps // per_epoch, epochs):
+        for batch in epoch_order(seed, epoch, examples).split(batch_size)[learner.steps - epoch * per_epoch :]:
             learner.advance(batch.unsqueeze(0), rate)
             yield learner.steps

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lessons.lesson import Report
+from lessons.measure import distance
 from lessons.runs import batch, learner
 from training.config import Config
 from training.data import Dataset
@@ -32,7 +33,7 @@ NETWORK = Config(hidden=(16, 16), activation=("sigmoid",), dtype="float64")
 
 def deviation(together: Tensor, apart: Tensor) -> float:
     """‖f(αu + βv) − (α f(u) + β f(v))‖ / ‖f(αu + βv)‖: 0 for a linear f"""
-    return ((together - apart).norm() / together.norm()).item()
+    return distance(apart, together)
 
 
 def run(data: Dataset, seed: int, run_dir: Path) -> Report:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lessons.descent import descend
 from lessons.runs import first, learner
 from manual_backprop.losses import one_hot
-from training.batches import epoch_order, steps_per_epoch
+from training.batches import steps_per_epoch
 from training.config import Config
 from training.data import Dataset
 from training.learners.manual import ManualLearner
@@ -45,12 +46,10 @@ def new_network(data: Dataset, seed: int) -> ManualLearner:
 
 def train_to(network: ManualLearner, steps: int, seed: int) -> None:
     """Go on training, as train.py does with --lr 3 --schedule constant, until so many steps were taken in all."""
-    examples = len(network.train)
-    rate = torch.tensor([RATE], dtype=torch.float64)
-    while network.steps < steps:
-        epoch, position = divmod(network.steps, steps_per_epoch(examples, BATCH))
-        order = epoch_order(seed, epoch, examples)
-        network.advance(order[BATCH * position : BATCH * (position + 1)].view(1, -1), rate)
+    epochs = -(-steps // steps_per_epoch(len(network.train), BATCH))
+    for step in descend(network, BATCH, RATE, epochs, seed):
+        if step >= steps:
+            break
 
 
 def costs(network: ManualLearner, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:

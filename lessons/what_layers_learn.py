@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lessons.lesson import Report
+from lessons.measure import distance
 from lessons.runs import batch, first, train
 from manual_backprop.models.mlp import MLP
 from training.config import Config
@@ -133,7 +134,7 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
 
     wish = torch.randn(1, 10, generator=generator, dtype=x.dtype)
     by_hand, wiggled = (gradient(model, params, noise[:1], wish) for gradient in (input_gradient, wiggled_gradient))
-    error = ((by_hand - wiggled).norm() / wiggled.norm()).item()
+    error = distance(by_hand, wiggled)
     patch = locality(params["layer1.weight"], data.shape)
     sure = (output.ascended / output.real).min().item()
     on_noise, on_test = (

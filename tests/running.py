@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from lessons.runs import Silent
 from training import checkpoint
 from training.config import Config
 from training.data import Dataset
@@ -57,16 +58,6 @@ def write_npz(path: Path, train: int = 200, test: int = 60, features: int = 5, c
     y = x[:, :classes].argmax(axis=1)
     np.savez(path, x=x[:train], y=y[:train], x_test=x[train:], y_test=y[train:])
     return path
-
-
-class Silent:
-    """A console that says nothing."""
-
-    def steps(self, done: int) -> None:
-        pass
-
-    def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None:
-        pass
 
 
 def train_loop(
