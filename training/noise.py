@@ -9,12 +9,17 @@ from torch import Tensor
 from training.learners.base import Noise
 
 
+def step_generator(seed: int, steps: int, what: str = "") -> torch.Generator:
+    """A CPU generator for what is drawn in this step, independent of other steps', seeds' and those named otherwise."""
+    key = f"{seed} {steps} {what}".rstrip()  # dropout's masks have no name, and recorded figures depend on them
+    return torch.Generator().manual_seed(int.from_bytes(blake2b(key.encode(), digest_size=8).digest()))
+
+
 def dropout_masks(widths: Sequence[int], dropout: float, seed: int) -> Noise:
     """Masks (B, n) for layers of these widths, zeros with probability `dropout`, else ones."""
 
     def draw(steps: int, x: Tensor) -> tuple[Tensor, ...]:
-        own = int.from_bytes(blake2b(f"{seed} {steps}".encode(), digest_size=8).digest())  # this step's own seed
-        generator = torch.Generator().manual_seed(own)
+        generator = step_generator(seed, steps)
         masks = (torch.rand(len(x), width, generator=generator) >= dropout for width in widths)
         return tuple(mask.to(x.device, x.dtype) for mask in masks)
 
