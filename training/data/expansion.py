@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import cos, radians, sin
 
 import torch
 from torch import Tensor
@@ -24,12 +23,19 @@ def shifted(pictures: Pictures, rows: int, columns: int) -> Pictures:
     return padded[:, top : top + height, left : left + width]
 
 
+def turn(degrees: Tensor, height: int, width: int) -> Tensor:
+    """Matrices (…, 2, 2) of counterclockwise angles (…): [x, y] of a pixel ↦ [x, y] of where it is taken from.
+
+    x to the right and y down, both from −1 to 1 over the picture.
+    """
+    c, s = degrees.deg2rad().cos(), degrees.deg2rad().sin()
+    return torch.stack([c, -s * height / width, s * width / height, c], dim=-1).unflatten(-1, (2, 2))
+
+
 def rotated(pictures: Pictures, degrees: float) -> Pictures:
     """Turned counterclockwise around the middle, bilinearly, in blocks that fit in memory; what comes in is 0."""
     height, width = pictures.shape[1:]
-    c, s = cos(radians(degrees)), sin(radians(degrees))
-    # where each pixel is taken from, x to the right and y down, both from −1 to 1 over the picture
-    matrix = torch.tensor([[c, -s * height / width, 0.0], [s * width / height, c, 0.0]])
+    matrix = F.pad(turn(torch.tensor(degrees, dtype=torch.float64), height, width), (0, 1)).float()
     turned = []
     for block in pictures.split(5000):
         grid = F.affine_grid(matrix.expand(len(block), 2, 3), [len(block), 1, height, width], align_corners=False)
