@@ -1,0 +1,186 @@
+"""Random augmentation: what the pictures become, which draws they get, and what those depend on."""
+
+from math import atan2, cos, degrees, radians, sin
+
+import numpy as np
+import pytest
+import torch
+
+from training.augmentation import make_augment, moved, turned
+from training.data.expansion import shifted
+from training.noise import dropout_masks
+
+HEIGHT, WIDTH = SHAPE = (5, 7)
+PICTURE = torch.arange(1, 36, dtype=torch.float64).view(SHAPE) / 35  # no two pixels alike, none 0
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+def random_pictures(count, dtype=torch.float64):
+    return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(dtype)
+
+
+def moved_by_loop(picture, down, across):
+    result = np.zeros_like(picture)
+    for r in range(HEIGHT):
+        for c in range(WIDTH):
+            if 0 <= r + down < HEIGHT and 0 <= c + across < WIDTH:
+                result[r + down, c + across] = picture[r, c]
+    return result
+
+
+def turned_by_loop(picture, down, across, angle):
+    """Each pixel from its four neighbours at the place that turning counterclockwise and moving bring there.
+
+    With y upwards and the middle at 0, turning brings (x, y) to (x cos α − y sin α, x sin α + y cos α).
+    """
+    result = np.zeros(SHAPE)
+    for r in range(HEIGHT):
+        for c in range(WIDTH):
+            x, y = c - across - (WIDTH - 1) / 2, (HEIGHT - 1) / 2 - (r - down)
+            a = radians(-angle)  # backwards
+            row = (HEIGHT - 1) / 2 - (x * sin(a) + y * cos(a))
+            column = (WIDTH - 1) / 2 + (x * cos(a) - y * sin(a))
+            for i in range(HEIGHT):
+                for j in range(WIDTH):
+                    result[r, c] += max(0, 1 - abs(row - i)) * max(0, 1 - abs(column - j)) * picture[i][j]
+    return result
+
+
+def draws(augment, steps, count):
+    """(down, across, degrees counterclockwise) of each picture, read off what becomes of two ramps.
+
+    A ramp stays one when interpolated: at the middle pixel and its right neighbour stands where they come from.
+    """
+    rows, columns = torch.meshgrid(torch.arange(-2.0, 3), torch.arange(-3.0, 4), indexing="ij")
+    x, y = (
+        augment(steps, ramp.double().flatten().expand(count, -1)).view(-1, *SHAPE)[:, 2, 3:5].tolist()
+        for ramp in (columns, -rows)
+    )
+    found = []
+    for (x0, x1), (y0, y1) in zip(x, y, strict=True):
+        c, s = x1 - x0, y0 - y1  # (1, 0) is taken from (cos α, −sin α)
+        assert c**2 + s**2 == pytest.approx(1, abs=1e-12)
+        across, up = -(x0 * c - y0 * s), -(x0 * s + y0 * c)
+        assert across == pytest.approx(round(across), abs=1e-12)
+        assert up == pytest.approx(round(up), abs=1e-12)
+        found.append((-round(up), round(across), degrees(atan2(s, c))))
+    return found
+
+
+def assert_uniform(counts, kinds):
+    """Every kind occurs, and χ² is within five deviations of its mean."""
+    assert len(counts) == kinds
+    assert 0 not in counts
+    expected = sum(counts) / kinds
+    chi2 = sum((n - expected) ** 2 / expected for n in counts)
+    assert abs(chi2 - (kinds - 1)) < 5 * (2 * (kinds - 1)) ** 0.5
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_shift_occurs_as_often_and_moves_the_very_values(dtype):
+    picture = PICTURE.to(dtype)
+    shown = make_augment(SHAPE, 2, 0.0, seed=1)(0, picture.flatten().expand(2500, -1))
+    assert shown.dtype == dtype
+    counts = []
+    for down in range(-2, 3):
+        for across in range(-2, 3):
+            wanted = shifted(picture[None], down, across)[0]
+            assert np.array_equal(wanted.double(), moved_by_loop(picture.double().numpy(), down, across))
+            counts.append((shown == wanted.flatten()).all(dim=1).sum().item())
+    assert sum(counts) == 2500  # so there is no other
+    assert_uniform(counts, 25)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_shifts_go_down_and_right(dtype):
+    pictures = random_pictures(3, dtype)
+    moves = [(1, 0), (0, -2), (-3, 6)]
+    for shown, picture, move in zip(moved(pictures, torch.tensor(moves), 6), pictures, moves, strict=True):
+        assert torch.equal(shown, shifted(picture[None], *move)[0])
+
+
+def test_without_rotation_and_shift_the_pictures_stay():
+    x = random_pictures(9).flatten(1)
+    assert torch.equal(make_augment(SHAPE, 0, 0.0, seed=1)(0, x), x)
+
+
+@pytest.mark.parametrize("angle", [0.0, 10.0, -10.0, 37.5, 90.0, -164.0], ids=str)
+@pytest.mark.parametrize("move", [(0, 0), (1, -2), (-1, 3)], ids=str)
+def test_a_turn_is_counterclockwise_bilinear_and_in_pixels(angle, move):
+    pictures = random_pictures(2)
+    shown = turned(pictures, torch.tensor([move, move]), torch.full((2,), angle, dtype=torch.float64))
+    wanted = [turned_by_loop(picture.tolist(), *move, angle) for picture in pictures]
+    np.testing.assert_allclose(shown, wanted, rtol=0, atol=1e-12)
+
+
+def test_pictures_are_turned_and_moved_by_draws_of_their_own():
+    pictures = random_pictures(6)
+    augment = make_augment(SHAPE, 1, 20.0, seed=1)
+    shown = augment(4, pictures.flatten(1)).view(-1, *SHAPE)
+    wanted = [turned_by_loop(p.tolist(), *draw) for p, draw in zip(pictures, draws(augment, 4, 6), strict=True)]
+    np.testing.assert_allclose(shown, wanted, rtol=0, atol=1e-10)
+
+
+def test_angles_and_shifts_are_uniform_and_independent():
+    down, across, angles = np.array(draws(make_augment(SHAPE, 1, 20.0, seed=3), 0, 3000)).T
+    assert np.abs(angles).max() <= 20
+    assert_uniform(np.histogram(angles, bins=20, range=(-20, 20))[0].tolist(), 20)
+    kinds = 9 * (down + 1) + 3 * (across + 1) + np.digitize(angles, [-20 / 3, 20 / 3])
+    assert_uniform(np.bincount(kinds.astype(int)).tolist(), 27)
+
+
+def test_turned_without_shift_the_middle_stays():
+    found = draws(make_augment(SHAPE, 0, 20.0, seed=3), 0, 50)
+    assert {draw[:2] for draw in found} == {(0, 0)}
+    assert len({draw[2] for draw in found}) == 50
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+def test_fewer_bits_are_turned_in_float32(dtype):
+    x = random_pictures(8, dtype).flatten(1)
+    augment = make_augment(SHAPE, 2, 15.0, seed=1)
+    shown = augment(0, x)
+    assert shown.dtype == dtype
+    assert torch.equal(shown, augment(0, x.float()).to(dtype))
+    torch.testing.assert_close(augment(0, x.float()).double(), augment(0, x.double()), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("rotate", [0.0, 15.0], ids=["moved", "turned"])
+def test_they_depend_on_the_seed_and_the_step_and_on_nothing_else(rotate):
+    x = PICTURE.flatten().expand(64, -1)
+    before = make_augment(SHAPE, 2, rotate, seed=1)(3, x)
+    torch.manual_seed(99)
+    augment = make_augment(SHAPE, 2, rotate, seed=1)
+    others = [augment(4, x), *(make_augment(SHAPE, 2, rotate, seed=s)(t, x) for s, t in [(2, 3), (13, 3), (1, 33)])]
+    assert torch.equal(augment(3, x), before)
+    assert len({shown.numpy().tobytes() for shown in (before, *others)}) == 5
+
+
+def test_the_draws_are_those_that_recorded_figures_depend_on():
+    found = draws(make_augment(SHAPE, 1, 20.0, seed=1), 3, 4)
+    recorded = [(0, 0, 5.548081896), (-1, -1, -8.198351594), (1, -1, -1.689898092), (1, 1, 6.725970687)]
+    assert found == [pytest.approx(draw, abs=1e-8) for draw in recorded]
+    masks = dropout_masks((6, 4), 0.5, seed=1)(3, torch.zeros(2, 3))
+    assert masks[0].tolist() == [[1, 0, 0, 0, 0, 1], [0, 0, 1, 1, 0, 1]]
+    assert masks[1].tolist() == [[0, 1, 0, 1], [1, 0, 1, 0]]
+
+
+@pytest.mark.parametrize("rotate", [0.0, 15.0], ids=["moved", "turned"])
+def test_x_stays_as_it_was_and_where_it_was(rotate):
+    x = random_pictures(8).flatten(1)
+    before = x.clone()
+    augment = make_augment(SHAPE, 2, rotate, seed=1)
+    augment(0, x).zero_()
+    assert torch.equal(x, before)
+    assert augment(0, x.to("meta")).device.type == "meta"
+    assert augment(0, x[:0]).shape == (0, 35)
+
+
+def test_what_is_no_picture_is_refused():
+    for shape in ((35,), (1, 5, 7)):
+        with pytest.raises(ValueError, match=r"^only pictures \(height, width\) can be augmented, .* the shape \("):
+            make_augment(shape, 1, 0.0, seed=1)
+    augment = make_augment(SHAPE, 1, 0.0, seed=1)
+    for x in (torch.rand(2, 34), torch.rand(35), torch.rand(2, 5, 7)):
+        with pytest.raises(ValueError, match=r"^x has the shape \(.*\), but here it must be \(B, 35\)$"):
+            augment(0, x)
