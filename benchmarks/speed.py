@@ -17,11 +17,11 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import ToTensor
 
 from benchmarks.readme import machine, write_section
-from reference.mlp import MLP
 from training.batches import epoch_order
 from training.config import Config, load_preset
 from training.data import Dataset, load
 from training.learners.factory import make_manual, make_reference
+from training.models import make_model, make_twin
 
 ROUNDS = 15
 STEPS = 100  # of each implementation in a round
@@ -43,7 +43,7 @@ class Pictures(TorchDataset):
 
 def usual_loop(config: Config, data: Dataset) -> Callable[[], None]:
     """STEPS steps of the loop of every tutorial."""
-    model = MLP(config.sizes(data), config.activations)
+    model = make_twin(make_model(config, data))
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr)
     loader = DataLoader(Pictures(data), batch_size=config.batch_size, shuffle=True)
 

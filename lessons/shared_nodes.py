@@ -88,11 +88,12 @@ def node(x: Tensor, y: Tensor, seed: int) -> Shared:
     def cost(a: Tensor) -> Tensor:
         return loss.forward(torch.sigmoid(a @ W.T + b).unsqueeze(0), y[:1])[0]
 
-    output, caches, _ = model.forward(params, x[:1])
     deltas: dict[str, Tensor] = {}
+    a: dict[str, Tensor] = {}
+    output, caches, _ = model.forward(params, x[:1], activations=a)
     model.backward(params, caches, loss.backward(1.0, loss.forward(output, y[:1])[1]), {}, deltas=deltas)
     uses = deltas["layer2"].view(-1, 1) * W  # δ²_j W²_jk: what neuron j wants of neuron k
-    return Shared("a¹ in all of z²", uses, wiggle(cost, model.intermediates(caches)[1]["layer1"][0]))
+    return Shared("a¹ in all of z²", uses, wiggle(cost, a["layer1"][0]))
 
 
 def run(data: Dataset, seed: int, run_dir: Path) -> Report:

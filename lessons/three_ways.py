@@ -57,9 +57,9 @@ def output_neuron(data: Dataset, seed: int) -> Tensor:
     network = new_network(data, seed)
     train_to(network, STEPS, seed)
     x, y = batch(data.train, 100)
-    _, caches, _ = network.model.forward(network.params, x[y == DIGIT][:1])
-    a = network.model.intermediates(caches)[1]["layer2"]
-    return torch.cat([network.params["layer3.bias"][[DIGIT]], network.params["layer3.weight"][DIGIT], a[0]])
+    a: dict[str, Tensor] = {}
+    network.model.forward(network.params, x[y == DIGIT][:1], activations=a)
+    return torch.cat([network.params["layer3.bias"][[DIGIT]], network.params["layer3.weight"][DIGIT], a["layer2"][0]])
 
 
 def parts(v: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -4,11 +4,21 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
+
+
+class ScaledTanh(nn.Module):
+    """LeCun's 1.7159 tanh(2z/3)."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return 1.7159 * torch.tanh(z * 2 / 3)
+
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
+    "scaled_tanh": ScaledTanh,
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "softplus": partial(nn.Softplus, threshold=50),  # torch's default, 20, makes it linear too early for float64

@@ -1,6 +1,6 @@
 """The optimizers of manual_backprop/optimizers.py: `torch.optim`'s, and two that torch does not have in this form.
 
-Weight decay is on weights, none on biases. The rate is set before every step.
+Weight decay is on matrices and kernels, none on biases and scales. The rate is set before every step.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -78,9 +78,9 @@ def _gradients(optimizer: torch.optim.Optimizer) -> Iterator[tuple[dict[str, Any
 
 
 def groups(module: nn.Module, l2: float) -> Groups:
-    biases = [p for name, p in module.named_parameters() if name.endswith(".bias")]
-    weights = [p for name, p in module.named_parameters() if not name.endswith(".bias")]
-    return [{"params": weights, "weight_decay": l2}, {"params": biases, "weight_decay": 0.0}]
+    vectors = [p for p in module.parameters() if p.ndim == 1]
+    weights = [p for p in module.parameters() if p.ndim > 1]
+    return [{"params": weights, "weight_decay": l2}, {"params": vectors, "weight_decay": 0.0}]
 
 
 def sgd(module: nn.Module, *, l2: float = 0.0, momentum: float = 0.0) -> torch.optim.SGD:

@@ -7,7 +7,7 @@ from torch import nn
 def prepare_gradients(module: nn.Module, l1: float, clip_norm: float, clip_value: float) -> None:
     """Add the gradient of the penalty l1 Σ|w| to every `grad`, then clip; 0 is not at all."""
     if l1:
-        weights = [p for name, p in module.named_parameters() if not name.endswith(".bias")]
+        weights = [p for p in module.parameters() if p.ndim > 1]
         (l1 * torch.stack([w.abs().sum() for w in weights]).sum()).backward()
     if clip_norm:
         nn.utils.clip_grad_norm_(module.parameters(), clip_norm)

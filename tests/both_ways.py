@@ -82,12 +82,13 @@ def by_autograd(
     count: int | None = None,
     **pass_on: Any,
 ) -> dict[str, Tensor]:
-    """Autograd through the same forward; each δ is the gradient of a tensor that the forward pass cached."""
+    """Autograd through the same forward; each δ is the gradient of a tensor that the forward pass handed over."""
     x = x.clone().requires_grad_()
     params = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
-    output, caches, _ = model.forward(params, x, training=True, **pass_on)
+    outputs: dict[str, Tensor] = {}
+    output, _, _ = model.forward(params, x, training=True, outputs=outputs, **pass_on)
     C, _ = loss.forward(output, y, count)
-    seen = {"output": output, **model.intermediates(caches)[0]}
+    seen = {"output": output, **outputs}
     dx, *rest = torch.autograd.grad(C, [x, *seen.values(), *params.values()])
     deltas = dict(zip(seen, rest, strict=False))
     return _named(C.detach(), dx, deltas, dict(zip(params, rest[len(seen) :], strict=True)))

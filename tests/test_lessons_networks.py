@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import lessons.overfitting as overfitting
 import lessons.universal_approximation as approximation
@@ -395,9 +396,10 @@ def test_what_a_layer_reaches_on_noise_and_on_digits(sample, monkeypatch, layer)
     monkeypatch.setattr(neurons, "STEPS", 1)
     params, (x, y), random = random_network(), batch(sample.train, 200), noise(20)
     found = neurons.examine(NETWORK, params, layer, x, y, random)
-    on_digits, on_noise = (
-        NETWORK.intermediates(NETWORK.forward(params, v)[1])[1][f"layer{layer}"] for v in (x, random)
-    )
+    seen: list[dict[str, Tensor]] = [{}, {}]
+    for v, activations in zip((x, random), seen, strict=True):
+        NETWORK.forward(params, v, activations=activations)
+    on_digits, on_noise = (activations[f"layer{layer}"] for activations in seen)
     for k in range(len(found.real)):
         own = y == k if layer == 3 else slice(None)
         assert found.real[k] == pytest.approx(on_digits[own, k].max().item(), rel=1e-12)

@@ -206,11 +206,12 @@ def test_without_need_dx_the_first_layers_product_is_saved():
     assert operations == {False: 2 * 7 * (4 * 6 + 2 * 6 * 5), True: 2 * 7 * (2 * 4 * 6 + 2 * 6 * 5)}
 
 
-def test_intermediates_are_the_tensors_that_flow_on():
+def test_outputs_and_activations_are_the_tensors_that_flow_on():
     model = MLP((4, 6, 5, 3), ("tanh", "relu", "sigmoid"))
     params, (x, _) = random_parameters(model, seed=5), random_batch(7, 4, 3, seed=6)
-    output, caches, state = model.forward(params, x)
-    z, a = model.intermediates(caches)
+    z: dict[str, torch.Tensor] = {}
+    a: dict[str, torch.Tensor] = {}
+    output, _, state = model.forward(params, x, outputs=z, activations=a)
     assert list(z) == list(a) == ["layer1", "layer2", "layer3"]
     assert a["layer3"] is output
     assert state == {}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.models.mlp import MLP, Caches
-from manual_backprop.parameters import Receiver
+from manual_backprop.parameters import NOWHERE, Receiver
 
 Params = Mapping[str, Tensor]
 
@@ -38,7 +38,7 @@ class SpelledMLP(MLP):
         d_output: Tensor,
         gradients: Receiver,
         *,
-        deltas: Receiver | None = None,
+        deltas: Receiver = NOWHERE,
         need_dx: bool = False,
     ) -> Tensor:
         da = d_output
@@ -47,8 +47,7 @@ class SpelledMLP(MLP):
             delta = self.delta(l, da, z, a)
             self.hand_over(gradients, f"layer{l}.bias", self.bias_gradient(l, delta, params))
             self.hand_over(gradients, f"layer{l}.weight", self.weight_gradient(l, delta, a_before, a, params))
-            if deltas is not None:
-                deltas[f"layer{l}"] = delta
+            deltas[f"layer{l}"] = delta
             da = self.da_before(l, delta, params)
         return da
 

@@ -1,15 +1,12 @@
 """Random augmentation of a mini-batch's pictures: a pure function of seed and step, like the noise."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from training.data.expansion import turn
+from training.learners.base import Augment
 from training.noise import step_generator
-
-Augment = Callable[[int, Tensor], Tensor]  # (steps taken, x (B, features)) → x as this step shows it
 
 Pictures = Tensor  # (B, height, width), floating point
 

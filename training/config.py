@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -23,8 +23,11 @@ from manual_backprop.optimizers import OPTIMIZERS
 from training.batches import steps_per_epoch
 from training.data import Dataset
 from training.errors import UserError
+from training.models import make_model
 
-Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu", "softplus", "gelu", "silu", "gelu_tanh", "identity"]
+Activation = Literal[
+    "sigmoid", "tanh", "scaled_tanh", "relu", "leaky_relu", "softplus", "gelu", "silu", "gelu_tanh", "identity"
+]
 
 PRESET_DIR = Path(__file__).parent / "presets"
 DEFAULT_PRESET = "3b1b"
@@ -45,10 +48,16 @@ class Config:
     """Hold out the last N training examples and test on them instead of the test set."""
     examples: int = 0
     """Train on the first N training examples only; 0 is all."""
+    model: Literal["mlp", "lenet5", "cnn"] = "mlp"
+    """A perceptron, LeNet-5, or a residual convolutional network with batch normalization."""
     hidden: tuple[int, ...] = (16, 16)
-    """Neurons in each hidden layer."""
+    """Neurons in each hidden layer of mlp."""
+    channels: tuple[int, ...] = (16, 32, 64)
+    """Channels in each stage of cnn; every stage halves the picture."""
+    blocks: int = 1
+    """Residual blocks in each stage of cnn."""
     activation: tuple[Activation, ...] = ("sigmoid",)
-    """One for all layers, or one per layer with the output layer's last (identity there if the cost takes logits)."""
+    """One for all layers, or in mlp one per layer with the output's last (identity there if the cost takes logits)."""
     loss: Literal["quadratic", "squared-error", "sigmoid-cross-entropy", "softmax-cross-entropy"] = "quadratic"
     """The cost of an example: ½‖a−y‖², ‖a−y‖², or a cross-entropy from logits."""
     label_smoothing: float = 0.0
@@ -76,7 +85,7 @@ class Config:
     l1: float = 0.0
     """λ of the penalty λΣ|w| on weights: Nielsen's λ/n."""
     dropout: float = 0.0
-    """Probability, from 0 to below 1, with which a hidden activation is dropped in training."""
+    """Probability, from 0 to below 1, with which a hidden activation (in cnn: a channel's mean) is dropped."""
     max_norm: float = 0.0
     """Longest that the weights into one neuron may become, together; 0 is no limit."""
     clip_norm: float = 0.0
@@ -85,6 +94,10 @@ class Config:
     """Largest that an element of the gradient may be, before L2; 0 is no limit."""
     expand: tuple[Literal["shifts", "rotations"], ...] = ()
     """Add copies of the training pictures, moved by one pixel (four ways) or turned by 10 degrees (both ways)."""
+    shift: int = 0
+    """In every step, move each training picture by up to so many pixels, drawn at random for both directions."""
+    rotate: float = 0.0
+    """In every step, turn each training picture by up to so many degrees either way, drawn at random."""
     batch_size: int = 100
     """Examples per mini-batch; the last one of an epoch may be smaller."""
     epochs: int = 50
@@ -124,6 +137,8 @@ class Config:
             "max_steps",
             "check_every",
             "histogram_every",
+            "blocks",
+            "shift",
         ):
             self._check(name, getattr(self, name) >= 0, "a whole number from 0")
         self._check("threads", 0 <= self.threads <= 1024, "a whole number from 0 to 1024")
@@ -140,7 +155,32 @@ class Config:
         self._check("betas", all(0 <= beta < 1 for beta in self.betas), "from 0 to below 1 each")
         self._check("eps", 0 < self.eps < math.inf, "a positive number")
         self._check("label_smoothing", 0 <= self.label_smoothing < 1, "from 0 to below 1")
-        self._check("hidden", bool(self.hidden) and min(self.hidden) >= 1, "one or more whole numbers from 1")
+        self._check("rotate", 0 <= self.rotate <= 180, "from 0 to 180")
+        for name in ("hidden", "channels"):
+            sizes = getattr(self, name)
+            self._check(name, bool(sizes) and min(sizes) >= 1, "one or more whole numbers from 1")
+        self._check_model()
+        if self.label_smoothing and self.loss != "softmax-cross-entropy":
+            raise UserError(f"label smoothing goes with --loss softmax-cross-entropy, not with {self.loss}")
+        self._check_optimizer()
+        self._check_schedule()
+        if self.check_every and self.impl != "manual":
+            raise UserError(f"--check-every goes with --impl manual, not with {self.impl}")
+        if self.device.startswith("mps") and (self.impl == "both" or self.check_every):
+            raise UserError("--device mps has no float64, which the comparison with autograd needs: give --device cpu")
+
+    def _check_model(self) -> None:
+        for name, users in {
+            "hidden": ["mlp"],
+            "channels": ["cnn"],
+            "blocks": ["cnn"],
+            "dropout": ["mlp", "cnn"],
+        }.items():
+            if self.model not in users and getattr(self, name) != getattr(Config, name):
+                raise UserError(f"{flag(name)} goes with --model {' and '.join(users)}, not with {self.model}")
+        if self.model != "mlp":
+            self._check("activation", len(self.activation) == 1, f"one name for all layers of {self.model}")
+            return
         layers = len(self.hidden) + 1
         fits = len(self.activation) in (1, layers)
         self._check(
@@ -151,14 +191,6 @@ class Config:
                 f"{self.loss} works on logits, so the output layer's activation must be identity, "
                 f"not {self.activation[-1]}: give identity last, or one activation for all hidden layers"
             )
-        if self.label_smoothing and self.loss != "softmax-cross-entropy":
-            raise UserError(f"label smoothing goes with --loss softmax-cross-entropy, not with {self.loss}")
-        self._check_optimizer()
-        self._check_schedule()
-        if self.check_every and self.impl != "manual":
-            raise UserError(f"--check-every goes with --impl manual, not with {self.impl}")
-        if self.device.startswith("mps") and (self.impl == "both" or self.check_every):
-            raise UserError("--device mps has no float64, which the comparison with autograd needs: give --device cpu")
 
     def _check_optimizer(self) -> None:
         own = self._optimizer_defaults
@@ -209,7 +241,9 @@ class Config:
 
     @property
     def activations(self) -> tuple[str, ...]:
-        """One per layer."""
+        """One per layer of mlp, one in all of the others."""
+        if self.model != "mlp":
+            return self.activation
         layers = len(self.hidden) + 1
         if len(self.activation) == layers:
             return self.activation
@@ -233,28 +267,30 @@ class Config:
             **self.optimizer_settings,
         )
 
-    def sizes(self, data: Dataset) -> tuple[int, ...]:
-        """The network's sizes: the data's features, the hidden layers, the data's classes."""
-        return (data.train.x.shape[1], *self.hidden, len(data.classes))
-
     def total_steps(self, data: Dataset) -> int:
         """Steps of the whole run, for which the schedule is laid out."""
         steps = self.epochs * steps_per_epoch(len(data.train), self.batch_size)
         return min(steps, self.max_steps) if self.max_steps else steps
 
     def _require_to_fit(self, data: Dataset) -> None:
-        parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(self.sizes(data)))
+        parameters = sum(prod(shape) for shape in make_model(self, data).shapes.values())
         if parameters > MAX_PARAMETERS:
+            name = "channels" if self.model == "cnn" else "hidden"
             raise UserError(
-                f"{flag('hidden')} {' '.join(map(str, self.hidden))} makes {parameters:,} parameters, "
+                f"{flag(name)} {' '.join(map(str, getattr(self, name)))} makes {parameters:,} parameters, "
                 f"but at most {MAX_PARAMETERS:,} are allowed: give narrower layers"
+            )
+        if (self.shift or self.rotate) and len(data.shape) != 2:
+            raise UserError(
+                f"{flag('shift' if self.shift else 'rotate')} moves pictures of height×width, and an example of "
+                f"{data.name} is {'×'.join(map(str, data.shape))}: leave it out"
             )
 
     def _best_threads(self, data: Dataset) -> int:
         """One where the matrices are small, because handing out work costs more than it saves; else one per core."""
-        sizes = self.sizes(data)
-        multiplications = self.batch_size * sum(n_in * n_out for n_in, n_out in pairwise(sizes))
-        return 1 if multiplications < 10_000_000 else os.cpu_count() or 1
+        weights = sum(prod(shape) for shape in make_model(self, data).shapes.values() if len(shape) > 1)
+        small = self.model == "mlp" and self.batch_size * weights < 10_000_000
+        return 1 if small else os.cpu_count() or 1
 
     def to_toml(self) -> str:
         """A TOML file that `--preset` reads back as the same configuration."""

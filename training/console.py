@@ -1,30 +1,32 @@
 """What a run prints: a table of the layers, then a progress bar on a terminal or a plain line per epoch elsewhere."""
 
 import time
+from math import prod
 from types import TracebackType
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from manual_backprop.models.mlp import MLP
+from manual_backprop.parameters import Shape
+from training.step import Model
 
 
-def print_layers(model: MLP) -> None:
-    """A table of layers, activations, shapes and numbers of parameters."""
-    table = Table(title="-".join(map(str, model.sizes)), title_justify="left")
-    table.add_column("layer")
-    table.add_column("activation")
-    table.add_column("weight")
-    table.add_column("bias")
+def print_layers(model: Model) -> None:
+    """A table of the layers that have parameters, with their shapes and number."""
+    layers: dict[str, dict[str, Shape]] = {}
+    for name, shape in model.shapes.items():
+        layer, _, kind = name.rpartition(".")
+        layers.setdefault(layer, {})[kind] = shape
+    table = Table(title=model.title, title_justify="left")
+    for heading in ("layer", "kind", "weight", "bias"):
+        table.add_column(heading)
     table.add_column("parameters", justify="right")
-    total = 0
-    for l, activation in enumerate(model.activations, start=1):
-        n_in, n_out = model.sizes[l - 1], model.sizes[l]
-        total += (count := n_out * n_in + n_out)
-        table.add_row(f"layer{l}", activation, f"({n_out}, {n_in})", f"({n_out},)", f"{count:,}")
+    for layer, shapes in layers.items():
+        sizes = [str(shapes[kind]) if kind in shapes else "" for kind in ("weight", "bias")]
+        table.add_row(layer, model.kind(layer), *sizes, f"{sum(map(prod, shapes.values())):,}")
     table.add_section()
-    table.add_row("", "", "", "", f"{total:,}")
+    table.add_row("", "", "", "", f"{sum(map(prod, model.shapes.values())):,}")
     RichConsole(highlight=False).print(table)
 
 

@@ -182,7 +182,7 @@ class Loop:
 
     def examine(self, indices: Tensor) -> Backpropagation:
         """Forward and backward of these training examples at the present θ."""
-        return self.learner.backpropagate(*self.data.train.batch(indices.to(self.data.train.x.device), self.dtype))
+        return self.learner.backpropagate(*self.learner.batch(indices.to(self.data.train.x.device)))
 
     def end_of_epoch(self) -> None:
         """Evaluate, log, and save; leaves everything as it was if interrupted."""

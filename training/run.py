@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from manual_backprop.models.mlp import MLP
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.config import Config, load_preset, resolve_device
@@ -26,6 +25,7 @@ from training.figures import curves
 from training.interruption import Interruption
 from training.learners.factory import make_learner
 from training.loop import Loop, Outcome
+from training.models import make_model
 from training.schedules import ended_early
 from training.tensorboard import METRICS, MetricsWriter, read_metrics
 
@@ -109,7 +109,7 @@ def _run(config: Config, data: Dataset, run_dir: Path, saved: Checkpoint | None)
             return Result(Outcome(True, learner.steps, accuracy, best_accuracy), run_dir, seconds=0.0, signal=0)
         if config != load_config(run_dir):
             (run_dir / "config.toml").write_text(config.to_toml(), encoding="utf-8")
-    print_layers(MLP(config.sizes(data), config.activations))
+    print_layers(make_model(config, data))
     begun = saved is not None and (learner.steps > 0 or saved["progress"]["evaluated"])  # else nothing is logged yet
     start_step = learner.steps + 1 if begun else 0
     writer = MetricsWriter(run_dir, config, data, start_step=start_step, environment=environment(config))

@@ -12,12 +12,20 @@ import torch
 from torch import Tensor
 
 from manual_backprop.losses import Loss
-from manual_backprop.parameters import Parameters, Receiver, Shape
+from manual_backprop.parameters import NOWHERE, Parameters, Receiver, Shape
 from training.learners.base import Backpropagation, Buffers
 
 
 class Model(Protocol):
     """What a model of manual_backprop/models offers (docs/contracts.md)."""
+
+    @property
+    def title(self) -> str: ...
+
+    def kind(self, layer: str) -> str: ...
+
+    @property
+    def dropped(self) -> tuple[int, ...]: ...
 
     @property
     def shapes(self) -> Mapping[str, Shape]: ...
@@ -32,6 +40,8 @@ class Model(Protocol):
         state: Buffers | None = None,
         noise: Any = None,
         training: bool = False,
+        outputs: Receiver = NOWHERE,
+        activations: Receiver = NOWHERE,
     ) -> tuple[Tensor, Any, Buffers]: ...
 
     def backward(
@@ -41,11 +51,9 @@ class Model(Protocol):
         d_output: Tensor,
         gradients: Receiver,
         *,
-        deltas: Receiver | None = None,
+        deltas: Receiver = NOWHERE,
         need_dx: bool = False,
     ) -> Tensor | None: ...
-
-    def intermediates(self, caches: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]: ...
 
     def equation(self, name: str) -> str: ...
 
@@ -59,13 +67,21 @@ def backpropagate(
     y: Tensor,
     gradients: Parameters,
     noise: Any = None,
+    keep: bool = True,
 ) -> Backpropagation:
-    """The cost of a batch and its whole gradient, which is handed to `gradients` tensor by tensor. θ does not move."""
+    """The cost of a batch and its whole gradient, which is handed to `gradients` tensor by tensor. θ does not move.
+
+    Only with `keep` are z, activations and deltas there afterwards; without, each is let go as soon as it is used.
+    """
+    z: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
+    deltas: dict[str, Tensor] = {}
+    kept = (z, activations, deltas) if keep else (NOWHERE,) * 3
     with torch.inference_mode():
-        output, caches, new_state = model.forward(params, x, state=state, noise=noise, training=True)
+        output, caches, new_state = model.forward(
+            params, x, state=state, noise=noise, training=True, outputs=kept[0], activations=kept[1]
+        )
         C, cache = loss.forward(output, y)
-        d_output = loss.backward(1.0, cache)
-        deltas = {"output": d_output}
-        model.backward(params, caches, d_output, gradients, deltas=deltas)
-        z, activations = model.intermediates(caches)
-        return Backpropagation(C, gradients, deltas, z, activations, new_state)
+        kept[2]["output"] = d_output = loss.backward(1.0, cache)
+        model.backward(params, caches, d_output, gradients, deltas=kept[2])
+    return Backpropagation(C, gradients, deltas, z, activations, new_state)

@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import inf, isnan, sqrt
+from math import inf, isnan, prod, sqrt
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +33,7 @@ from manual_backprop.layers import (
 )
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import LOSSES, Loss, SoftmaxCrossEntropy
+from manual_backprop.models.cnn import CNN, LeNet5
 from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import SGD
 from manual_backprop.parameters import Parameters
@@ -46,6 +47,7 @@ from training.learners.comparison import compare_passes
 from training.learners.factory import make_manual, make_reference
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
+from training.models import make_twin
 from training.prediction import load_trained
 from training.step import Model
 
@@ -117,19 +119,51 @@ def mlps() -> Iterator[Network]:
 
 def _mlp(sizes: tuple[int, ...], activation: str, loss: str) -> Network:
     last = "identity" if LOSSES[loss]().from_logits else activation
-    activations = (*[activation] * (len(sizes) - 2), last)
+    model = MLP(sizes, (*[activation] * (len(sizes) - 2), last))
     return Network(
         activation,
         loss,
-        MLP(sizes, activations),
-        partial(reference_mlp.MLP, sizes, activations),
+        model,
+        partial(make_twin, model),
         sizes[:1],
         sizes[-1],
         f"{'-'.join(map(str, sizes))}, {activation}, {loss} cost",
     )
 
 
-MODELS: dict[str, Callable[[], Iterator[Network]]] = {"mlp": mlps}
+def lenets() -> Iterator[Network]:
+    """As published, for color, and with other activations and costs."""
+    for shape, activation, loss in (
+        ((1, 28, 28), "scaled_tanh", "softmax-cross-entropy"),
+        ((3, 32, 32), "scaled_tanh", "quadratic"),
+        ((2, 28, 28), "relu", "sigmoid-cross-entropy"),
+        ((1, 32, 32), "gelu", "squared-error"),
+    ):
+        model = LeNet5(shape, 7, activation)
+        yield _pictures(model, f"{shape[0]}×{shape[1]}×{shape[2]}", loss)
+
+
+def cnns() -> Iterator[Network]:
+    """That of the presets, and smaller ones: no block and several, odd sizes, down to one pixel, other activations."""
+    for shape, channels, blocks, activation, loss in (
+        ((1, 28, 28), (16, 32, 64), 1, "relu", "softmax-cross-entropy"),
+        ((1, 5, 7), (3,), 0, "relu", "quadratic"),
+        ((2, 9, 7), (3, 5), 2, "silu", "softmax-cross-entropy"),
+        ((3, 2, 3), (4,), 1, "tanh", "squared-error"),
+        ((2, 8, 4), (2, 3), 1, "gelu", "sigmoid-cross-entropy"),
+        ((1, 4, 6), (5, 2), 3, "leaky_relu", "softmax-cross-entropy"),
+    ):
+        model = CNN(shape, 7, channels, blocks, activation)
+        yield _pictures(model, f"{'-'.join(map(str, channels))}, {blocks} blocks", loss)
+
+
+def _pictures(model: LeNet5 | CNN, variant: str, loss: str) -> Network:
+    sizes = "×".join(map(str, model.shape))
+    title = f"{model.title}, {model.activation}, {loss} cost, {sizes} pictures"
+    return Network(variant, loss, model, partial(make_twin, model), (prod(model.shape),), model.classes, title)
+
+
+MODELS: dict[str, Callable[[], Iterator[Network]]] = {"mlp": mlps, "lenet5": lenets, "cnn": cnns}
 
 LAYER_TWINS: dict[Any, tuple[str, Callable[..., Any]]] = {
     layer: (name, reference_mlp.ACTIVATIONS[name]()) for name, layer in ACTIVATIONS.items()
@@ -248,7 +282,7 @@ def verify_trained(path: Path, dtype: str, seeds: Sequence[int], data_dir: Path 
     manual = make_manual(config, data)
     manual.load_state_dict(trained.learner.state_dict())
     references = [make_reference(config, data, d) for d in formats(manual.dtype)]
-    check = Check("checkpoint", f"{'-'.join(map(str, config.sizes(data)))} after {manual.steps:,} steps, {data.name}")
+    check = Check("checkpoint", f"{manual.model.title} after {manual.steps:,} steps, {data.name}")
     for seed in seeds:
         batch = epoch_order(seed, 0, len(data.train))[: config.batch_size]
         check.reports.append(compare(manual, references, *data.train.batch(batch, manual.dtype)))

@@ -1,37 +1,38 @@
 """Activation functions: each value with its derivative beside it.
 
     a = σ(z)                         forward, elementwise
-    dz = da ⊙ σ′(z)                  backward, the last factor of BP1 and BP2
 
-A derivative is given z and a = σ(z), because several are shorter in terms of a. All are safe for any finite z.
-At a kink (relu and leaky_relu at 0) the derivative is the one from the left, as torch has it.
-Sources: Nielsen, chapters 2 and 3; Maas et al. 2013 (leaky relu); Dugas et al. 2000 (softplus); Hendrycks and
-Gimpel 2016 (gelu, silu).
+    AC1  dz = da ⊙ σ′(z)             σ′ is the last factor of BP1 and BP2
+
+A derivative is given z and a = σ(z), because several are shorter in terms of a; those that need nothing else are in
+OF_A, and their layer does not remember z. All are safe for any finite z. At a kink (relu and leaky_relu at 0) the
+derivative is the one from the left, as torch has it. Sources: Nielsen, chapters 2 and 3; LeCun et al. 1998 (scaled
+tanh); Maas et al. 2013 (leaky relu); Dugas et al. 2000 (softplus); Hendrycks and Gimpel 2016 (gelu, silu).
 """
 
 from collections.abc import Callable, Iterator
 from math import pi, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-Cache = tuple[Tensor, Tensor]
+Cache = tuple[Tensor | None, Tensor]
 
 
 class Activation(NamedTuple):
     """A value and its derivative, and from these two the layer: `forward(z)`, `backward(da, cache)`."""
 
     value: Callable[[Tensor], Tensor]  # σ(z)
-    derivative: Callable[[Tensor, Tensor], Tensor]  # σ′ from z and a
+    derivative: Callable[[Any, Tensor], Tensor]  # σ′ from z and a
 
     def forward(self, z: Tensor) -> tuple[Tensor, Cache]:
         a = self.value(z)
-        return a, (z, a)
+        return a, (None if self.derivative in OF_A else z, a)
 
     def backward(self, da: Tensor, cache: Cache) -> Tensor:
         z, a = cache
-        return da * self.derivative(z, a)
+        return da * self.derivative(z, a)  # AC1
 
 
 def sigmoid(z: Tensor) -> Tensor:
@@ -54,14 +55,25 @@ def tanh_derivative(z: Tensor, a: Tensor) -> Tensor:
     return 1 - a * a
 
 
+def scaled_tanh(z: Tensor) -> Tensor:
+    """1.7159 tanh(⅔ z), which is about z between −1 and 1"""
+    return 1.7159 * torch.tanh(2 / 3 * z)
+
+
+def scaled_tanh_derivative(z: Tensor, a: Tensor) -> Tensor:
+    """1.7159 · ⅔ (1 − tanh²(⅔ z))"""
+    t = a / 1.7159
+    return 1.7159 * (2 / 3) * (1 - t * t)
+
+
 def relu(z: Tensor) -> Tensor:
     """relu(z) = max(z, 0)"""
     return torch.relu(z)
 
 
 def relu_derivative(z: Tensor, a: Tensor) -> Tensor:
-    """relu′(z) = 1 if z > 0 else 0"""
-    return (z > 0).to(z.dtype)
+    """relu′(z) = 1 if z > 0 else 0, which is the sign of a"""
+    return a.sign()
 
 
 LEAK = 0.01
@@ -146,6 +158,7 @@ def identity_derivative(z: Tensor, a: Tensor) -> Tensor:
 ACTIVATIONS = {
     "sigmoid": Activation(sigmoid, sigmoid_derivative),
     "tanh": Activation(tanh, tanh_derivative),
+    "scaled_tanh": Activation(scaled_tanh, scaled_tanh_derivative),
     "relu": Activation(relu, relu_derivative),
     "leaky_relu": Activation(leaky_relu, leaky_relu_derivative),
     "softplus": Activation(softplus, softplus_derivative),
@@ -154,6 +167,9 @@ ACTIVATIONS = {
     "gelu_tanh": Activation(gelu_tanh, gelu_tanh_derivative),
     "identity": Activation(identity, identity_derivative),
 }
+
+
+OF_A = (sigmoid_derivative, tanh_derivative, scaled_tanh_derivative, relu_derivative)
 
 
 def examples(generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Activation, tuple]]:

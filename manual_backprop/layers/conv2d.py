@@ -39,7 +39,7 @@ def forward(
     return z, (x, W, b is not None, stride, padding, dilation, groups)
 
 
-def backward(dz: Tensor, cache: Cache, need_dx: bool = True) -> tuple[Tensor | None, ...]:
+def backward(dz: Tensor, cache: Cache, need_dx: bool = True) -> tuple[Any, ...]:
     """dx (None unless `need_dx`), dW and, if there was a bias, db."""
     x, W, with_b, stride, padding, dilation, groups = cache
     unseen = [behind(x.shape[2 + i], W.shape[2 + i], padding[i], dilation[i]) % stride[i] for i in (0, 1)]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from manual_backprop.layers import dropout
 from manual_backprop.layers.activations import ACTIVATIONS
-from manual_backprop.parameters import Receiver, Shape
+from manual_backprop.parameters import NOWHERE, Receiver, Shape
 
 Caches = list[tuple[Tensor, ...]]  # (aˡ⁻¹, zˡ, aˡ) for l = 1 … L, and last, with dropout, its masks m¹ … mᴸ⁻¹
 
@@ -65,6 +65,19 @@ class MLP:
             shapes[f"layer{l}.bias"] = (self.sizes[l],)
         return shapes
 
+    @property
+    def title(self) -> str:
+        return "-".join(map(str, self.sizes))
+
+    def kind(self, layer: str) -> str:
+        """What a layer is, in words."""
+        return f"linear, {self.activations[int(layer.removeprefix('layer')) - 1]}"
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """Widths of the masks that dropout takes."""
+        return self.sizes[1:-1]
+
     def initial_state(self) -> dict[str, Tensor]:
         """Buffers that are no parameters: none."""
         return {}
@@ -77,10 +90,13 @@ class MLP:
         state: Mapping[str, Tensor] | None = None,
         noise: tuple[Tensor, ...] | None = None,
         training: bool = False,
+        outputs: Receiver = NOWHERE,
+        activations: Receiver = NOWHERE,
     ) -> tuple[Tensor, Caches, Mapping[str, Tensor]]:
         """aᴸ (B, n_L) for x (B, n₀), the caches, and the state, of which a perceptron has none.
 
-        `noise` are dropout's masks (B, nˡ), one per hidden layer; without them nothing is dropped.
+        `noise` are dropout's masks (B, nˡ), one per hidden layer; without them nothing is dropped. Every zˡ is handed
+        to `outputs`, every aˡ to `activations`, by the layer's name.
         """
         masks, keep = noise or (), 1 - self.dropout
         a_next = x
@@ -90,6 +106,7 @@ class MLP:
             a_before = a_next
             z = torch.addmm(b, a_before, W.T)  # zˡ = aˡ⁻¹ (Wˡ)ᵀ + bˡ
             a = ACTIVATIONS[activation].value(z)  # aˡ = σ(zˡ)
+            outputs[f"layer{l}"], activations[f"layer{l}"] = z, a
             caches.append((a_before, z, a))
             a_next = dropout.forward(a, masks[l - 1], keep)[0] if l <= len(masks) else a
         return a, [*caches, masks] if masks else caches, {}
@@ -101,7 +118,7 @@ class MLP:
         d_output: Tensor,
         gradients: Receiver,
         *,
-        deltas: Receiver | None = None,
+        deltas: Receiver = NOWHERE,
         need_dx: bool = False,
     ) -> Tensor | None:
         """Hand every parameter's gradient to `gradients`, and every δˡ to `deltas`, as soon as it is known.
@@ -116,20 +133,12 @@ class MLP:
             if l <= len(masks):
                 da = dropout.backward(da, (masks[l - 1], keep))
             delta = da * sigma.derivative(z, a)  # BP1 for l = L, BP2 below
+            deltas[f"layer{l}"] = delta
             gradients[f"layer{l}.bias"] = delta.sum(dim=0)  # BP3
             gradients[f"layer{l}.weight"] = delta.T @ a_before  # BP4
-            if deltas is not None:
-                deltas[f"layer{l}"] = delta
             if l > 1 or need_dx:
                 da = delta @ W  # BP2, its first factor: ∂C/∂aˡ⁻¹ = δˡ Wˡ
         return da if need_dx else None
-
-    def intermediates(self, caches: Caches) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Every zˡ and every aˡ of a forward pass, named `layer1`, …; δˡ is the gradient of the z of the same name."""
-        layers = caches[: len(self.activations)]
-        z = {f"layer{l}": z for l, (_, z, _) in enumerate(layers, start=1)}
-        a = {f"layer{l}": a for l, (_, _, a) in enumerate(layers, start=1)}
-        return z, a
 
     def equation(self, name: str) -> str:
         """The label of the equation that a gradient (`layer2.weight`) or a δ (`layer2`) comes from."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from manual_backprop.layers.activations import ACTIVATIONS
-from manual_backprop.parameters import Receiver, Shape
+from manual_backprop.parameters import NOWHERE, Receiver, Shape
 from toys.layers import batch_norm, conv2d, linear, mean_pool
 
 tanh = ACTIVATIONS["tanh"]
@@ -66,6 +66,8 @@ class ConvNet:
         state: Mapping[str, Tensor] | None = None,
         noise: None = None,
         training: bool = False,
+        outputs: Receiver = NOWHERE,
+        activations: Receiver = NOWHERE,
     ) -> tuple[Tensor, Caches, Mapping[str, Tensor]]:
         state = self.initial_state() if state is None else state
         new_state = dict(state)
@@ -79,10 +81,9 @@ class ConvNet:
         a2, calls["tanh[1]"] = tanh.forward(y2)
         p, calls["pool"] = mean_pool.forward(a2)
         z3, calls["linear"] = linear.forward(p, params["linear.weight"], params["linear.bias"])
-        calls["outputs"] = {
-            "conv[0]": z1, "norm1": y1, "tanh[0]": a1,
-            "conv[1]": z2, "norm2": y2, "tanh[1]": a2, "pool": p, "linear": z3,
-        }  # fmt: skip
+        outputs["conv[0]"], outputs["norm1"], outputs["tanh[0]"] = z1, y1, a1
+        outputs["conv[1]"], outputs["norm2"], outputs["tanh[1]"] = z2, y2, a2
+        outputs["pool"], outputs["linear"] = p, z3
         return z3, calls, new_state
 
     def _norm(
@@ -109,7 +110,7 @@ class ConvNet:
         d_output: Tensor,
         gradients: Receiver,
         *,
-        deltas: Receiver | None = None,
+        deltas: Receiver = NOWHERE,
         need_dx: bool = False,
     ) -> Tensor | None:
         calls = caches
@@ -124,14 +125,10 @@ class ConvNet:
         dx, dW1, db1 = conv2d.backward(dz1, calls["conv[0]"], need_dx=need_dx)
         gradients["conv.weight"] = dW1 + dW2
         gradients["conv.bias"] = db1 + db2
-        if deltas is not None:
-            deltas["linear"], deltas["pool"] = dz3, dp
-            deltas["tanh[1]"], deltas["norm2"], deltas["conv[1]"] = da2, dy2, dz2
-            deltas["tanh[0]"], deltas["norm1"], deltas["conv[0]"] = da1, dy1, dz1
+        deltas["linear"], deltas["pool"] = dz3, dp
+        deltas["tanh[1]"], deltas["norm2"], deltas["conv[1]"] = da2, dy2, dz2
+        deltas["tanh[0]"], deltas["norm1"], deltas["conv[0]"] = da1, dy1, dz1
         return None if dx is None else dx.flatten(1)
-
-    def intermediates(self, caches: Caches) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return caches["outputs"], {}
 
     def equation(self, name: str) -> str:
         layer, _, parameter = name.partition(".")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from manual_backprop.layers import dropout
-from manual_backprop.parameters import Receiver, Shape
+from manual_backprop.parameters import NOWHERE, Receiver, Shape
 from toys.layers import linear, recurrent_cell
 
 Caches = dict[str, Any]
@@ -55,10 +55,12 @@ class RecurrentNet:
         state: Mapping[str, Tensor] | None = None,
         noise: Tensor | None = None,
         training: bool = False,
+        outputs: Receiver = NOWHERE,
+        activations: Receiver = NOWHERE,
     ) -> tuple[Tensor, Caches, Mapping[str, Tensor]]:
         """`noise` is dropout's mask, of x's shape; without it nothing is dropped. Evaluation starts from h = 0."""
         cell = [params[name] for name in ("cell.weight_x", "cell.weight_h", "cell.bias")]
-        caches: Caches = {"dropout": None, "cell": [], "h": []}
+        caches: Caches = {"dropout": None, "cell": []}
         if noise is not None:
             x, caches["dropout"] = dropout.forward(x, noise, KEEP)
         steps = x.view(len(x), self.time, self.features)
@@ -66,9 +68,9 @@ class RecurrentNet:
         for t in range(self.time):
             h, cache = recurrent_cell.forward(steps[:, t], h, *cell)
             caches["cell"].append(cache)
-            caches["h"].append(h)
+            outputs[f"cell[{t}]"] = h
         z, caches["linear"] = linear.forward(h, params["linear.weight"], params["linear.bias"])
-        caches["z"] = z
+        outputs["linear"] = z
         return z, caches, {"h": h}
 
     def backward(
@@ -78,10 +80,9 @@ class RecurrentNet:
         d_output: Tensor,
         gradients: Receiver,
         *,
-        deltas: Receiver | None = None,
+        deltas: Receiver = NOWHERE,
         need_dx: bool = False,
     ) -> Tensor | None:
-        deltas = {} if deltas is None else deltas
         deltas["linear"] = d_output
         dh, gradients["linear.weight"], gradients["linear.bias"] = linear.backward(d_output, caches["linear"])
         dW_x, dW_h = torch.zeros_like(params["cell.weight_x"]), torch.zeros_like(params["cell.weight_h"])
@@ -97,9 +98,6 @@ class RecurrentNet:
             return None
         d_steps = torch.stack(dx[::-1], dim=1).flatten(1)
         return d_steps if caches["dropout"] is None else dropout.backward(d_steps, caches["dropout"])
-
-    def intermediates(self, caches: Caches) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return {f"cell[{t}]": h for t, h in enumerate(caches["h"])} | {"linear": caches["z"]}, {}
 
     def equation(self, name: str) -> str:
         layer, _, parameter = name.partition(".")

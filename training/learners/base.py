@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypedDict
 from torch import Tensor
 
 Buffers = Mapping[str, Tensor]
+Augment = Callable[[int, Tensor], Tensor]  # (steps taken, x) → x as this step shows it; the same for the same steps
 Noise = Callable[[int, Tensor], Any]  # (steps taken, x) → `noise` for the model's forward; the same for the same steps
 
 
@@ -56,6 +57,10 @@ class Learner(Protocol):
 
         Returns the k costs, each before its step.
         """
+        ...
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The training examples at these indices as the next step sees them: x (B, features), augmented, and y (B,)."""
         ...
 
     def backpropagate(self, x: Tensor, y: Tensor) -> Backpropagation:

@@ -66,7 +66,7 @@ class CheckedLearner:
     def _checked_step(self, indices: Tensor, lr: Tensor) -> Tensor:
         step = self.steps + 1
         before = self.manual.state_dict()
-        x, y = self.manual.train.batch(indices.to(self.manual.device), self.manual.dtype)
+        x, y = self.batch(indices.to(self.manual.device))
         for learner in self.others:
             learner.load_state_dict(before)
         passes = compare_passes(self.manual, self.others, x, y, self.zeros)
@@ -83,6 +83,9 @@ class CheckedLearner:
         if not report.passed:
             raise GradientMismatch(step, report)
         self.metrics[MAX_ERROR] = max(self.metrics.get(MAX_ERROR, 0.0), report.max_relative_error)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.manual.batch(indices)
 
     def backpropagate(self, x: Tensor, y: Tensor) -> Backpropagation:
         return self.manual.backpropagate(x, y)

@@ -7,16 +7,16 @@ import torch
 
 from manual_backprop.initializers import INITIALIZERS, initialize
 from manual_backprop.losses import LOSSES
-from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import OPTIMIZERS
 from reference import losses as reference_losses
-from reference import mlp as reference_mlp
+from training.augmentation import make_augment
 from training.config import Config
 from training.data import Dataset
 from training.learners.base import Learner
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
+from training.models import make_model, make_twin
 from training.noise import dropout_masks
 
 
@@ -36,12 +36,12 @@ def make_learner(config: Config, data: Dataset) -> Learner:
 def make_manual(config: Config, data: Dataset) -> ManualLearner:
     smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
     learner = ManualLearner(
-        MLP(config.sizes(data), config.activations, dropout=config.dropout),
+        make_model(config, data),
         LOSSES[config.loss](**smoothing),
         OPTIMIZERS[config.optimizer](**config.optimizer_settings),
         data.train,
         dtype=getattr(torch, config.dtype),
-        **shared_settings(config),
+        **shared_settings(config, data),
     )
     initialize(learner.params, INITIALIZERS[config.init], config.seed)
     return learner
@@ -50,18 +50,21 @@ def make_manual(config: Config, data: Dataset) -> ManualLearner:
 def make_reference(config: Config, data: Dataset, dtype: torch.dtype) -> ReferenceLearner:
     smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
     return ReferenceLearner(
-        reference_mlp.MLP(config.sizes(data), config.activations, config.dropout),
+        make_twin(make_model(config, data)),
         partial(reference_losses.LOSSES[config.loss], **smoothing),
         data.train,
         dtype=dtype,
         optimizer=config.optimizer,
-        **shared_settings(config),
+        **shared_settings(config, data),
         **config.optimizer_settings,
     )
 
 
-def shared_settings(config: Config) -> dict[str, Any]:
+def shared_settings(config: Config, data: Dataset) -> dict[str, Any]:
     """What both implementations are told in the same words."""
-    names = ("l2", "l1", "clip_norm", "clip_value", "max_norm")
-    noise = dropout_masks(config.hidden, config.dropout, config.seed) if config.dropout else None
-    return {name: getattr(config, name) for name in names} | {"noise": noise}
+    settings = {name: getattr(config, name) for name in ("l2", "l1", "clip_norm", "clip_value", "max_norm")}
+    if config.dropout:
+        settings["noise"] = dropout_masks(make_model(config, data).dropped, config.dropout, config.seed)
+    if config.shift or config.rotate:
+        settings["augment"] = make_augment(data.shape, config.shift, config.rotate, config.seed)
+    return settings

@@ -10,17 +10,17 @@ from manual_backprop.losses import Loss
 from manual_backprop.optimizers import Optimizer
 from manual_backprop.parameters import Parameters
 from training.data import Split
-from training.learners.base import Backpropagation, LearnerState, Noise
+from training.learners.base import Augment, Backpropagation, LearnerState, Noise
 from training.step import Model, backpropagate
 
 
 class ManualLearner:
     """A model of manual_backprop, its parameters in one vector θ, and the gradient in another of the same layout.
 
-    `l2` is λ of manual_backprop/optimizers.py and `l1` that of regularizers.py, both for weights only. A step adds the
-    L1 penalty's gradient, clips the sum (clipping.py), lets the optimizer add L2 and move θ, and bounds the weights by
-    `max_norm`; 0 leaves a part out. `noise` draws what the model's forward takes as such. A fresh learner's parameters
-    are all zeros.
+    `l2` is λ of manual_backprop/optimizers.py and `l1` that of regularizers.py, both for matrices and kernels only. A
+    step adds the L1 penalty's gradient, clips the sum (clipping.py), lets the optimizer add L2 and move θ, and bounds
+    the weights by `max_norm`; 0 leaves a part out. `noise` draws what the model's forward takes as such, `augment`
+    changes the pictures. A fresh learner's parameters are all zeros.
     """
 
     def __init__(
@@ -37,8 +37,10 @@ class ManualLearner:
         clip_value: float = 0.0,
         max_norm: float = 0.0,
         noise: Noise | None = None,
+        augment: Augment | None = None,
     ) -> None:
-        self.model, self.loss, self.optimizer, self.train, self.noise = model, loss, optimizer, train, noise
+        self.model, self.loss, self.optimizer, self.train = model, loss, optimizer, train
+        self.noise, self.augment = noise, augment
         self.dtype, self.device = dtype, train.x.device
         self.params = Parameters(model.shapes, dtype=dtype, device=self.device)
         self.gradients = self.params.zeros_like()
@@ -56,14 +58,21 @@ class ManualLearner:
     def advance(self, batches: Tensor, learning_rates: Tensor) -> Tensor:
         losses = []
         for indices, lr in zip(batches.to(self.device), learning_rates, strict=True):
-            result = self.backpropagate(*self.train.batch(indices, self.dtype))
+            result = self._backpropagate(*self.batch(indices), keep=False)
             self.apply(result, lr)
             losses.append(result.loss)
         return torch.stack(losses)
 
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = self.train.batch(indices, self.dtype)
+        return self.augment(self.steps, x) if self.augment else x, y
+
     def backpropagate(self, x: Tensor, y: Tensor) -> Backpropagation:
+        return self._backpropagate(x, y, keep=True)
+
+    def _backpropagate(self, x: Tensor, y: Tensor, keep: bool) -> Backpropagation:
         noise = self.noise(self.steps, x) if self.noise else None
-        return backpropagate(self.model, self.loss, self.params, self.buffers, x, y, self.gradients, noise)
+        return backpropagate(self.model, self.loss, self.params, self.buffers, x, y, self.gradients, noise, keep)
 
     def apply(self, result: Backpropagation, lr: Tensor) -> None:
         """Take the step that `result`, the newest from `backpropagate`, calls for."""
@@ -115,7 +124,7 @@ class ManualLearner:
         self.steps = state["steps"]
 
     def _on_weights(self, decay: float) -> Tensor | None:
-        return self.params.vector(lambda name: 0.0 if name.endswith(".bias") else decay) if decay else None
+        return self.params.vector(lambda name: decay if self.params[name].dim() > 1 else 0.0) if decay else None
 
     def _own(self, tensor: Tensor) -> Tensor:
         """A clone on this learner's device; floating point in its dtype (a count of batches stays whole)."""

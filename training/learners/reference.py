@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from reference import losses, optimizers, regularizers
 from training.data import Split
-from training.learners.base import Backpropagation, LearnerState, Noise
+from training.learners.base import Augment, Backpropagation, LearnerState, Noise
 
 
 class Twin(Protocol):
@@ -37,9 +37,11 @@ class ReferenceLearner:
         clip_value: float = 0.0,
         max_norm: float = 0.0,
         noise: Noise | None = None,
+        augment: Augment | None = None,
         **settings: Any,
     ) -> None:
-        self.train, self.dtype, self.device, self.noise = train, dtype, train.x.device, noise
+        self.train, self.dtype, self.device = train, dtype, train.x.device
+        self.noise, self.augment = noise, augment
         self.module = module.to(self.device, dtype)
         self.loss = loss
         self.optimizer = optimizers.OPTIMIZERS[optimizer](self.module, **settings)
@@ -54,13 +56,17 @@ class ReferenceLearner:
     def advance(self, batches: Tensor, learning_rates: Tensor) -> Tensor:
         losses = []
         for indices, lr in zip(batches.to(self.device), learning_rates, strict=True):
-            x, y = self.train.batch(indices, self.dtype)
+            x, y = self.batch(indices)
             self.optimizer.zero_grad()
             C = self.loss(self._forward(x), y, len(x))
             C.backward()
             self._step(lr)
             losses.append(C.detach())
         return torch.stack(losses)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = self.train.batch(indices, self.dtype)
+        return self.augment(self.steps, x) if self.augment else x, y
 
     def backpropagate(
         self,

@@ -1,0 +1,55 @@
+"""The network that a configuration asks for, by hand, and its twin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from manual_backprop.models.cnn import CNN, LeNet5
+from manual_backprop.models.mlp import MLP
+from reference import cnn as reference_cnn
+from reference import mlp as reference_mlp
+from training.data import Dataset
+from training.errors import UserError
+
+if TYPE_CHECKING:
+    from training.config import Config
+
+
+def make_model(config: Config, data: Dataset) -> MLP | LeNet5 | CNN:
+    """Raises UserError where the network does not fit the examples."""
+    classes = len(data.classes)
+    if config.model == "mlp":
+        return MLP((data.train.x.shape[1], *config.hidden, classes), config.activations, dropout=config.dropout)
+    (activation,) = config.activation
+    try:
+        if config.model == "lenet5":
+            return LeNet5(picture_shape(config, data), classes, activation)
+        shape = picture_shape(config, data)
+        return CNN(shape, classes, config.channels, config.blocks, activation, dropout=config.dropout)
+    except ValueError as error:
+        raise UserError(f"--model {config.model} does not fit {data.name}: {error}") from error
+
+
+def make_twin(model: MLP | LeNet5 | CNN) -> nn.Module:
+    """The same network as an `nn.Module`, at initial values of torch's own."""
+    if isinstance(model, MLP):
+        return reference_mlp.MLP(model.sizes, model.activations, model.dropout)
+    if isinstance(model, LeNet5):
+        return reference_cnn.LeNet5(model.shape, model.classes, model.activation)
+    return reference_cnn.CNN(model.shape, model.classes, model.channels, model.blocks, model.activation, model.dropout)
+
+
+def picture_shape(config: Config, data: Dataset) -> tuple[int, int, int]:
+    """(channels, height, width) of an example."""
+    if len(data.shape) == 2:
+        return (1, *data.shape)
+    if len(data.shape) == 3:
+        channels, height, width = data.shape
+        return channels, height, width
+    sizes = "×".join(map(str, data.shape))
+    raise UserError(
+        f"--model {config.model} reads pictures, height×width or channels×height×width, and an example of {data.name} "
+        f"is {sizes}: give --model mlp"
+    )
