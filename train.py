@@ -9,13 +9,14 @@ from typing import Annotated
 import tyro
 
 from training import run
-from training.config import DEFAULT_PRESET, Config, flag, load_preset, preset_names
+from training.config import DEFAULT_PRESETS, Config, flag, load_preset, preset_names
 from training.errors import UserError
 from training.learners.checked import GradientMismatch
 from training.loop import NotFiniteError
 
 PRESET_HELP = (
-    f"Start from these settings: {', '.join(preset_names())}, or the path of a TOML file, such as a run's config.toml."
+    f"Start from these settings: {', '.join(preset_names())}, or the path of a TOML file, such as a run's config.toml; "
+    f"left out, {', '.join(f'{preset} for {model}' for model, preset in DEFAULT_PRESETS.items())}."
 )
 RESUMED_WITH = ("epochs", "max_steps")
 
@@ -24,7 +25,7 @@ RESUMED_WITH = ("epochs", "max_steps")
 class Arguments(Config):
     """Train a network by hand-written backpropagation, by autograd, or by both in lock step."""
 
-    preset: Annotated[str, tyro.conf.arg(metavar="NAME", help=PRESET_HELP)] = DEFAULT_PRESET
+    preset: Annotated[str | None, tyro.conf.arg(metavar="NAME", help=PRESET_HELP)] = None
     run_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Where to write the run; left out, a new directory under runs/."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR")] = None
@@ -40,15 +41,17 @@ class Arguments(Config):
 def parse(argv: list[str]) -> Arguments:
     """default < preset (or the configuration of the run to be resumed) < command line."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", nargs="?", default=DEFAULT_PRESET, const=DEFAULT_PRESET)
+    first.add_argument("--preset", nargs="?")
+    first.add_argument("--model", nargs="?")
     first.add_argument("--resume", nargs="?", type=Path)
     known, _ = first.parse_known_args(argv)
-    base = run.load_config(known.resume) if known.resume else load_preset(known.preset)
+    preset = known.preset or DEFAULT_PRESETS.get(known.model, DEFAULT_PRESETS[Config.model])
+    base = run.load_config(known.resume) if known.resume else load_preset(preset)
     arguments: Arguments = tyro.cli(
         Arguments, args=argv, default=Arguments(**vars(base)), config=(tyro.conf.FlagCreatePairsOff,)
     )
     if arguments.resume:
-        if arguments.run_dir or arguments.preset != DEFAULT_PRESET:
+        if arguments.run_dir or arguments.preset:
             raise UserError("--resume goes on with a run as it is: leave out --run-dir and --preset")
         for field in fields(Config):
             if field.name not in RESUMED_WITH and getattr(arguments, field.name) != getattr(base, field.name):
@@ -69,7 +72,8 @@ def main(argv: list[str]) -> int:
         if arguments.print_config:
             print(config.to_toml(), end="")
             return 0
-        name = f"{Path(arguments.preset).stem}-{config.impl}-seed{config.seed}"
+        preset = arguments.preset or DEFAULT_PRESETS[config.model]
+        name = f"{Path(preset).stem}-{config.impl}-seed{config.seed}"
         run_dir = arguments.resume or arguments.run_dir or run.free_run_dir(Path("runs"), name)
         result = run.resume(run_dir, config) if arguments.resume else run.start(config, run_dir)
     except GradientMismatch as error:

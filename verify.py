@@ -70,8 +70,11 @@ def print_part(part: str, checks: list[Check]) -> None:
         print_list(part, checks)
         return
     print_details(checks[0])
-    if len(checks) > 1:
-        print_grid(f"{part}: the largest relative error of all tensors in {len(checks):,} networks", checks)
+    title = f"{part}: the largest relative error of all tensors in {len(checks):,} networks"
+    if len({(check.variant, check.loss) for check in checks}) < len(checks):
+        print_grid(title, checks)
+    elif len(checks) > 1:
+        print_list(title, checks)
 
 
 def print_details(check: Check) -> None:
@@ -100,14 +103,14 @@ def print_grid(title: str, checks: list[Check]) -> None:
         cells = []
         for loss in losses:
             chosen = [check for check in checks if (check.variant, check.loss) == (variant, loss)]
-            worst = size(max((check.largest for check in chosen), key=size))
+            worst = max((size(check.largest) for check in chosen), default=0.0)
             cells.append(f"{worst:.1e} {verdict(all(check.passed for check in chosen))}" if chosen else "")
         table.add_row(variant, *cells)
     Console(highlight=False).print(table)
 
 
 def print_list(title: str, checks: list[Check]) -> None:
-    """A line per layer or cost."""
+    """A line per layer, cost or network."""
     table = titled(title)
     table.add_column("")
     for heading in ("comparisons", "relative error"):

@@ -48,6 +48,7 @@ ACTIVATIONS = {
     "gelu": F.gelu,
     "silu": F.silu,
     "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
+    "scaled_tanh": lambda z: 1.7159 * torch.tanh(2 / 3 * z),
     "identity": lambda z: z,
 }
 RATES = (0.01, 0.3)

@@ -25,6 +25,7 @@ TORCHS = {
     "silu": F.silu,
     "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
     "identity": lambda z: z,
+    "scaled_tanh": lambda z: 1.7159 * torch.tanh(2 * z / 3),
 }
 # Derivatives far to the left, at zero and far to the right.
 LIMITS = {
@@ -37,6 +38,7 @@ LIMITS = {
     "silu": (0, 0.5, 1),
     "gelu_tanh": (0, 0.5, 1),
     "identity": (1, 1, 1),
+    "scaled_tanh": (0, 1.7159 * 2 / 3, 0),
 }
 
 

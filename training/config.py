@@ -30,7 +30,7 @@ Activation = Literal[
 ]
 
 PRESET_DIR = Path(__file__).parent / "presets"
-DEFAULT_PRESET = "3b1b"
+DEFAULT_PRESETS = {"mlp": "3b1b", "lenet5": "lenet5", "cnn": "small-cnn"}  # where only the model is named
 MAX_PARAMETERS = 1_000_000_000  # 4 GB in float32, and a run holds several such vectors
 
 

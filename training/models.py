@@ -23,10 +23,10 @@ def make_model(config: Config, data: Dataset) -> MLP | LeNet5 | CNN:
     if config.model == "mlp":
         return MLP((data.train.x.shape[1], *config.hidden, classes), config.activations, dropout=config.dropout)
     (activation,) = config.activation
+    shape = picture_shape(config, data)
     try:
         if config.model == "lenet5":
-            return LeNet5(picture_shape(config, data), classes, activation)
-        shape = picture_shape(config, data)
+            return LeNet5(shape, classes, activation)
         return CNN(shape, classes, config.channels, config.blocks, activation, dropout=config.dropout)
     except ValueError as error:
         raise UserError(f"--model {config.model} does not fit {data.name}: {error}") from error

@@ -151,7 +151,7 @@ def cnns() -> Iterator[Network]:
         ((2, 9, 7), (3, 5), 2, "silu", "softmax-cross-entropy"),
         ((3, 2, 3), (4,), 1, "tanh", "squared-error"),
         ((2, 8, 4), (2, 3), 1, "gelu", "sigmoid-cross-entropy"),
-        ((1, 4, 6), (5, 2), 3, "leaky_relu", "softmax-cross-entropy"),
+        ((1, 4, 6), (5, 2), 3, "softplus", "softmax-cross-entropy"),
     ):
         model = CNN(shape, 7, channels, blocks, activation)
         yield _pictures(model, f"{'-'.join(map(str, channels))}, {blocks} blocks", loss)
@@ -159,7 +159,7 @@ def cnns() -> Iterator[Network]:
 
 def _pictures(model: LeNet5 | CNN, variant: str, loss: str) -> Network:
     sizes = "×".join(map(str, model.shape))
-    title = f"{model.title}, {model.activation}, {loss} cost, {sizes} pictures"
+    title = f"{model.title}, {model.activation}, {loss} cost, {sizes}"
     return Network(variant, loss, model, partial(make_twin, model), (prod(model.shape),), model.classes, title)
 
 

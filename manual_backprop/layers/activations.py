@@ -158,7 +158,6 @@ def identity_derivative(z: Tensor, a: Tensor) -> Tensor:
 ACTIVATIONS = {
     "sigmoid": Activation(sigmoid, sigmoid_derivative),
     "tanh": Activation(tanh, tanh_derivative),
-    "scaled_tanh": Activation(scaled_tanh, scaled_tanh_derivative),
     "relu": Activation(relu, relu_derivative),
     "leaky_relu": Activation(leaky_relu, leaky_relu_derivative),
     "softplus": Activation(softplus, softplus_derivative),
@@ -166,6 +165,7 @@ ACTIVATIONS = {
     "silu": Activation(silu, silu_derivative),
     "gelu_tanh": Activation(gelu_tanh, gelu_tanh_derivative),
     "identity": Activation(identity, identity_derivative),
+    "scaled_tanh": Activation(scaled_tanh, scaled_tanh_derivative),
 }
 
 

@@ -53,7 +53,7 @@ class LeNet5:
 
     def kind(self, layer: str) -> str:
         """What a layer is, in words."""
-        kind = "5×5 convolution" if layer[0] == "C" else "linear"
+        kind = "5×5 conv" if layer[0] == "C" else "linear"
         return kind if layer == "F7" else f"{kind}, {self.activation}"
 
     @property
@@ -194,14 +194,14 @@ class CNN:
     @property
     def title(self) -> str:
         blocks = "1 block" if self.blocks == 1 else f"{self.blocks or 'no'} blocks"
-        return f"convolutional network {'-'.join(map(str, self.channels))}, {blocks} a stage"
+        return f"CNN {'-'.join(map(str, self.channels))}, {blocks} a stage"
 
     def kind(self, layer: str) -> str:
         """What a layer is, in words."""
         kind = layer.rpartition(".")[2]
         if kind.startswith("norm"):
             return f"batch norm, {self.activation}"
-        return "linear" if kind == "linear" else "3×3 convolution, pool" if kind == "conv" else "3×3 convolution"
+        return "linear" if kind == "linear" else "3×3 conv, pool" if kind == "conv" else "3×3 conv"
 
     @property
     def shapes(self) -> dict[str, Shape]:

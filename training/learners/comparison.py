@@ -101,10 +101,14 @@ def describe(name: str, model: Model) -> str:
         return "the cost C"
     if tensor == "output":
         return "∂C/∂output"
-    layer, _, parameter = tensor.partition(".") if kind == "∂C/∂" else (tensor, "", "")
-    place = re.sub(r"([a-z])(\d+)$", r"\1 \2", layer)
+    layer, _, part = tensor.rpartition(".") if kind in ("∂C/∂", "buffer") else (tensor, "", "")
+    place = re.sub(r"([a-z])(\d+)", r"\1 \2", layer).replace(".", " ")
     if kind == "∂C/∂":
-        return f"{model.equation(tensor)}, {place}, ∂C/∂{ {'weight': 'W', 'bias': 'b'}.get(parameter, parameter) }"
+        equation = model.equation(tensor)
+        symbol = {"BN1": "β", "BN2": "γ"}.get(equation) or {"weight": "W", "bias": "b"}.get(part, part)
+        return f"{equation}, {place}, ∂C/∂{symbol}"
+    if kind == "buffer":
+        return f"{place}, {part}" if layer else part
     return f"{model.equation(tensor)}, {place}, δ" if kind == "δ" else f"{place}, {kind}"
 
 
