@@ -81,7 +81,7 @@ class Config:
     eps: float = 1e-8
     """ε in the denominator of adagrad, rmsprop, adam, adamw and muon."""
     l2: float = 0.0
-    """λ of the penalty ½λΣw² on weights (not biases): Nielsen's λ/n, torch's weight_decay."""
+    """λ of the penalty ½λΣw² on matrices and kernels (not biases): Nielsen's λ/n, torch's weight_decay."""
     l1: float = 0.0
     """λ of the penalty λΣ|w| on weights: Nielsen's λ/n."""
     dropout: float = 0.0
