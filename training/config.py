@@ -281,9 +281,10 @@ class Config:
                 f"but at most {MAX_PARAMETERS:,} are allowed: give narrower layers"
             )
         if (self.shift or self.rotate) and len(data.shape) != 2:
+            name, sizes = "shift" if self.shift else "rotate", "×".join(map(str, data.shape))
             raise UserError(
-                f"{flag('shift' if self.shift else 'rotate')} moves pictures of height×width, and an example of "
-                f"{data.name} is {'×'.join(map(str, data.shape))}: leave it out"
+                f"{flag(name)} moves pictures of height×width, and an example of {data.name} is {sizes}: "
+                f"give {flag(name)} 0"
             )
 
     def _best_threads(self, data: Dataset) -> int:
