@@ -80,9 +80,8 @@ def test_a_step_of_a_convolutional_network_runs_no_backward_operator(preset, sam
     learner = make_manual(config, sample)
     with Operators() as operators:
         learner.advance(random_batches(2, 5, 40), rates(2, 0.1))
-    library = {"native_batch_norm", "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d"}
-    assert not library & {name.split(".")[1] for name in operators.names}
-    assert "aten.convolution.default" in operators.names
+    assert any("conv2d" in name for name in operators.names)
+    assert [name for name in operators.names if "batch_norm" in name or "pool" in name] == []
     assert operators.backward == []
 
 
