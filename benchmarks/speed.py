@@ -7,11 +7,14 @@ The three take turns in one process, on one thread; the medians' ratios are what
 
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
 from statistics import median
 
 import torch
 from PIL import Image
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import ToTensor
@@ -25,6 +28,7 @@ from training.models import make_model, make_twin
 
 ROUNDS = 15
 STEPS = 100  # of each implementation in a round
+CNN_ROUNDS, CNN_STEPS = 7, 10
 
 
 class Pictures(TorchDataset):
@@ -81,6 +85,34 @@ def measure(config: Config, data: Dataset) -> list[float]:
     return [median(own[1:]) for own in times]  # the first round warms up
 
 
+def live_memory(function: Callable[[], object]) -> int:
+    """The most bytes that tensors made within a call hold at one time, temporaries of torch's own included."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(changes, initial=0))
+
+
+def measure_cnn(config: Config, data: Dataset) -> tuple[list[float], list[int]]:
+    """Median milliseconds a step of manual and reference, which take turns, and the live memory of a step of each."""
+    config = config.resolved(data)
+    manual, reference = make_manual(config, data), make_reference(config, data, torch.float32)
+    reference.load_state_dict(manual.state_dict())
+    batches = epoch_order(0, 0, len(data.train))[: CNN_STEPS * config.batch_size].view(CNN_STEPS, -1)
+    rates = torch.full((CNN_STEPS,), 1e-3, dtype=torch.float64)
+    times: list[list[float]] = [[], []]
+    contenders = (partial(manual.advance, batches, rates), partial(reference.advance, batches, rates))
+    for _ in range(CNN_ROUNDS + 1):
+        for contender, own in zip(contenders, times, strict=True):
+            start = time.perf_counter()
+            contender()
+            own.append((time.perf_counter() - start) / CNN_STEPS * 1e3)
+    steps = (partial(manual.advance, batches[:1], rates[:1]), partial(reference.advance, batches[:1], rates[:1]))
+    memory = [live_memory(step) for step in steps]
+    return [median(own[1:]) for own in times], memory
+
+
 def main() -> None:
     torch.set_num_threads(1)
     data = load("sample")
@@ -94,9 +126,22 @@ def main() -> None:
             f"| {name} | {manual:.0f} µs | {reference:.0f} µs | {usual:,.0f} µs | "
             f"**{manual / reference:.2f}** | {manual / usual:.3f} |"
         )
+    lines += [
+        "",
+        "| network | by hand | autograd | hand / autograd | memory by hand | memory by autograd | hand / autograd |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for preset, name in (("lenet5", "LeNet-5, batches of 128"), ("small-cnn", "16-32-64 residual, batches of 128")):
+        (manual, reference), (own, its) = measure_cnn(load_preset(preset), data)
+        lines.append(
+            f"| {name} | {manual:.1f} ms | {reference:.1f} ms | **{manual / reference:.2f}** | "
+            f"{own / 2**20:.1f} MiB | {its / 2**20:.1f} MiB | **{own / its:.2f}** |"
+        )
     explanation = (
         f"A training step, gathering the batch included: median of {ROUNDS} rounds in which the three take turns, "
-        f"{STEPS} steps each, float32, one thread. {machine()}. Measured by `python -m benchmarks.speed`."
+        f"{STEPS} steps each, float32, one thread; of the convolutional networks {CNN_ROUNDS} rounds of {CNN_STEPS} "
+        "steps. Memory is the most that the tensors made within a step hold at one time. "
+        f"{machine()}. Measured by `python -m benchmarks.speed`."
     )
     write_section("speed", "\n".join([*lines, "", explanation]))
 

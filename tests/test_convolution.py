@@ -82,6 +82,12 @@ def test_one_image_and_none(batch):
     assert_torchs(conv2d, twin, normal(0, batch, 4, 5, 6), normal(1, 6, 2, 3, 2), normal(2, 6), 2, 1, 1, 2)
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_more_images_than_are_taken_together(more):
+    x, W, b, *options = configuration(1, groups=2)
+    assert_torchs(conv2d, twin, normal(0, 2 * conv2d.TOGETHER + more, *x.shape[1:]), W, b, *options)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_it_is_a_matrix_product_with_what_the_windows_see(stride):
     x, W, b = normal(0, 2, 3, 7, 8), normal(1, 4, 3, 3, 2), normal(2, 4)

@@ -61,6 +61,18 @@ def test_any_layout_in_memory(layer, twin):
 
 
 @each_pool
+@pytest.mark.parametrize("kernel", [1, 2])
+def test_any_layout_of_dy_in_memory(layer, twin, kernel):
+    x = numbers(0, 3, 4, 6, 6)
+    y, cache = layer.forward(x, kernel)
+    dy = normal(1, *y.shape)
+    dx = layer.backward(dy, cache)
+    for order in ((1, 0, 3, 2), (3, 2, 1, 0), (0, 2, 3, 1)):
+        inverse = [order.index(i) for i in range(4)]
+        assert_same(layer.backward(dy.permute(order).contiguous().permute(inverse), cache), dx, f"dx, order {order}")
+
+
+@each_pool
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_in_lower_precision_it_is_as_exact_as_torchs(layer, twin, dtype):
     x = next(max_pool2d.examples(torch.Generator().manual_seed(0)))[0]

@@ -63,7 +63,7 @@ def scaled_tanh(z: Tensor) -> Tensor:
 def scaled_tanh_derivative(z: Tensor, a: Tensor) -> Tensor:
     """1.7159 · ⅔ (1 − tanh²(⅔ z))"""
     t = a / 1.7159
-    return 1.7159 * (2 / 3) * (1 - t * t)
+    return (1 - t.square_()).mul_(1.7159 * (2 / 3))
 
 
 def relu(z: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from manual_backprop.layers.windows import Pair, every, pair, pooled
+from manual_backprop.layers.windows import Pair, every, framed, pair, pooled
 
 Cache = tuple[Tensor, torch.Size, Pair, Pair, Pair, Pair]
 
@@ -32,7 +32,7 @@ def forward(
     sh, sw = pair("stride", kernel if stride is None else stride, 1)
     rows, below = pooled(x.shape[-2], kh, sh, ph, ceil_mode)
     columns, behind = pooled(x.shape[-1], kw, sw, pw, ceil_mode)
-    padded = torch.constant_pad_nd(x, (pw, pw + behind, ph, ph + below))
+    padded = framed(x, (pw, pw + behind, ph, ph + below))
     n_u = seen(x, rows, kh, sh, padded.shape[-2] - below)
     n_v = seen(x, columns, kw, sw, padded.shape[-1] - behind)
     n = n_u.unsqueeze(1) * n_v

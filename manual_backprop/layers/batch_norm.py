@@ -43,7 +43,7 @@ def forward(
         raise ValueError(f"x is {tuple(x.shape)}, {n} to a channel, which has no variance: give at least 2")
     xhat, *statistics = standardize(x, [0, *range(2, x.dim())], eps)
     mu, deviation, sigma = (statistic.view(-1) for statistic in statistics)
-    y = per_channel(gamma, x) * xhat + per_channel(beta, x)
+    y = torch.addcmul(per_channel(beta, x), per_channel(gamma, x), xhat)
     new_mean = (1 - momentum) * running_mean + momentum * mu
     new_var = (1 - momentum) * running_var + momentum * deviation * deviation * (n / (n - 1))
     return y, (xhat, sigma, gamma), new_mean, new_var
@@ -54,8 +54,8 @@ def backward(dy: Tensor, cache: Cache) -> tuple[Tensor, Tensor, Tensor]:
     n = dy[:, 0].numel()
     dbeta = channel_sums(dy)  # BN1
     dgamma = channel_sums(dy * xhat)  # BN2
-    through_statistics = per_channel(dbeta / n, dy) + xhat * per_channel(dgamma / n, dy)
-    dx = per_channel(gamma / sigma, dy) * (dy - through_statistics)  # BN3
+    dx = torch.addcmul(per_channel(dbeta / n, dy), xhat, per_channel(dgamma / n, dy))
+    dx = torch.sub(dy, dx, out=dx).mul_(per_channel(gamma / sigma, dy))  # BN3
     return dx, dgamma, dbeta
 
 
@@ -65,7 +65,7 @@ def evaluate(
     check(x, gamma, beta, running_mean, running_var)
     sigma = torch.sqrt(running_var + eps)
     xhat = (x - per_channel(running_mean, x)) / per_channel(sigma, x)
-    y = per_channel(gamma, x) * xhat + per_channel(beta, x)
+    y = torch.addcmul(per_channel(beta, x), per_channel(gamma, x), xhat)
     return y, (xhat, sigma, gamma)
 
 

@@ -21,6 +21,8 @@ from torch import Generator, Tensor
 
 from manual_backprop.layers.windows import Pair, every, pair
 
+TOGETHER = 32  # images of whose windows copies are made at a time, few enough for the processor's cache
+
 Cache = tuple[Tensor, Tensor, bool, Pair, Pair, Pair, int]
 
 
@@ -44,7 +46,8 @@ def backward(dz: Tensor, cache: Cache, need_dx: bool = True) -> tuple[Any, ...]:
     x, W, with_b, stride, padding, dilation, groups = cache
     unseen = [behind(x.shape[2 + i], W.shape[2 + i], padding[i], dilation[i]) % stride[i] for i in (0, 1)]
     dx = torch.conv_transpose2d(dz, W, None, stride, padding, unseen, groups, dilation) if need_dx else None  # CV1
-    dW = weight_gradient(dz, x, W.shape[2:], stride, padding, dilation, groups)  # CV2
+    parts = zip(dz.split(TOGETHER), x.split(TOGETHER), strict=True)
+    dW = sum(weight_gradient(*part, W.shape[2:], stride, padding, dilation, groups) for part in parts)  # CV2
     db = dz.sum(dim=(0, 2, 3))  # CV3
     return (dx, dW, db) if with_b else (dx, dW)
 
@@ -61,8 +64,8 @@ def weight_gradient(
     lines = x.unflatten(1, (groups, -1)).permute(1, 3, 0, 4, 2)  # (groups, H, B, W, C/groups)
     lines = torch.constant_pad_nd(lines, (0, 0, pw, pw, 0, 0, ph, ph))
     seen = torch.cat([lines[..., every(dw * j, sw, columns), :] for j in range(kw)], dim=-1)  # (…, W′, kw·C/groups)
-    delta = dz.unflatten(1, (groups, -1)).permute(1, 2, 3, 0, 4).flatten(2)  # (groups, O/groups, H′·B·W′)
-    dW = [delta @ seen[:, every(dh * i, sh, rows)].flatten(1, 3) for i in range(kh)]
+    delta = dz.unflatten(1, (groups, -1)).permute(1, 3, 0, 4, 2).flatten(1, 3)  # (groups, H′·B·W′, O/groups)
+    dW = [delta.mT @ seen[:, every(dh * i, sh, rows)].flatten(1, 3) for i in range(kh)]
     return torch.stack(dW, dim=2).flatten(0, 1).unflatten(2, (kw, -1)).permute(0, 3, 1, 2)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from manual_backprop.layers.windows import Pair, every, pair, pooled
+from manual_backprop.layers.windows import Pair, every, framed, pair, pooled
 
 Cache = tuple[Tensor, torch.Size, Pair, Pair]
 
@@ -35,23 +35,24 @@ def forward(
     sh, sw = pair("stride", kernel if stride is None else stride, 1)
     rows, below = pooled(x.shape[-2], kh, sh, ph, ceil_mode)
     columns, behind = pooled(x.shape[-1], kw, sw, pw, ceil_mode)
-    padded = torch.constant_pad_nd(x, (pw, pw + behind, ph, ph + below), -inf)
+    padded = framed(x, (pw, pw + behind, ph, ph + below), -inf)
     width = padded.shape[-1]
-    windows = [padded[..., every(i, sh, rows), every(j, sw, columns)] for i, j in product(range(kh), range(kw))]
+    views = [padded[..., every(i, sh, rows), every(j, sw, columns)] for i, j in product(range(kh), range(kw))]
+    windows = [view.clone() for view in views]  # dense, because each is read several times
     largest = reduce(torch.maximum, windows)
     corner = torch.arange(rows, device=x.device).unsqueeze(1) * sh * width + torch.arange(columns, device=x.device) * sw
-    place = corner.expand(largest.shape)  # in the flat image; moves on from pixel to pixel until it is the largest's
+    place = torch.zeros_like(largest, dtype=torch.int64) + corner  # in the flat image; moves on to the largest pixel
     missed = torch.ones_like(largest, dtype=torch.bool)
     for k, pixel in enumerate(windows[:-1], start=1):
         missed = missed & (pixel != largest) & ~pixel.isnan()
-        place = torch.add(place, missed, alpha=1 if k % kw else width - kw + 1)
-    y = padded.flatten(-2).gather(-1, place.flatten(-2)).view(place.shape)
-    return y, (place, padded.shape, (ph, pw), (x.shape[-2], x.shape[-1]))
+        place.add_(missed, alpha=1 if k % kw else width - kw + 1)
+    return largest, (place, padded.shape, (ph, pw), (x.shape[-2], x.shape[-1]))
 
 
 def backward(dy: Tensor, cache: Cache) -> Tensor:
     place, shape, (ph, pw), (height, width) = cache
-    dx = dy.new_zeros(shape)
+    below, behind = shape[-2] - dy.shape[-2], shape[-1] - dy.shape[-1]
+    dx = torch.constant_pad_nd(dy, (0, behind, 0, below + 1)).zero_()  # channels last if dy is; never dy's own strides
     dx.flatten(-2).scatter_add_(-1, place.flatten(-2), dy.flatten(-2))  # MP1, into dx: flatten gives a view
     return dx[..., ph : ph + height, pw : pw + width]
 

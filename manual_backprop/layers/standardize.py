@@ -15,7 +15,7 @@ def standardize(x: Tensor, dims: list[int], eps: float) -> tuple[Tensor, Tensor,
     n = prod(x.shape[d] for d in dims)
     mu = x.mean(dim=dims, keepdim=True)
     centered = x - mu
-    centered = centered - centered.mean(dim=dims, keepdim=True)
+    centered -= centered.mean(dim=dims, keepdim=True)
     deviation = torch.linalg.vector_norm(centered, dim=dims, keepdim=True) / sqrt(n)
     sigma = torch.hypot(deviation, torch.full_like(deviation, sqrt(eps)))
     return centered / sigma, mu, deviation, sigma

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 Pair = tuple[int, int]  # vertical, horizontal
 
 
@@ -16,6 +19,11 @@ def pair(name: str, value: int | Sequence[int], least: int) -> Pair:
 def every(start: int, stride: int, count: int) -> slice:
     """The places start, start + stride, …: `count` of them."""
     return slice(start, start + stride * (count - 1) + 1, stride)
+
+
+def framed(x: Tensor, frame: tuple[int, ...], value: float = 0.0) -> Tensor:
+    """x within a frame of so many of `value` on the left, right, above and below; x itself if there is none."""
+    return torch.constant_pad_nd(x, frame, value) if any(frame) else x
 
 
 def pooled(length: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> Pair:
