@@ -5,9 +5,9 @@
 
     MP1  dx̄[…,p,q] = Σ dy[…,u,v]         over all windows u, v whose largest pixel is p, q
 
-Of several that are equal it is the first, row by row; NaN counts as largest. With `ceil_mode` windows may stick out
-behind. Raises ValueError for a kernel that does not fit and a padding of more than half of it.
-Source: Riesenhuber and Poggio 1999.
+Of several that are equal it is the first, row by row; beside NaN, which counts as largest, it is the last. With
+`ceil_mode` windows may stick out behind. Raises ValueError for a kernel that does not fit and a padding of more than
+half of it. Source: Riesenhuber and Poggio 1999.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 
 from manual_backprop.layers.windows import Pair, every, framed, pair, pooled
 
-Cache = tuple[Tensor, torch.Size, Pair, Pair]
+Cache = tuple[list[Tensor], Tensor, Pair, Pair, Pair, Pair]
 
 
 def forward(
@@ -36,24 +36,23 @@ def forward(
     rows, below = pooled(x.shape[-2], kh, sh, ph, ceil_mode)
     columns, behind = pooled(x.shape[-1], kw, sw, pw, ceil_mode)
     padded = framed(x, (pw, pw + behind, ph, ph + below), -inf)
-    width = padded.shape[-1]
-    views = [padded[..., every(i, sh, rows), every(j, sw, columns)] for i, j in product(range(kh), range(kw))]
-    windows = [view.clone() for view in views]  # dense, because each is read several times
-    largest = reduce(torch.maximum, windows)
-    corner = torch.arange(rows, device=x.device).unsqueeze(1) * sh * width + torch.arange(columns, device=x.device) * sw
-    place = torch.zeros_like(largest, dtype=torch.int64) + corner  # in the flat image; moves on to the largest pixel
-    missed = torch.ones_like(largest, dtype=torch.bool)
-    for k, pixel in enumerate(windows[:-1], start=1):
-        missed = missed & (pixel != largest) & ~pixel.isnan()
-        place.add_(missed, alpha=1 if k % kw else width - kw + 1)
-    return largest, (place, padded.shape, (ph, pw), (x.shape[-2], x.shape[-1]))
+    seen = [padded[..., every(i, sh, rows), every(j, sw, columns)] for i, j in product(range(kh), range(kw))]
+    pixels = [view.clone() for view in seen]  # dense, because each is read several times
+    y = reduce(torch.maximum, pixels)
+    largest, left = [], torch.ones_like(y, dtype=torch.bool)
+    for pixel in pixels[:-1]:
+        largest.append(left & (pixel == y))
+        left = left & ~largest[-1]
+    empty = torch.empty_like(padded, device="meta")  # its shape and order in memory, without the memory
+    return y, ([*largest, left], empty, (kh, kw), (sh, sw), (ph, pw), (x.shape[-2], x.shape[-1]))
 
 
 def backward(dy: Tensor, cache: Cache) -> Tensor:
-    place, shape, (ph, pw), (height, width) = cache
-    below, behind = shape[-2] - dy.shape[-2], shape[-1] - dy.shape[-1]
-    dx = torch.constant_pad_nd(dy, (0, behind, 0, below + 1)).zero_()  # channels last if dy is; never dy's own strides
-    dx.flatten(-2).scatter_add_(-1, place.flatten(-2), dy.flatten(-2))  # MP1, into dx: flatten gives a view
+    largest, empty, (kh, kw), (sh, sw), (ph, pw), (height, width) = cache
+    rows, columns = dy.shape[-2:]
+    dx = torch.zeros_like(empty, device=dy.device)
+    for (i, j), here in zip(product(range(kh), range(kw)), largest, strict=True):
+        dx[..., every(i, sh, rows), every(j, sw, columns)] += dy * here  # MP1
     return dx[..., ph : ph + height, pw : pw + width]
 
 
