@@ -5,7 +5,7 @@ from math import inf, nan
 
 import pytest
 import torch
-from against_torch import assert_same, assert_torchs, by_autograd, normal
+from against_torch import assert_same, assert_torchs, normal
 
 from gradient_check import check_backward
 from manual_backprop.layers import adaptive_avg_pool2d, avg_pool2d, max_pool2d
