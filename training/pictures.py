@@ -31,21 +31,21 @@ GRAY, BLACK = len(PALETTE) - 2, len(PALETTE) - 1
 CURVES = ("#0072B2", "#D55E00")  # two colors of Okabe and Ito's
 
 
-def weight_pictures(weights: Tensor, shape: tuple[int, ...], columns: int | None = None) -> Image.Image:
+def weight_pictures(weights: Tensor, shape: tuple[int, ...], columns: int | None = None, line: int = 2) -> Image.Image:
     """Weights (neurons, height·width) as one picture: a grid of the first 100 neurons' weights.
 
-    One scale for all. Without `columns` the grid has about as many as it has rows.
+    One scale for all. Without `columns` the grid has about as many as it has rows. Lines have `line` pixels.
     """
     w = _floats(weights[:CELLS]).reshape(-1, *shape)
     shades, _ = _shades(w)
     columns = columns or math.ceil(math.sqrt(len(w)))
     rows = math.ceil(len(w) / columns)
     zoom = max(1, GRID_PIXELS // (columns * max(shape)))
-    height, width = (side * zoom + 2 for side in shape)  # with a line between neurons
+    height, width = (side * zoom + line for side in shape)
     cells = np.full((rows * columns, height, width), GRAY, np.uint8)
-    cells[: len(w), 2:, 2:] = shades.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    cells[: len(w), line:, line:] = shades.repeat(zoom, axis=1).repeat(zoom, axis=2)
     grid = cells.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
-    picture = Image.fromarray(np.pad(grid, (0, 2), constant_values=GRAY))
+    picture = Image.fromarray(np.pad(grid, (0, line), constant_values=GRAY))
     picture.putpalette(PALETTE.tobytes())
     return picture
 
@@ -58,7 +58,7 @@ def filter_pictures(kernels: Tensor) -> Image.Image:
     _, inputs, height, width = kernels.shape
     shown = kernels[: max(1, CELLS // inputs), :CELLS].flatten(0, 1)
     columns = min(inputs, CELLS) * math.ceil(math.sqrt(len(shown)) / inputs)
-    return weight_pictures(shown.flatten(1), (height, width), columns)
+    return weight_pictures(shown.flatten(1), (height, width), columns, line=6)  # kernels have few, large pixels
 
 
 def feature_maps(picture: Tensor, maps: Mapping[str, Tensor]) -> Image.Image:
@@ -75,16 +75,21 @@ def feature_maps(picture: Tensor, maps: Mapping[str, Tensor]) -> Image.Image:
         channels, height, width = tensor.shape
         which = f"{len(shown)} of {channels} channels" if channels > len(shown) else f"{channels} channels"
         rows.append((f"{name}:  {which}, {height}x{width}, full color at {full:.3g}", PALETTE[shades], MAP_PIXELS))
-    strips = [(label, _side_by_side(cells, side)) for label, cells, side in rows]
+    strips = [(label, _cells(colors, side)) for label, colors, side in rows]
 
-    font, top = _font(15), 0
-    width = max(max(strip.shape[1], int(font.getlength(label)) + 4) for label, strip in strips)
-    canvas = Image.new("RGB", (width, sum(LABEL_PIXELS + len(strip) for _, strip in strips)), "white")
+    font, top, gray = _font(15), 0, tuple(PALETTE[GRAY].tolist())
+    widths = [max(len(cells) * (cells[0].width + 2) + 2, int(font.getlength(label)) + 4) for label, cells in strips]
+    height = sum(LABEL_PIXELS + cells[0].height + 4 for _, cells in strips)
+    canvas = Image.new("RGB", (max(widths), height), "white")
     draw = ImageDraw.Draw(canvas)
-    for label, strip in strips:
+    for label, cells in strips:
         draw.text((2, top + 4), label, "black", font)
-        canvas.paste(Image.fromarray(strip), (0, top + LABEL_PIXELS))
-        top += LABEL_PIXELS + len(strip)
+        top += LABEL_PIXELS
+        width, height = cells[0].size
+        draw.rectangle((0, top, len(cells) * (width + 2) + 1, top + height + 3), gray)
+        for i, cell in enumerate(cells):
+            canvas.paste(cell, (i * (width + 2) + 2, top + 2))
+        top += height + 4
     return canvas
 
 
@@ -103,7 +108,7 @@ def chart_by_layer(title: str, layers: Sequence[str], curves: Mapping[str, Mappi
     names = max(int(font.getlength(layer)) for layer in layers) + 10 * scale
     bottom, right = top + height, left + gap * len(layers)
     unplaced = bottom + 4 * scale  # where the text for zero, NaN and ∞ begins; the names are below it
-    foot = unplaced + 18 * scale * len(curves)
+    foot = unplaced + 18 * scale * sum(not all(map(_on_scale, curve.values())) for curve in curves.values())
     width = max(right + 14 * scale, left + 420 * scale)
     canvas = Image.new("RGB", (width + width % 2, (foot + names) + (foot + names) % 2), "white")
     draw = ImageDraw.Draw(canvas)
@@ -120,7 +125,7 @@ def chart_by_layer(title: str, layers: Sequence[str], curves: Mapping[str, Mappi
         ImageDraw.Draw(text).text((names - 4 * scale, 9 * scale), layer, "black", font, anchor="rm")
         canvas.paste(text.rotate(90, expand=True), (round(x) - 9 * scale, foot))
     place = left
-    for row, ((name, curve), color) in enumerate(zip(curves.items(), CURVES, strict=False)):
+    for (name, curve), color in zip(curves.items(), CURVES, strict=False):
         draw.ellipse(_around(place + 5 * scale, 41 * scale, 4 * scale), color)
         draw.text((place + 14 * scale, 41 * scale), name, "black", font, anchor="lm")
         place += int(font.getlength(name)) + 40 * scale
@@ -129,8 +134,7 @@ def chart_by_layer(title: str, layers: Sequence[str], curves: Mapping[str, Mappi
             if layer not in curve:
                 continue
             if not _on_scale(curve[layer]):
-                where = x, unplaced + 18 * scale * row
-                draw.text(where, f"{curve[layer]:g}", color, font, anchor="ma")
+                draw.text((x, unplaced), f"{curve[layer]:g}", color, font, anchor="ma")
                 last = None
                 continue
             point = x, bottom - height * (math.log10(curve[layer]) - low) / (high - low)
@@ -138,6 +142,8 @@ def chart_by_layer(title: str, layers: Sequence[str], curves: Mapping[str, Mappi
                 draw.line([last, point], color, 2 * scale)
             draw.ellipse(_around(*point, 4 * scale), color)
             last = point
+        if not all(map(_on_scale, curve.values())):
+            unplaced += 18 * scale
     return canvas.reduce(scale)
 
 
@@ -166,15 +172,13 @@ def _as_seen(picture: Tensor) -> np.ndarray:
     return colors.transpose(1, 2, 0)[None] if len(colors) == 3 else colors[..., None].repeat(3, axis=3)
 
 
-def _side_by_side(cells: np.ndarray, side: int) -> np.ndarray:
-    """Colors (n, height, width, 3) as one row, made larger, or thinned out, so that a cell has about `side` pixels."""
-    step = math.ceil(max(cells.shape[1:3]) / side)
-    cells = cells[:, ::step, ::step]
-    zoom = side // max(cells.shape[1:3])
-    cells = cells.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    lined = np.pad(cells, ((0, 0), (2, 2), (2, 0), (0, 0)), constant_values=PALETTE[GRAY, 0])
-    row = lined.swapaxes(0, 1).reshape(lined.shape[1], -1, 3)
-    return np.pad(row, ((0, 0), (0, 2), (0, 0)), constant_values=PALETTE[GRAY, 0])
+def _cells(colors: np.ndarray, side: int) -> list[Image.Image]:
+    """Colors (n, height, width, 3) as n pictures, enlarged or thinned out to about `side` pixels."""
+    step = math.ceil(max(colors.shape[1:3]) / side)
+    colors = colors[:, ::step, ::step]
+    height, width = colors.shape[1:3]
+    zoom = side // max(height, width)
+    return [Image.fromarray(c).resize((width * zoom, height * zoom), Image.Resampling.NEAREST) for c in colors]
 
 
 def _floats(tensor: Tensor) -> np.ndarray:
