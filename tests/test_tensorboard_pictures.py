@@ -319,6 +319,7 @@ class TestFeatureMaps:
         [
             pytest.param(torch.zeros(200), id="zeros"),
             pytest.param(torch.eye(200)[3] * 3e38, id="one large value among zeros"),
+            pytest.param(torch.eye(200)[3] * 1e-3, id="one small value among zeros"),
             pytest.param(torch.eye(200)[3].double() * 1e308 + 1e-300, id="beyond any scale"),
             pytest.param(torch.ones(200).bfloat16(), id="bfloat16"),
         ],
@@ -392,7 +393,10 @@ class TestFilters:
         ids=["33 outputs of three", "100 channels of one output"],
     )
     def test_at_most_a_hundred(self, shape: tuple[int, int, int, int], size: tuple[int, int]) -> None:
-        assert filter_pictures(torch.randn(shape)).size == size
+        picture = filter_pictures(torch.randn(shape))
+        assert picture.size == size
+        last = colors_of(picture)[-30:-6, -60:-6]  # of the twelve cells of the last row three are taken
+        assert (last == 190).all() == (shape[0] == 40)
 
     @pytest.mark.parametrize("value", [0.0, math.nan])
     def test_without_a_scale(self, value: float) -> None:
