@@ -206,8 +206,9 @@ class Loop:
         }
         self.writer.scalars(step, values)
         self.writer.pictures(step, self.learner.parameters)
-        first, _ = self.data.test.batch(torch.arange(1, device=self.data.test.x.device), self.dtype)
-        self.writer.feature_maps(step, self.learner.activations(first))
+        if any(p.ndim == 4 for p in self.learner.parameters.values()):  # only convolutions make maps
+            first, _ = self.data.test.batch(torch.arange(1, device=self.data.test.x.device), self.dtype)
+            self.writer.feature_maps(step, self.learner.activations(first))
         if step == 0:
             self.look_inside(self.batches(0, 1)[0])
         self.evaluation = on_test
