@@ -23,7 +23,8 @@ from training.data.dataset import Split
 from training.learners.base import Backpropagation
 from training.learners.factory import make_learner
 from training.loop import Loop
-from training.tensorboard import GRID_PIXELS, MetricsWriter, read_metrics, weight_pictures
+from training.pictures import GRID_PIXELS, weight_pictures
+from training.tensorboard import MetricsWriter, read_metrics
 
 EVERYTHING = {"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}
 

@@ -23,7 +23,7 @@ from training.evaluation import Evaluation, evaluate
 from training.learners.base import Backpropagation, Learner, LearnerState
 from training.learners.comparison import tensors_of, values_of
 from training.schedules import ended_early, make_plateau, make_schedule
-from training.tensorboard import MetricsWriter
+from training.tensorboard import MetricsWriter, rms
 
 STEPS_PER_CALL = 10  # so many that a call's cost is spread, so few that Ctrl-C is answered at once
 ACCURACY_EXAMPLES = 10_000  # of the training set, for accuracy/train
@@ -124,8 +124,8 @@ class Loop:
             self.logged_step(batches)
         else:
             self.advance(batches)
-        if to_histogram == 1:
-            self.histograms_of(batches[0])
+        if config.histogram_every and to_histogram == 1:
+            self.look_inside(batches[0])
         self.progress["evaluated"] = False
         self.console.steps(steps)
 
@@ -176,9 +176,13 @@ class Loop:
         self.progress["losses"] = torch.empty(0, dtype=torch.float64)
         self.seconds, self.examples = 0.0, 0
 
-    def histograms_of(self, indices: Tensor) -> None:
+    def look_inside(self, indices: Tensor) -> None:
+        """Log what one forward and backward of these training examples is like at the present θ."""
+        step, parameters, result = self.learner.steps, self.learner.parameters, self.examine(indices)
         if self.config.histogram_every:
-            self.writer.histograms(self.learner.steps, self.learner.parameters, self.examine(indices))
+            buffers = {name: tensor for name, tensor in self.state["model"].items() if name not in parameters}
+            self.writer.histograms(step, parameters, result, buffers)
+        self.writer.gradient_by_depth(step, result)
 
     def examine(self, indices: Tensor) -> Backpropagation:
         """Forward and backward of these training examples at the present θ."""
@@ -202,8 +206,11 @@ class Loop:
         }
         self.writer.scalars(step, values)
         self.writer.pictures(step, self.learner.parameters)
+        if any(p.ndim == 4 for p in self.learner.parameters.values()):  # only convolutions make maps
+            first, _ = self.data.test.batch(torch.arange(1, device=self.data.test.x.device), self.dtype)
+            self.writer.feature_maps(step, self.learner.activations(first))
         if step == 0:
-            self.histograms_of(self.batches(0, 1)[0])
+            self.look_inside(self.batches(0, 1)[0])
         self.evaluation = on_test
         self.progress["evaluated"] = True
         self.progress["accuracy"] = on_test.accuracy
@@ -222,7 +229,10 @@ class Loop:
         if self.evaluation is None:  # resumed after the last evaluation
             self.evaluation = evaluate(self.learner, self.data.test, self.dtype)
         assert self.evaluation is not None
-        self.writer.final_figures(self.learner.steps, self.evaluation.outputs, self.predict)
+        step, every = self.learner.steps, self.config.histogram_every
+        self.writer.final_figures(step, self.evaluation.outputs, self.predict)
+        if step % every if every else step:  # else it is there, with the histograms
+            self.writer.gradient_by_depth(step, self.examine(self.batches(0, 1)[0]))
         accuracy, loss = self.evaluation.accuracy, self.evaluation.loss
         self.writer.hparams({"hparam/accuracy": accuracy, "hparam/loss": loss})
 
@@ -260,8 +270,3 @@ class Loop:
                     raise NotFiniteError(
                         f"step {step}: the first value that is not finite is in the new {name}; {ADVICE}"
                     )
-
-
-def rms(tensor: Tensor) -> float:
-    """Root mean square of the elements: a norm that does not grow with their number."""
-    return tensor.cpu().double().square().mean().sqrt().item()

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
 import torch
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -25,21 +24,11 @@ from training.config import Config
 from training.data import Dataset
 from training.evaluation import confidence
 from training.learners.base import Backpropagation
+from training.pictures import chart_by_layer, feature_maps, filter_pictures, weight_pictures
 
 METRICS = "metrics.jsonl"
 FLUSH_SECONDS = 5  # so that TensorBoard can be watched; the default is two minutes
 BINS = 64
-NEURONS = 100  # that `pictures` shows at most
-GRID_PIXELS = 400  # about the side of its grid
-
-# The palette of `weight_pictures`: LEVELS shades to blue, white, LEVELS shades to red, then gray and black.
-LEVELS = 126
-BLUE, WHITE, RED = np.array([[33, 102, 172], [255, 255, 255], [178, 24, 43]])
-SHADES = np.linspace(0, 1, LEVELS + 1)[1:, None]
-PALETTE = np.vstack(
-    [(WHITE + SHADES * (BLUE - WHITE))[::-1], WHITE, WHITE + SHADES * (RED - WHITE), [190] * 3, [0] * 3]
-)
-GRAY, BLACK = len(PALETTE) - 2, len(PALETTE) - 1
 
 
 class MetricsWriter:
@@ -70,16 +59,41 @@ class MetricsWriter:
         exact = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}
         self.jsonl.write(json.dumps({"step": step, **exact}) + "\n")
 
-    def histograms(self, step: int, parameters: Mapping[str, Tensor], result: Backpropagation) -> None:
-        """Parameters, and the gradients, δs and activations of one mini-batch."""
+    def histograms(
+        self,
+        step: int,
+        parameters: Mapping[str, Tensor],
+        result: Backpropagation,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Parameters, batch norm's running statistics, and the gradients, δs and activations of one mini-batch."""
         tensors = {_parameter_tag(name): tensor for name, tensor in parameters.items()}
+        for name, tensor in (buffers or {}).items():
+            if name.endswith((".running_mean", ".running_var")):
+                tensors[f"batch_norm/{name}"] = tensor
         for kind in ("gradients", "deltas", "activations"):
             tensors |= {f"{kind}/{name}": tensor for name, tensor in getattr(result, kind).items()}
         for tag, tensor in tensors.items():
             self._histogram(tag, tensor, step)
 
+    def gradient_by_depth(self, step: int, result: Backpropagation) -> None:
+        """A chart of the sizes of δ and of the gradient of the weights, from the first layer to the last."""
+        layers = [name for name in result.z if name in result.deltas]
+        weights = {name: result.gradients.get(f"{name}.weight") for name in layers}
+        curves = {
+            "delta": {name: rms(result.deltas[name]) for name in layers},
+            "gradient of the weights": {name: rms(g) for name, g in weights.items() if g is not None and g.ndim > 1},
+        }
+        if layers:
+            title = "Root mean square, from the first layer to the last"
+            self._image("gradient_by_depth", chart_by_layer(title, layers, curves), step)
+
     def pictures(self, step: int, parameters: Mapping[str, Tensor]) -> None:
-        """The first layer's weights, a picture for each neuron, where the examples are pictures."""
+        """The first convolution's kernels, or else the first layer's weights where the examples are pictures."""
+        for weights in parameters.values():
+            if weights.ndim == 4:
+                self._image("filters", filter_pictures(weights), step)
+                return
         if len(self.data.shape) != 2:
             return
         features = math.prod(self.data.shape)
@@ -87,6 +101,13 @@ class MetricsWriter:
             if weights.ndim == 2 and weights.shape[1] == features:
                 self._image("first_layer_weights", weight_pictures(weights, self.data.shape), step)
                 return
+
+    def feature_maps(self, step: int, activations: Mapping[str, Tensor]) -> None:
+        """What each layer makes of the first test example: of its activations, those of shape (1, C, H, W)."""
+        maps = {name: a[0] for name, a in activations.items() if a.ndim == 4 and a.numel()}
+        if maps and len(self.data.shape) in (2, 3):
+            picture = self.data.test.x[0].view(-1, *self.data.shape[-2:])
+            self._image("feature_maps", feature_maps(picture, maps), step)
 
     def final_figures(self, step: int, outputs: Tensor, predict: Callable[[Tensor], Tensor]) -> None:
         """Confusion matrix, most confident mistakes and, for points in the plane, the decision boundary.
@@ -171,28 +192,9 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def weight_pictures(weights: Tensor, shape: tuple[int, ...]) -> Image.Image:
-    """Weights (neurons, height·width) as one picture: a grid of the first 100 neurons' weights.
-
-    Blue is negative, white zero, red positive, black not finite. One scale for all, symmetric about zero, full at the
-    99th percentile of |w|: a few extreme weights would leave the rest pale.
-    """
-    w = weights.detach()[:NEURONS].float().cpu().reshape(-1, *shape).numpy()
-    finite = np.isfinite(w)
-    full = np.quantile(np.abs(w[finite]), 0.99) if finite.any() else 0.0
-    w = np.clip(np.where(finite, w, 0) / max(full, np.finfo(np.float32).tiny), -1, 1)
-    shades = np.where(finite, LEVELS + np.round(LEVELS * w), BLACK).astype(np.uint8)
-
-    columns = math.ceil(math.sqrt(len(w)))
-    rows = math.ceil(len(w) / columns)
-    zoom = max(1, GRID_PIXELS // (columns * max(shape)))
-    height, width = (side * zoom + 2 for side in shape)  # with a line between neurons
-    cells = np.full((rows * columns, height, width), GRAY, np.uint8)
-    cells[: len(w), 2:, 2:] = shades.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    grid = cells.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
-    picture = Image.fromarray(np.pad(grid, (0, 2), constant_values=GRAY))
-    picture.putpalette(PALETTE.round().astype(np.uint8).tobytes())
-    return picture
+def rms(tensor: Tensor) -> float:
+    """Root mean square of the elements: a norm that does not grow with their number."""
+    return tensor.cpu().double().square().mean().sqrt().item()
 
 
 def _event_writer(run_dir: Path, start_step: int) -> SummaryWriter:

@@ -71,6 +71,10 @@ class Learner(Protocol):
         """The cost summed over these examples, and the outputs, with the model in evaluation mode."""
         ...
 
+    def activations(self, x: Tensor) -> Mapping[str, Tensor]:
+        """Every a for x (B, features), by its layer's name, with the model in evaluation mode."""
+        ...
+
     def state_dict(self) -> LearnerState: ...
 
     def load_state_dict(self, state: LearnerState) -> None:

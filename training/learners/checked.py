@@ -93,6 +93,9 @@ class CheckedLearner:
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return self.manual.evaluate(x, y)
 
+    def activations(self, x: Tensor) -> Mapping[str, Tensor]:
+        return self.manual.activations(x)
+
     def state_dict(self) -> LearnerState:
         return self.manual.state_dict()
 

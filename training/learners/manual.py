@@ -98,6 +98,12 @@ class ManualLearner:
             output, _, _ = self.model.forward(self.params, x, state=self.buffers, training=False)
             return self.loss.forward(output, y, count=1)[0], output
 
+    def activations(self, x: Tensor) -> Mapping[str, Tensor]:
+        activations: dict[str, Tensor] = {}
+        with torch.inference_mode():
+            self.model.forward(self.params, x, state=self.buffers, training=False, activations=activations)
+        return activations
+
     def state_dict(self) -> LearnerState:
         return {
             "model": self.params.state_dict() | {name: tensor.clone() for name, tensor in self.buffers.items()},

@@ -138,6 +138,15 @@ class ReferenceLearner:
         self.module.train()
         return C, output
 
+    def activations(self, x: Tensor) -> Mapping[str, Tensor]:
+        _, a_modules = self.module.observed()  # type: ignore[operator]
+        self.module.eval()
+        with ExitStack() as hooks:
+            calls = {name: _record(module, hooks, None) for name, module in a_modules.items()}
+            self.module(x)
+        self.module.train()
+        return {name: tensor.detach() for name, tensor in _numbered(calls).items()}
+
     def state_dict(self) -> LearnerState:
         return {
             "model": {name: tensor.clone() for name, tensor in self.module.state_dict().items()},
