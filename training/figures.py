@@ -122,6 +122,27 @@ def decision_boundary(
     return drawn(figure)
 
 
+def gradient_by_depth(deltas: Mapping[str, float], weights: Mapping[str, float]) -> Image.Image:
+    """The sizes of δ and of ∂C/∂W by layer, from the first to the last, on a logarithmic scale.
+
+    `weights` has some of the layers of `deltas`. A size that has no place on the scale (0, NaN, ∞) is left out.
+    """
+    layers = list(deltas)
+    figure = new_figure(max(5.0, 1.2 + 0.28 * len(layers)), 4.4)
+    axes = figure.add_subplot()
+    for label, sizes, color in (("δ", deltas, BLUE), ("∂C/∂W", weights, VERMILION)):
+        places = [layers.index(name) for name in sizes]
+        heights = [size if 0 < size < np.inf else np.nan for size in sizes.values()]
+        axes.plot(places, heights, "o-", color=color, label=label, markersize=4)
+    axes.set_yscale("log")
+    axes.set_title("size of the gradients, from the first layer to the last")
+    axes.set_ylabel("root mean square")
+    axes.set_xticks(range(len(layers)), layers, rotation=90, parse_math=False)
+    axes.grid(axis="y", alpha=0.3)
+    _legend(axes)
+    return drawn(figure)
+
+
 def curves(runs: Mapping[str, Path], destination: Path) -> None:
     """A PNG at `destination`: loss and accuracy against the step, for each label's metrics.jsonl.
 

@@ -124,8 +124,8 @@ class Loop:
             self.logged_step(batches)
         else:
             self.advance(batches)
-        if config.histogram_every and to_histogram == 1:
-            self.look_inside(batches[0])
+        if to_histogram == 1:
+            self.histograms_of(batches[0])
         self.progress["evaluated"] = False
         self.console.steps(steps)
 
@@ -176,13 +176,11 @@ class Loop:
         self.progress["losses"] = torch.empty(0, dtype=torch.float64)
         self.seconds, self.examples = 0.0, 0
 
-    def look_inside(self, indices: Tensor) -> None:
-        """Log what one forward and backward of these training examples is like at the present θ."""
-        step, parameters, result = self.learner.steps, self.learner.parameters, self.examine(indices)
+    def histograms_of(self, indices: Tensor) -> None:
         if self.config.histogram_every:
+            parameters = self.learner.parameters
             buffers = {name: tensor for name, tensor in self.state["model"].items() if name not in parameters}
-            self.writer.histograms(step, parameters, result, buffers)
-        self.writer.gradient_by_depth(step, result)
+            self.writer.histograms(self.learner.steps, parameters, self.examine(indices), buffers)
 
     def examine(self, indices: Tensor) -> Backpropagation:
         """Forward and backward of these training examples at the present θ."""
@@ -210,7 +208,7 @@ class Loop:
             first, _ = self.data.test.batch(torch.arange(1, device=self.data.test.x.device), self.dtype)
             self.writer.feature_maps(step, self.learner.activations(first))
         if step == 0:
-            self.look_inside(self.batches(0, 1)[0])
+            self.histograms_of(self.batches(0, 1)[0])
         self.evaluation = on_test
         self.progress["evaluated"] = True
         self.progress["accuracy"] = on_test.accuracy
@@ -229,10 +227,8 @@ class Loop:
         if self.evaluation is None:  # resumed after the last evaluation
             self.evaluation = evaluate(self.learner, self.data.test, self.dtype)
         assert self.evaluation is not None
-        step, every = self.learner.steps, self.config.histogram_every
-        self.writer.final_figures(step, self.evaluation.outputs, self.predict)
-        if step % every if every else step:  # else it is there, with the histograms
-            self.writer.gradient_by_depth(step, self.examine(self.batches(0, 1)[0]))
+        self.writer.gradient_by_depth(self.learner.steps, self.examine(self.batches(0, 1)[0]))
+        self.writer.final_figures(self.learner.steps, self.evaluation.outputs, self.predict)
         accuracy, loss = self.evaluation.accuracy, self.evaluation.loss
         self.writer.hparams({"hparam/accuracy": accuracy, "hparam/loss": loss})
 

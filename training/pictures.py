@@ -4,7 +4,7 @@ In all of them blue is negative, white zero, red positive and black not finite.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
@@ -27,8 +27,6 @@ PALETTE = (
     .astype(np.uint8)
 )
 GRAY, BLACK = len(PALETTE) - 2, len(PALETTE) - 1
-
-CURVES = ("#0072B2", "#D55E00")  # two colors of Okabe and Ito's
 
 
 def weight_pictures(weights: Tensor, shape: tuple[int, ...], columns: int | None = None, line: int = 2) -> Image.Image:
@@ -93,60 +91,6 @@ def feature_maps(picture: Tensor, maps: Mapping[str, Tensor]) -> Image.Image:
     return canvas
 
 
-def chart_by_layer(title: str, layers: Sequence[str], curves: Mapping[str, Mapping[str, float]]) -> Image.Image:
-    """At most two curves over the layers on a logarithmic scale, each a mapping from some of the layers to values ≥ 0.
-
-    What has no place on the scale (zero, NaN, ∞) stands as text at the bottom, and interrupts its curve.
-    """
-    logs = [math.log10(value) for curve in curves.values() for value in curve.values() if _on_scale(value)]
-    low, high = (math.floor(min(logs)), math.ceil(max(logs))) if logs else (-1, 0)
-    high = max(high, low + 1)
-
-    scale = 2  # drawn so many times larger, because Pillow draws edges without smoothing
-    font, left, top, height = _font(13 * scale), 60 * scale, 62 * scale, 240 * scale
-    gap = max(26, 420 // len(layers)) * scale
-    names = max(int(font.getlength(layer)) for layer in layers) + 10 * scale
-    bottom, right = top + height, left + gap * len(layers)
-    unplaced = bottom + 4 * scale  # where the text for zero, NaN and ∞ begins; the names are below it
-    foot = unplaced + 18 * scale * sum(not all(map(_on_scale, curve.values())) for curve in curves.values())
-    width = max(right + 14 * scale, left + 420 * scale)
-    canvas = Image.new("RGB", (width + width % 2, (foot + names) + (foot + names) % 2), "white")
-    draw = ImageDraw.Draw(canvas)
-
-    draw.text((left, 8 * scale), title, "black", font)
-    every = math.ceil((high - low) / 8)
-    for power in range(low, high + 1, every):
-        y = bottom - height * (power - low) / (high - low)
-        draw.line([(left, y), (right, y)], "#d0d0d0", scale)
-        draw.text((left - 6 * scale, y), f"1e{power}", "black", font, anchor="rm")
-    centers = {layer: left + gap * (i + 0.5) for i, layer in enumerate(layers)}
-    for layer, x in centers.items():
-        text = Image.new("RGB", (names, 18 * scale), "white")
-        ImageDraw.Draw(text).text((names - 4 * scale, 9 * scale), layer, "black", font, anchor="rm")
-        canvas.paste(text.rotate(90, expand=True), (round(x) - 9 * scale, foot))
-    place = left
-    for (name, curve), color in zip(curves.items(), CURVES, strict=False):
-        draw.ellipse(_around(place + 5 * scale, 41 * scale, 4 * scale), color)
-        draw.text((place + 14 * scale, 41 * scale), name, "black", font, anchor="lm")
-        place += int(font.getlength(name)) + 40 * scale
-        last = None
-        for layer, x in centers.items():
-            if layer not in curve:
-                continue
-            if not _on_scale(curve[layer]):
-                draw.text((x, unplaced), f"{curve[layer]:g}", color, font, anchor="ma")
-                last = None
-                continue
-            point = x, bottom - height * (math.log10(curve[layer]) - low) / (high - low)
-            if last is not None:
-                draw.line([last, point], color, 2 * scale)
-            draw.ellipse(_around(*point, 4 * scale), color)
-            last = point
-        if not all(map(_on_scale, curve.values())):
-            unplaced += 18 * scale
-    return canvas.reduce(scale)
-
-
 def _shades(values: np.ndarray) -> tuple[np.ndarray, float]:
     """Indices into PALETTE, and what has the full color: the 99th percentile of |value|, so that a few extremes do not
     leave the rest pale, or where that is zero the maximum. The scale is symmetric about zero.
@@ -183,14 +127,6 @@ def _cells(colors: np.ndarray, side: int) -> list[Image.Image]:
 
 def _floats(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().double().numpy()
-
-
-def _on_scale(value: float) -> bool:
-    return 0 < value < math.inf
-
-
-def _around(x: float, y: float, radius: int) -> tuple[float, float, float, float]:
-    return x - radius, y - radius, x + radius, y + radius
 
 
 @cache

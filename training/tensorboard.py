@@ -24,7 +24,7 @@ from training.config import Config
 from training.data import Dataset
 from training.evaluation import confidence
 from training.learners.base import Backpropagation
-from training.pictures import chart_by_layer, feature_maps, filter_pictures, weight_pictures
+from training.pictures import feature_maps, filter_pictures, weight_pictures
 
 METRICS = "metrics.jsonl"
 FLUSH_SECONDS = 5  # so that TensorBoard can be watched; the default is two minutes
@@ -76,18 +76,6 @@ class MetricsWriter:
         for tag, tensor in tensors.items():
             self._histogram(tag, tensor, step)
 
-    def gradient_by_depth(self, step: int, result: Backpropagation) -> None:
-        """A chart of the sizes of δ and of the gradient of the weights, from the first layer to the last."""
-        layers = [name for name in result.z if name in result.deltas]
-        weights = {name: result.gradients.get(f"{name}.weight") for name in layers}
-        curves = {
-            "delta": {name: rms(result.deltas[name]) for name in layers},
-            "gradient of the weights": {name: rms(g) for name, g in weights.items() if g is not None and g.ndim > 1},
-        }
-        if layers:
-            title = "Root mean square, from the first layer to the last"
-            self._image("gradient_by_depth", chart_by_layer(title, layers, curves), step)
-
     def pictures(self, step: int, parameters: Mapping[str, Tensor]) -> None:
         """The first convolution's kernels, or else the first layer's weights where the examples are pictures."""
         for weights in parameters.values():
@@ -108,6 +96,15 @@ class MetricsWriter:
         if maps and len(self.data.shape) in (2, 3):
             picture = self.data.test.x[0].view(-1, *self.data.shape[-2:])
             self._image("feature_maps", feature_maps(picture, maps), step)
+
+    def gradient_by_depth(self, step: int, result: Backpropagation) -> None:
+        """The sizes of δ and of the gradients of matrices and kernels, from the first layer to the last."""
+        from training import figures
+
+        deltas = {name: rms(result.deltas[name]) for name in result.z}
+        kernels = {name: result.gradients.get(f"{name}.weight") for name in deltas}
+        weights = {name: rms(g) for name, g in kernels.items() if g is not None and g.ndim > 1}
+        self._image("gradient_by_depth", figures.gradient_by_depth(deltas, weights), step)
 
     def final_figures(self, step: int, outputs: Tensor, predict: Callable[[Tensor], Tensor]) -> None:
         """Confusion matrix, most confident mistakes and, for points in the plane, the decision boundary.
