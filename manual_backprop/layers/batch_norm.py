@@ -54,8 +54,8 @@ def backward(dy: Tensor, cache: Cache) -> tuple[Tensor, Tensor, Tensor]:
     n = dy[:, 0].numel()
     dbeta = channel_sums(dy)  # BN1
     dgamma = channel_sums(dy * xhat)  # BN2
-    dx = torch.addcmul(per_channel(dbeta / n, dy), xhat, per_channel(dgamma / n, dy))
-    dx = torch.sub(dy, dx, out=dx).mul_(per_channel(gamma / sigma, dy))  # BN3
+    through = torch.addcmul(per_channel(dbeta / n, dy), xhat, per_channel(dgamma / n, dy))  # dβ/n + x̂ dγ/n
+    dx = torch.sub(dy, through, out=through).mul_(per_channel(gamma / sigma, dy))  # BN3, where `through` was
     return dx, dgamma, dbeta
 
 

@@ -48,8 +48,10 @@ def backward(dz: Tensor, cache: Cache, need_dx: bool = True) -> tuple[Any, ...]:
     dx = torch.conv_transpose2d(dz, W, None, stride, padding, unseen, groups, dilation) if need_dx else None  # CV1
     parts = zip(dz.split(TOGETHER), x.split(TOGETHER), strict=True)
     dW = sum(weight_gradient(*part, W.shape[2:], stride, padding, dilation, groups) for part in parts)  # CV2
+    if not with_b:
+        return dx, dW
     db = dz.sum(dim=(0, 2, 3))  # CV3
-    return (dx, dW, db) if with_b else (dx, dW)
+    return dx, dW, db
 
 
 def weight_gradient(
