@@ -42,10 +42,10 @@ def forward(
     if n < 2:
         raise ValueError(f"x is {tuple(x.shape)}, {n} to a channel, which has no variance: give at least 2")
     xhat, *statistics = standardize(x, [0, *range(2, x.dim())], eps)
-    mu, deviation, sigma = (statistic.view(-1) for statistic in statistics)
+    mu, variance, sigma = (statistic.view(-1) for statistic in statistics)
     y = torch.addcmul(per_channel(beta, x), per_channel(gamma, x), xhat)
     new_mean = (1 - momentum) * running_mean + momentum * mu
-    new_var = (1 - momentum) * running_var + momentum * deviation * deviation * (n / (n - 1))
+    new_var = (1 - momentum) * running_var + (momentum * n / (n - 1) * variance).to(running_var.dtype)
     return y, (xhat, sigma, gamma), new_mean, new_var
 
 

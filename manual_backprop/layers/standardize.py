@@ -1,24 +1,22 @@
 """What the normalizations share: x̂ = (x − μ)/σ over some dimensions, σ² = variance + ε."""
 
-from math import prod, sqrt
-
 import torch
 from torch import Tensor
 
 
 def standardize(x: Tensor, dims: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x̂, μ, the root of the variance, and σ, the last three with size 1 in `dims`.
+    """x̂, μ, the variance, and σ, the last three with size 1 in `dims`.
 
     Constant values come out as exactly 0: the mean of what is left of them takes away the rounding of μ, which 1/√ε
-    would enlarge. Norm and hypot square in the dark, so that in half precision a value of 1e4 is not too large.
+    would enlarge. Squares are made in float32 at least, so that in half precision a value of 1e4 is not too large.
     """
-    n = prod(x.shape[d] for d in dims)
     mu = x.mean(dim=dims, keepdim=True)
     centered = x - mu
     centered -= centered.mean(dim=dims, keepdim=True)
-    deviation = torch.linalg.vector_norm(centered, dim=dims, keepdim=True) / sqrt(n)
-    sigma = torch.hypot(deviation, torch.full_like(deviation, sqrt(eps)))
-    return centered / sigma, mu, deviation, sigma
+    wide = centered.to(torch.promote_types(x.dtype, torch.float32))
+    variance = (wide * wide).mean(dim=dims, keepdim=True)
+    sigma = torch.sqrt(variance + eps).to(x.dtype)
+    return centered / sigma, mu, variance, sigma
 
 
 def per_channel(v: Tensor, x: Tensor) -> Tensor:
