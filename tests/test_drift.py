@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import manual_mlp, random_batches, rates, reference_mlp, relative_difference
+from problems import manual_learner, random_batches, rates, reference_learner, relative_difference
 
 from manual_backprop.models.mlp import MLP
 
@@ -28,8 +28,8 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("activations", "loss", "lr", "settings"), CASES.values(), ids=CASES)
 def test_a_thousand_steps_apart_end_at_the_same_parameters(sample, activations, loss, lr, settings):
-    manual = manual_mlp(MLP((784, 16, 16, 10), activations), loss, sample.train, **settings)
-    reference = reference_mlp(manual, loss)
+    manual = manual_learner(MLP((784, 16, 16, 10), activations), loss, sample.train, **settings)
+    reference = reference_learner(manual, loss)
     start = manual.state_dict()["model"]
     batches = random_batches(STEPS, 32, len(sample.train))
     losses = manual.advance(batches, rates(STEPS, lr))
