@@ -280,10 +280,24 @@ class Config:
                 f"{flag(name)} {' '.join(map(str, getattr(self, name)))} makes {parameters:,} parameters, "
                 f"but at most {MAX_PARAMETERS:,} are allowed: give narrower layers"
             )
+        if self.model == "cnn":
+            self._require_variance(data)
         if (self.shift or self.rotate) and len(data.shape) != 2:
             raise UserError(
                 f"{flag('shift' if self.shift else 'rotate')} moves pictures of height×width, and an example of "
-                f"{data.name} is {'×'.join(map(str, data.shape))}: leave it out"
+                f"{data.name} is {'×'.join(map(str, data.shape))}: give --shift 0 --rotate 0"
+            )
+
+    def _require_variance(self, data: Dataset) -> None:
+        """Two values per channel are the fewest that batch norm can train on, and the last stage's maps are smallest."""
+        height, width = (size >> len(self.channels) for size in data.shape[-2:])
+        fewest = len(data.train) % self.batch_size or self.batch_size
+        if fewest * height * width < 2:
+            batch = "every mini-batch" if self.batch_size == 1 else "an epoch's last mini-batch"
+            raise UserError(
+                f"--batch-size is {self.batch_size:,}, which leaves {batch} 1 of {len(data.train):,} examples, and the "
+                f"maps of the last stage are 1×1: batch norm needs 2 values per channel, so give another --batch-size, "
+                "or fewer --channels"
             )
 
     def _best_threads(self, data: Dataset) -> int:
