@@ -289,7 +289,7 @@ class Config:
             )
 
     def _require_variance(self, data: Dataset) -> None:
-        """Two values per channel are the fewest that batch norm can train on, and the last stage's maps are smallest."""
+        """Batch norm can train on two values per channel at least; the last stage has the fewest."""
         height, width = (size >> len(self.channels) for size in data.shape[-2:])
         fewest = len(data.train) % self.batch_size or self.batch_size
         if fewest * height * width < 2:

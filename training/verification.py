@@ -146,8 +146,8 @@ def lenets() -> Iterator[Network]:
 def cnns() -> Iterator[Network]:
     """That of the presets, and smaller ones: no block and several, odd sizes, down to one pixel, other activations.
 
-    A batch norm takes the mean of what comes in away, and with it a shift by β of the one before where σ between them is
-    nearly straight: ∂C/∂β is then what is left of sums that cancel. So no softplus or sigmoid, and not too few values.
+    Batch norm takes away the mean of what comes in, and with it a shift by β of the norm before, where σ between them
+    is nearly straight: ∂C/∂β is then what is left of sums that cancel. So no block has softplus or sigmoid.
     """
     for shape, channels, blocks, activation, loss in (
         ((1, 28, 28), (16, 32, 64), 1, "relu", "softmax-cross-entropy"),
