@@ -22,7 +22,7 @@ from typing import Protocol
 from torch import Tensor
 
 State = dict[str, Tensor]
-Decay = Tensor | None  # λ for weights and 0 for biases; None means no L2 at all
+Decay = Tensor | None  # λ for matrices and kernels, 0 for biases and scales; None means no L2 at all
 Split = Callable[[Tensor], Mapping[str, Tensor]]  # the named tensors of a vector as long as θ, as views of it
 
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def l1_subgradient(theta: Tensor, decay: Tensor) -> Tensor:
-    """λ ⊙ sign(θ), the gradient of the penalty Σ_w λ |w|, with sign(0) = 0; λ is `decay`, 0 for biases.
+    """λ ⊙ sign(θ), the gradient of the penalty Σ_w λ |w|, with sign(0) = 0; λ is `decay`, 0 for biases and scales.
 
     Nielsen writes (λ_N/n) Σ |w| with the size n of the training set, so λ = λ_N / n (chapter 3).
     """

@@ -20,7 +20,9 @@ from manual_backprop import layers
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import SGD
+from training.config import load_preset
 from training.data import Split
+from training.learners.factory import make_manual
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("manual_backprop", "reference", "gradient_check", "training")
@@ -69,6 +71,17 @@ def test_a_step_of_the_toys_runs_no_backward_operator(problem):
     with Operators() as operators:
         manual.advance(random_batches(2, BATCH, 90), rates(2, 0.1))
     assert len(operators.names) > 20
+    assert operators.backward == []
+
+
+@pytest.mark.parametrize("preset", ["lenet5", "small-cnn"])
+def test_a_step_of_a_convolutional_network_runs_no_backward_operator(preset, sample):
+    config = load_preset(preset).resolved(sample)
+    learner = make_manual(config, sample)
+    with Operators() as operators:
+        learner.advance(random_batches(2, 5, 40), rates(2, 0.1))
+    assert any("conv2d" in name for name in operators.names)
+    assert [name for name in operators.names if "batch_norm" in name or "pool" in name] == []
     assert operators.backward == []
 
 

@@ -1,6 +1,7 @@
 """Published results: their presets say what the sources say, runs go on where they were, and tables tell the truth."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_every_preset_is_measured_and_on_the_page() -> None:
     assert {entry.preset for entry in PUBLISHED} == set(preset_names())
     text = reproduction.PAGE.read_text(encoding="utf-8")
     for entry in PUBLISHED:
-        assert f"[`{entry.preset}`](../training/presets/{entry.preset}.toml) | {entry.figure} |" in text
+        assert f"[`{entry.preset}`](../training/presets/{entry.preset}.toml) | {entry.seeds} | {entry.figure} |" in text
         assert f"- **`{entry.preset}`**: {entry.network}. {entry.source}" in text
 
 
@@ -79,13 +80,13 @@ def test_the_cells() -> None:
     assert lost(RUNS) == "seed 1: 8"
     assert reproduction.duration([10.0, None, 12.0]) == "11 ± 1 s"
     assert reproduction.duration([None]) == "interrupted"
-    row = next(line for line in page([entry()], lambda _: RUNS, 4, 2).splitlines() if line.startswith("| [`p`]"))
+    row = next(line for line in page([entry()], lambda _: RUNS, 2).splitlines() if line.startswith("| [`p`]"))
     assert [cell.strip() for cell in row.split("|")[2:-1]] == [
-        *("94.5%", "best epoch, best of three runs", "95.00%", "yes", "88.00 ± 12.57%"),
+        *("4", "94.5%", "best epoch, best of three runs", "95.00%", "yes", "88.00 ± 12.57%"),
         *("89.50 ± 13.18%, 99.00%", "seed 1: 8", "9 ± 0 s", "10 ± 0 s"),
     ]
-    assert "| `p` |" in summary([entry(in_readme=True)], lambda _: RUNS, 4)
-    assert "| `p` |" not in summary([entry()], lambda _: RUNS, 4)
+    assert "| `p` |" in summary([entry(in_readme=True)], lambda _: RUNS)
+    assert "| `p` |" not in summary([entry()], lambda _: RUNS)
 
 
 def test_jobs_train_on_the_full_mnist_and_leave_other_data_alone(tmp_path: Path) -> None:
@@ -98,6 +99,19 @@ def test_jobs_train_on_the_full_mnist_and_leave_other_data_alone(tmp_path: Path)
     assert {job.config.threads for job in jobs} == {1}
     assert jobs[0].config.data_dir == str(tmp_path / "data")
     assert len({job.run_dir for job in jobs}) == 6
+    jobs = jobs_of([entry(preset="fashion-cnn", seeds=3), entry(preset="points")], 0, tmp_path / "data", tmp_path)
+    assert [job.seed for job in jobs] == [0, 1, 2, 0, 1, 2, 3, 4]
+    assert (jobs[0].config.dataset, jobs[0].config.data_dir) == ("fashion-mnist", str(tmp_path / "data"))
+
+
+def test_a_run_made_before_an_option_was_there_still_counts(tmp_path: Path) -> None:
+    """Its result lacks the option, which then has its default."""
+    job = Job("p", 0, Config(lr=0.3), tmp_path)
+    text = "".join(line for line in job.config.to_toml().splitlines(keepends=True) if not line.startswith("shift"))
+    result = replace(run_of(0.9), config=text)
+    (tmp_path / reproduction.RESULT).write_text(json.dumps(asdict(result)), encoding="utf-8")
+    assert job.done() == result
+    assert replace(job, config=replace(job.config, shift=1)).done() is None
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ class Config:
     eps: float = 1e-8
     """ε in the denominator of adagrad, rmsprop, adam, adamw and muon."""
     l2: float = 0.0
-    """λ of the penalty ½λΣw² on weights (not biases): Nielsen's λ/n, torch's weight_decay."""
+    """λ of the penalty ½λΣw² on matrices and kernels (not biases): Nielsen's λ/n, torch's weight_decay."""
     l1: float = 0.0
     """λ of the penalty λΣ|w| on weights: Nielsen's λ/n."""
     dropout: float = 0.0
@@ -283,9 +283,10 @@ class Config:
         if self.model == "cnn":
             self._require_variance(data)
         if (self.shift or self.rotate) and len(data.shape) != 2:
+            name, sizes = "shift" if self.shift else "rotate", "×".join(map(str, data.shape))
             raise UserError(
-                f"{flag('shift' if self.shift else 'rotate')} moves pictures of height×width, and an example of "
-                f"{data.name} is {'×'.join(map(str, data.shape))}: give --shift 0 --rotate 0"
+                f"{flag(name)} moves pictures of height×width, and an example of {data.name} is {sizes}: "
+                f"give {flag(name)} 0"
             )
 
     def _require_variance(self, data: Dataset) -> None:

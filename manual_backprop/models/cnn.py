@@ -127,13 +127,13 @@ class LeNet5:
         """
         sigma = ACTIVATIONS[self.activation]
         deltas["F7"] = dz = d_output
-        da, gradients["F7.weight"], gradients["F7.bias"] = linear.backward(dz, caches.pop("F7"))
-        deltas["F6"] = dz = sigma.backward(da, caches.pop("F6.a"))
+        da, gradients["F7.weight"], gradients["F7.bias"] = linear.backward(dz, caches.pop("F7"))  # LI1, LI2, LI3
+        deltas["F6"] = dz = sigma.backward(da, caches.pop("F6.a"))  # AC1
         da, gradients["F6.weight"], gradients["F6.bias"] = linear.backward(dz, caches.pop("F6"))
         deltas["C5"] = dz = sigma.backward(da.view(-1, 120, 1, 1), caches.pop("C5.a"))
-        dp, gradients["C5.weight"], gradients["C5.bias"] = conv2d.backward(dz, caches.pop("C5"))
+        dp, gradients["C5.weight"], gradients["C5.bias"] = conv2d.backward(dz, caches.pop("C5"))  # CV1, CV2, CV3
         deltas["S4"] = dp
-        da = avg_pool2d.backward(dp, caches.pop("S4"))
+        da = avg_pool2d.backward(dp, caches.pop("S4"))  # AP1
         deltas["C3"] = dz = sigma.backward(da, caches.pop("C3.a"))
         dp, gradients["C3.weight"], gradients["C3.bias"] = conv2d.backward(dz, caches.pop("C3"))
         deltas["S2"] = dp
@@ -262,8 +262,8 @@ class CNN:
             a, caches[f"{stage}.a"] = sigma.forward(z)
             outputs[f"{stage}.norm"], activations[f"{stage}.norm"] = z, a
             for block in self._blocks(stage):
-                x = a
-                z, caches[f"{block}.conv1"] = conv2d.forward(x, params[f"{block}.conv1.weight"], padding=1)
+                skip = a
+                z, caches[f"{block}.conv1"] = conv2d.forward(a, params[f"{block}.conv1.weight"], padding=1)
                 outputs[f"{block}.conv1"] = z
                 z, caches[f"{block}.norm1"] = normalize(f"{block}.norm1", params, z, state, training)
                 a, caches[f"{block}.a1"] = sigma.forward(z)
@@ -272,7 +272,7 @@ class CNN:
                 outputs[f"{block}.conv2"] = z
                 z, caches[f"{block}.norm2"] = normalize(f"{block}.norm2", params, z, state, training)
                 outputs[f"{block}.norm2"] = z
-                a, caches[f"{block}.a2"] = sigma.forward(x + z)
+                a, caches[f"{block}.a2"] = sigma.forward(skip + z)
                 activations[f"{block}.norm2"] = a
         p, caches["pool"] = adaptive_avg_pool2d.forward(a, 1)
         outputs["pool"] = p
@@ -300,18 +300,18 @@ class CNN:
         sigma = ACTIVATIONS[self.activation]
         norm = batch_norm.backward if caches["training"] else batch_norm.backward_of_evaluate
         deltas["linear"] = dz = d_output
-        da, gradients["linear.weight"], gradients["linear.bias"] = linear.backward(dz, caches.pop("linear"))
+        da, gradients["linear.weight"], gradients["linear.bias"] = linear.backward(dz, caches.pop("linear"))  # LI1 …
         if "dropout" in caches:
             da = dropout.backward(da, caches.pop("dropout"))
         deltas["pool"] = dp = da.view(*da.shape, 1, 1)
-        da = adaptive_avg_pool2d.backward(dp, caches.pop("pool"))
+        da = adaptive_avg_pool2d.backward(dp, caches.pop("pool"))  # AA1
         for stage in reversed(self._stages()):
             for block in reversed(self._blocks(stage)):
-                deltas[f"{block}.norm2"] = dy = sigma.backward(da, caches.pop(f"{block}.a2"))
-                dz, dgamma, dbeta = norm(dy, caches.pop(f"{block}.norm2"))
+                deltas[f"{block}.norm2"] = dy = sigma.backward(da, caches.pop(f"{block}.a2"))  # AC1
+                dz, dgamma, dbeta = norm(dy, caches.pop(f"{block}.norm2"))  # BN3, BN2, BN1
                 gradients[f"{block}.norm2.weight"], gradients[f"{block}.norm2.bias"] = dgamma, dbeta
                 deltas[f"{block}.conv2"] = dz
-                da, gradients[f"{block}.conv2.weight"] = conv2d.backward(dz, caches.pop(f"{block}.conv2"))
+                da, gradients[f"{block}.conv2.weight"] = conv2d.backward(dz, caches.pop(f"{block}.conv2"))  # CV1 …
                 deltas[f"{block}.norm1"] = dz = sigma.backward(da, caches.pop(f"{block}.a1"))
                 dz, dgamma, dbeta = norm(dz, caches.pop(f"{block}.norm1"))
                 gradients[f"{block}.norm1.weight"], gradients[f"{block}.norm1.bias"] = dgamma, dbeta
@@ -319,11 +319,10 @@ class CNN:
                 da, gradients[f"{block}.conv1.weight"] = conv2d.backward(dz, caches.pop(f"{block}.conv1"))
                 da = dy + da  # RS1
             deltas[f"{stage}.norm"] = dz = sigma.backward(da, caches.pop(f"{stage}.a"))
-            dp, gradients[f"{stage}.norm.weight"], gradients[f"{stage}.norm.bias"] = norm(
-                dz, caches.pop(f"{stage}.norm")
-            )
+            dp, dgamma, dbeta = norm(dz, caches.pop(f"{stage}.norm"))
+            gradients[f"{stage}.norm.weight"], gradients[f"{stage}.norm.bias"] = dgamma, dbeta
             deltas[f"{stage}.pool"] = dp
-            deltas[f"{stage}.conv"] = dz = max_pool2d.backward(dp, caches.pop(f"{stage}.pool"))
+            deltas[f"{stage}.conv"] = dz = max_pool2d.backward(dp, caches.pop(f"{stage}.pool"))  # MP1
             need_da = need_dx or stage != "stage1"
             da, gradients[f"{stage}.conv.weight"] = conv2d.backward(dz, caches.pop(f"{stage}.conv"), need_da)
         return da.flatten(1) if need_dx else None
