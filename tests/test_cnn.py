@@ -137,7 +137,7 @@ def test_in_single_precision_it_is_as_close_to_the_truth_as_the_twin_is(problem:
 
 # In bfloat16 pixels tie that do not in truth, and max pooling then sends a whole δ elsewhere: such an example judges
 # nothing (compare_gradients says so), and with blocks there is hardly another. Those are compared by lock step, which
-# measures what rounding does (test_cnn_training.py).
+# measures what rounding does (test_cnn_lockstep.py).
 DRAWS_IN_BFLOAT16 = {f"LeNet-5, {name}": 4 for name in LENETS} | {
     "CNN, no block": 1,
     "CNN, smoothed": 1,
