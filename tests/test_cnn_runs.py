@@ -14,9 +14,13 @@ import explain
 import predict
 import train
 import verify
+from manual_backprop.models.cnn import CNN, LeNet5
 from training import checkpoint
+from training.augmentation import make_augment
 from training.config import Config
 from training.data import Dataset, load
+from training.learners.factory import make_learner
+from training.models import make_model
 
 Capsys = pytest.CaptureFixture[str]
 LOSS = "softmax-cross-entropy"
@@ -32,6 +36,31 @@ def config(data: Dataset, **changes: Any) -> Config:
     settings |= {"momentum": 0.9, "l2": 1e-3, "batch_size": 30, "epochs": 2, "log_every": 4, "histogram_every": 5}
     settings |= {"dropout": 0.2, "shift": 1, "rotate": 10.0}
     return Config(**(settings | changes)).resolved(data)
+
+
+@pytest.mark.parametrize("impl", ["manual", "reference"])
+def test_the_learner_is_what_the_configuration_asks_for(impl: str, pictures: Path) -> None:
+    """To the last option: the moves of the pictures and the masks are those of the seed, alike on both sides."""
+    data = load("npz", pictures)
+    settings = config(data, impl=impl, blocks=2, activation=("silu",), seed=5, shift=2, rotate=20.0)
+    model = make_model(settings, data)
+    assert model == CNN((1, 7, 6), 3, (3, 4), 2, "silu", dropout=0.2)
+    learner: Any = make_learner(settings, data)
+    assert list(learner.parameters) == list(model.shapes)
+    x, y = data.train.batch(torch.arange(30), torch.float32)
+    shown, labels = learner.batch(torch.arange(30))
+    assert torch.equal(shown, make_augment((7, 6), 2, 20.0, seed=5)(0, x))
+    assert torch.equal(labels, y)
+    masks = learner.noise(0, x)
+    assert [mask.shape for mask in masks] == [(30, 4)]
+    assert masks[0].mean().item() == pytest.approx(0.8, abs=0.1)
+    if impl == "reference":
+        assert learner.module.dropout == 0.2
+
+
+def test_lenet_is_what_the_configuration_asks_for(sample: Dataset) -> None:
+    settings = Config(model="lenet5", activation=("gelu",), loss=LOSS).resolved(sample)  # type: ignore[arg-type]
+    assert make_model(settings, sample) == LeNet5((1, 28, 28), 10, "gelu")
 
 
 def stopped_after(number: int) -> Callable[[], bool]:
