@@ -163,7 +163,7 @@ REWRITTEN = {
     "no way around": (("da = dy + da  # RS1", "da = da.clone()"), "AC1, stage 2 norm, δ: at ["),
     "only the way around": (("da = dy + da  # RS1", "da = dy.clone()"), "AC1, stage 2 norm, δ: at ["),
     "a way around that is not forward's": (
-        ("sigma.forward(x + z)", "sigma.forward(z)"),
+        ("sigma.forward(skip + z)", "sigma.forward(z)"),
         "stage 1 block 1 norm 2, a: at [",
     ),
     "the mean of evaluation": (
