@@ -8,19 +8,20 @@ import torch
 from both_ways import LOSSES, TWIN_LOSSES
 from torch import Tensor
 
-import reference.mlp
 from manual_backprop.initializers import INITIALIZERS, initialize
-from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import OPTIMIZERS
 from training.data import Split
+from training.learners.base import Augment
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
+from training.models import make_twin
 from training.noise import dropout_masks
+from training.step import Model
 
 
-def manual_mlp(
-    model: MLP,
+def manual_learner(
+    model: Model,
     loss: str,
     train: Split,
     *,
@@ -30,31 +31,36 @@ def manual_mlp(
     init: str = "scaled-normal",
     seed: int = 0,
     rules: dict[str, float] | None = None,
+    augment: Augment | None = None,
     **settings: Any,
 ) -> ManualLearner:
     """`settings` are the optimizer's, `rules` the penalties and limits around it (l1, clip_norm, …)."""
     update = OPTIMIZERS[optimizer](**settings)
-    noise = dropout_masks(model.sizes[1:-1], model.dropout, seed) if model.dropout else None
-    learner = ManualLearner(model, LOSSES[loss], update, train, dtype=dtype, l2=l2, noise=noise, **(rules or {}))
+    dropout = getattr(model, "dropout", 0.0)
+    noise = dropout_masks(model.dropped, dropout, seed) if dropout else None
+    learner = ManualLearner(
+        model, LOSSES[loss], update, train, dtype=dtype, l2=l2, noise=noise, augment=augment, **(rules or {})
+    )
     initialize(learner.params, INITIALIZERS[init], seed)
     return learner
 
 
-def reference_mlp(manual: ManualLearner, loss: str, dtype: torch.dtype | None = None) -> ReferenceLearner:
-    """The twin of a learner from `manual_mlp`, at the same θ."""
+def reference_learner(manual: ManualLearner, loss: str, dtype: torch.dtype | None = None) -> ReferenceLearner:
+    """The twin of a learner from `manual_learner`, at the same θ."""
     model, settings = manual.model, asdict(manual.optimizer)
     (settings["optimizer"],) = (name for name, kind in OPTIMIZERS.items() if isinstance(manual.optimizer, kind))
     settings["l2"] = 0.0 if manual.decay is None else manual.decay.max().item()
     settings["l1"] = 0.0 if manual.l1_decay is None else manual.l1_decay.max().item()
-    settings |= {name: getattr(manual, name) for name in ("clip_norm", "clip_value", "max_norm", "noise")}
-    twin = reference.mlp.MLP(model.sizes, model.activations, model.dropout)
-    learner = ReferenceLearner(twin, TWIN_LOSSES[loss], manual.train, dtype=dtype or manual.dtype, **settings)
+    settings |= {name: getattr(manual, name) for name in ("clip_norm", "clip_value", "max_norm", "noise", "augment")}
+    learner = ReferenceLearner(
+        make_twin(model), TWIN_LOSSES[loss], manual.train, dtype=dtype or manual.dtype, **settings
+    )
     learner.load_state_dict(manual.state_dict())
     return learner
 
 
-def checked_mlp(manual: ManualLearner, loss: str, every: int = 1) -> CheckedLearner:
-    twin = partial(reference_mlp, manual, loss)
+def checked_learner(manual: ManualLearner, loss: str, every: int = 1) -> CheckedLearner:
+    twin = partial(reference_learner, manual, loss)
     truth = None if manual.dtype == torch.float64 else twin(torch.float64)
     return CheckedLearner(manual, twin(), truth, every=every)
 

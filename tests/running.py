@@ -60,6 +60,15 @@ def write_npz(path: Path, train: int = 200, test: int = 60, features: int = 5, c
     return path
 
 
+def write_pictures(path: Path, shape: tuple[int, ...] = (7, 6), train: int = 200, test: int = 60) -> Path:
+    """Pictures for --dataset npz: the class is the brightest third, from left to right."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(train + test, *shape)).astype(np.float32)
+    y = np.stack([third.mean(axis=tuple(range(1, third.ndim))) for third in np.array_split(x, 3, axis=-1)]).argmax(0)
+    np.savez(path, x=x[:train], y=y[:train], x_test=x[train:], y_test=y[train:])
+    return path
+
+
 def train_loop(
     config: Config, data: Dataset, run_dir: Path, stop: Callable[[], bool] = lambda: False
 ) -> tuple[Loop, Outcome]:

@@ -2,14 +2,15 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import running
 import torch
 
 import train
-from training.config import Config, from_mapping, load_preset, preset_names, resolve_device
-from training.data import Dataset
+from training.config import DEFAULT_PRESETS, Config, from_mapping, load_preset, preset_names, resolve_device
+from training.data import Dataset, load
 from training.errors import UserError
 
 EVERY_FIELD_CHANGED = Config(
@@ -37,6 +38,8 @@ EVERY_FIELD_CHANGED = Config(
     max_norm=3.0,
     clip_norm=2.0,
     expand=("rotations", "shifts"),
+    shift=2,
+    rotate=7.5,
     batch_size=33,
     epochs=2,
     patience=5,
@@ -52,6 +55,11 @@ EVERY_FIELD_CHANGED = Config(
 )
 
 
+CNN_CHANGED = replace(
+    EVERY_FIELD_CHANGED, model="cnn", hidden=Config.hidden, channels=(5, 4), blocks=3, activation=("scaled_tanh",)
+)
+
+
 def toml(path: Path, text: str) -> str:
     path.write_text(text, encoding="utf-8")
     return str(path)
@@ -62,7 +70,22 @@ def test_the_default_is_the_preset_3b1b() -> None:
 
 
 def test_there_are_the_presets_of_the_readme() -> None:
-    assert {"3b1b", "nielsen-ch1", "points"} <= set(preset_names())
+    assert {"3b1b", "nielsen-ch1", "points", "lenet5", "small-cnn"} <= set(preset_names())
+
+
+@pytest.mark.parametrize("model", get_args(get_type_hints(Config)["model"]))
+def test_where_only_the_model_is_named_its_own_preset_is_the_start(model: str) -> None:
+    start = load_preset(DEFAULT_PRESETS[model])
+    assert start.model == model
+    assert train.parse(["--model", model]).config == train.parse([f"--model={model}"]).config == start
+    assert train.parse(["--model", model, "--lr", "0.25"]).config == replace(start, lr=0.25)
+
+
+def test_a_named_preset_beats_that_of_the_model(tmp_path: Path) -> None:
+    for asked in (["--preset", "lenet5", "--model", "cnn"], ["--model=cnn", "--preset=lenet5"]):
+        assert train.parse(asked).config == replace(load_preset("lenet5"), model="cnn")
+    mine = toml(tmp_path / "mine.toml", 'model = "cnn"\nchannels = [2]\n')
+    assert train.parse(["--preset", mine]).config == Config(model="cnn", channels=(2,))
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -73,9 +96,13 @@ def test_a_preset_survives_being_written_and_read(name: str, tmp_path: Path) -> 
 
 def test_every_field_survives_being_written_and_read(tmp_path: Path) -> None:
     same_by_nature = {"impl", "clip_value"}  # check_every needs manual, clip_norm excludes clip_value
-    unchanged = {f.name for f in fields(Config) if getattr(EVERY_FIELD_CHANGED, f.name) == getattr(Config(), f.name)}
+    both = (EVERY_FIELD_CHANGED, CNN_CHANGED)
+    unchanged = {
+        f.name for f in fields(Config) if all(getattr(config, f.name) == getattr(Config(), f.name) for config in both)
+    }
     assert unchanged <= same_by_nature
-    assert load_preset(toml(tmp_path / "c.toml", EVERY_FIELD_CHANGED.to_toml())) == EVERY_FIELD_CHANGED
+    for config in both:
+        assert load_preset(toml(tmp_path / "c.toml", config.to_toml())) == config
 
 
 def test_command_line_beats_preset_beats_default() -> None:
@@ -176,6 +203,8 @@ def test_a_whole_number_is_a_number() -> None:
         ("check_every", [0, 1], [-1]),
         ("seed", [0, 2**63 - 1], [-1, 2**63]),
         ("hidden", [(1,), (3, 2, 1)], [(), (0,), (16, -1)]),
+        ("shift", [0, 1, 100], [-1]),
+        ("rotate", [0.0, 180.0], [-1e-9, 180.1, float("nan"), float("inf")]),
         ("activation", [("relu",), ("tanh", "relu", "sigmoid")], [(), ("relu", "relu"), ("relu",) * 4]),
     ],
 )
@@ -185,6 +214,41 @@ def test_ranges(name: str, good: list, bad: list) -> None:
     for value in bad:
         with pytest.raises(UserError, match=f"^--{name.replace('_', '-')} is .*, but it must be "):
             replace(Config(), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("channels", [(1,), (3, 2, 1)], [(), (0,), (16, -1)]),
+        ("blocks", [0, 1, 100], [-1]),
+        ("dropout", [0.0, 0.999], [-0.1, 1.0, float("nan")]),
+        ("activation", [("relu",), ("scaled_tanh",)], [(), ("relu", "relu")]),
+    ],
+)
+def test_ranges_of_cnn(name: str, good: list, bad: list) -> None:
+    for value in good:
+        assert getattr(Config(model="cnn", **{name: value}), name) == value
+    for value in bad:
+        with pytest.raises(UserError, match=f"^--{name} is .*, but it must be "):
+            Config(model="cnn", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("model", "option", "wanted"),
+    [
+        ("cnn", {"hidden": (5,)}, "--hidden goes with --model mlp, not with cnn"),
+        ("lenet5", {"hidden": (5,)}, "--hidden goes with --model mlp, not with lenet5"),
+        ("mlp", {"channels": (5,)}, "--channels goes with --model cnn, not with mlp"),
+        ("lenet5", {"channels": (5,)}, "--channels goes with --model cnn, not with lenet5"),
+        ("mlp", {"blocks": 0}, "--blocks goes with --model cnn, not with mlp"),
+        ("lenet5", {"blocks": 0}, "--blocks goes with --model cnn, not with lenet5"),
+        ("lenet5", {"dropout": 0.5}, "--dropout goes with --model mlp and cnn, not with lenet5"),
+        ("lenet5", {"activation": ("tanh",) * 4}, "--activation is .*, but it must be one name for all .* lenet5"),
+    ],
+)
+def test_an_option_that_the_model_has_not_is_refused(model: str, option: dict, wanted: str) -> None:
+    with pytest.raises(UserError, match=wanted):
+        Config(model=model, **option)  # type: ignore[arg-type]
 
 
 def test_only_one_way_to_clip() -> None:
@@ -305,6 +369,27 @@ def test_resolved_leaves_nothing_open(sample: Dataset) -> None:
     assert config.threads >= 1
     assert config.activation == ("tanh", "tanh", "identity")
     assert config.resolved(sample) == config
+
+
+@pytest.mark.parametrize("model", ["lenet5", "cnn"])
+def test_a_convolutional_network_is_resolved_with_one_activation(model: str, sample: Dataset) -> None:
+    config = Config(model=model, activation=("tanh",), loss="softmax-cross-entropy")  # type: ignore[arg-type]
+    resolved = config.resolved(sample)
+    assert resolved.activation == ("tanh",)
+    assert resolved.resolved(sample) == resolved
+
+
+def test_wide_channels_are_refused_by_their_name(sample: Dataset) -> None:
+    with pytest.raises(UserError, match=r"--channels 20000 makes 7,200,500,010 parameters, but at most"):
+        Config(model="cnn", channels=(20_000,)).resolved(sample)
+
+
+@pytest.mark.parametrize(("option", "value"), [("shift", 1), ("rotate", 5.0)])
+def test_only_pictures_are_moved(option: str, value: float, sample: Dataset) -> None:
+    points = load("points")
+    with pytest.raises(UserError, match=rf"--{option} moves pictures of height×width, and an example of points is 2"):
+        Config(dataset="points", **{option: value}).resolved(points)
+    assert getattr(Config(**{option: value}).resolved(sample), option) == value
 
 
 def test_resolved_keeps_what_was_asked_for(sample: Dataset) -> None:

@@ -1,10 +1,12 @@
-"""Manual and reference, left to themselves for a thousand steps from the same start, stay together."""
+"""Manual and reference, left to themselves for hundreds of steps from the same start, stay together."""
 
 import pytest
 import torch
-from problems import manual_mlp, random_batches, rates, reference_mlp, relative_difference
+from problems import manual_learner, random_batches, rates, reference_learner, relative_difference
 
+from manual_backprop.models.cnn import CNN, LeNet5
 from manual_backprop.models.mlp import MLP
+from training.augmentation import make_augment
 
 STEPS = 1000
 
@@ -28,8 +30,8 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("activations", "loss", "lr", "settings"), CASES.values(), ids=CASES)
 def test_a_thousand_steps_apart_end_at_the_same_parameters(sample, activations, loss, lr, settings):
-    manual = manual_mlp(MLP((784, 16, 16, 10), activations), loss, sample.train, **settings)
-    reference = reference_mlp(manual, loss)
+    manual = manual_learner(MLP((784, 16, 16, 10), activations), loss, sample.train, **settings)
+    reference = reference_learner(manual, loss)
     start = manual.state_dict()["model"]
     batches = random_batches(STEPS, 32, len(sample.train))
     losses = manual.advance(batches, rates(STEPS, lr))
@@ -38,4 +40,35 @@ def test_a_thousand_steps_apart_end_at_the_same_parameters(sample, activations, 
     assert relative_difference(end, reference.state_dict()["model"]) < 1e-9
     torch.testing.assert_close(losses, their_losses, rtol=1e-9, atol=0)
     assert losses[-100:].mean() < 0.8 * losses[:10].mean()  # they went somewhere
+    assert relative_difference(start, end) > 0.05
+
+
+NETWORKS = {
+    "LeNet-5": (LeNet5((1, 28, 28), 10), 0.02, "xavier"),
+    "CNN": (CNN((1, 28, 28), 10, (4, 6)), 0.05, "he"),
+    "CNN with dropout": (CNN((1, 28, 28), 10, (4, 6), activation="silu", dropout=0.2), 0.05, "he"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moved", [False, True], ids=["as they are", "shifted and turned"])
+@pytest.mark.parametrize(("model", "lr", "init"), NETWORKS.values(), ids=NETWORKS)
+def test_two_hundred_steps_of_convolutional_networks_end_at_the_same_parameters(sample, model, lr, init, moved):
+    """And at the same running statistics."""
+    augment = make_augment((28, 28), 2, 10.0, seed=3) if moved else None
+    loss = "softmax-cross-entropy"
+    manual = manual_learner(model, loss, sample.train, momentum=0.9, init=init, l2=1e-4, augment=augment)
+    reference = reference_learner(manual, loss)
+    start = manual.state_dict()["model"]
+    batches = random_batches(200, 32, len(sample.train))
+    losses = manual.advance(batches, rates(200, lr))
+    their_losses = reference.advance(batches, rates(200, lr))
+    end, theirs = manual.state_dict()["model"], reference.state_dict()["model"]
+    assert relative_difference(end, theirs) < 1e-9
+    torch.testing.assert_close(losses, their_losses, rtol=1e-9, atol=0)
+    for name in model.initial_state():
+        assert end[name].dtype == theirs[name].dtype
+        torch.testing.assert_close(end[name], theirs[name], rtol=1e-8, atol=1e-12)
+        assert end[name].is_floating_point() or end[name].item() == 200
+    assert losses[-20:].mean() < 0.8 * losses[:10].mean()  # they went somewhere
     assert relative_difference(start, end) > 0.05

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from both_ways import LOSSES, layer_examples
-from problems import manual_mlp, random_batches, rates
+from problems import manual_learner, random_batches, rates
 from torch.utils._python_dispatch import TorchDispatchMode
 from toys.problems import BATCH, PROBLEMS
 
@@ -50,7 +50,7 @@ def noise_split() -> Split:
 
 
 def operators_of_a_step(model: MLP, loss: str) -> Operators:
-    learner = manual_mlp(model, loss, noise_split(), dtype=torch.float32, momentum=0.9, l2=0.01)
+    learner = manual_learner(model, loss, noise_split(), dtype=torch.float32, momentum=0.9, l2=0.01)
     with Operators() as operators:
         learner.advance(random_batches(2, 5, 40), rates(2, 0.1))
     return operators
@@ -147,7 +147,7 @@ class WitnessSGD(SGD):
 
 
 def test_the_whole_step_runs_under_inference_mode_and_nothing_requires_grad():
-    learner = manual_mlp(Witness((6, 5, 3), ("tanh", "identity")), "softmax-cross-entropy", noise_split())
+    learner = manual_learner(Witness((6, 5, 3), ("tanh", "identity")), "softmax-cross-entropy", noise_split())
     learner.optimizer = WitnessSGD(0.9)
     learner.optimizer_state = learner.optimizer.init(learner.params.theta)
     learner.advance(random_batches(3, 5, 40), rates(3, 0.1))

@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from both_ways import LOSSES
-from problems import METHODS, checked_mlp, manual_mlp, random_batches, rates, reference_mlp, relative_difference
+from problems import (
+    METHODS,
+    checked_learner,
+    manual_learner,
+    random_batches,
+    rates,
+    reference_learner,
+    relative_difference,
+)
 from wrong_mlps import (
     BiasGradientIsTheMean,
     FirstLayerForgotten,
@@ -44,8 +52,8 @@ def noise_split(examples: int = 60, features: int = 5, classes: int = 5) -> Spli
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("activations", "loss", "lr", "settings"), CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 def test_no_false_alarm(sample, activations, loss, lr, settings, dtype):
-    manual = manual_mlp(MLP((784, 12, 9, 10), activations), loss, sample.train, dtype=dtype, **settings)
-    learner = checked_mlp(manual, loss)
+    manual = manual_learner(MLP((784, 12, 9, 10), activations), loss, sample.train, dtype=dtype, **settings)
+    learner = checked_learner(manual, loss)
     losses = learner.advance(random_batches(40, 16, len(sample.train)), rates(40, lr))
     assert losses.shape == (40,)
     assert losses.isfinite().all()
@@ -59,9 +67,9 @@ def test_no_false_alarm(sample, activations, loss, lr, settings, dtype):
 def test_no_false_alarm_whatever_the_optimizer(sample, method, dtype):
     """Not even with all that an optimizer makes of gradients that are zero (dead pixels) or nearly so."""
     model, loss = MLP((784, 12, 9, 10), ("tanh", "relu", "identity")), "softmax-cross-entropy"
-    manual = manual_mlp(model, loss, sample.train, dtype=dtype, l2=1e-3, **method)
+    manual = manual_learner(model, loss, sample.train, dtype=dtype, l2=1e-3, **method)
     lr = 0.1 if method["optimizer"] in ("sgd", "nesterov") else 1e-3
-    losses = checked_mlp(manual, loss).advance(random_batches(30, 16, len(sample.train)), rates(30, lr))
+    losses = checked_learner(manual, loss).advance(random_batches(30, 16, len(sample.train)), rates(30, lr))
     assert losses.isfinite().all()
 
 
@@ -80,10 +88,10 @@ RULES = {
 @pytest.mark.parametrize(("rules", "dropout"), RULES.values(), ids=RULES)
 def test_no_false_alarm_with_what_keeps_weights_and_gradients_small(sample, rules, dropout, dtype):
     model, loss = MLP((784, 12, 9, 10), ("tanh", "relu", "identity"), dropout=dropout), "softmax-cross-entropy"
-    manual = manual_mlp(model, loss, sample.train, dtype=dtype, rules=rules, momentum=0.9)
-    plain = manual_mlp(MLP(model.sizes, model.activations), loss, sample.train, dtype=dtype, momentum=0.9)
+    manual = manual_learner(model, loss, sample.train, dtype=dtype, rules=rules, momentum=0.9)
+    plain = manual_learner(MLP(model.sizes, model.activations), loss, sample.train, dtype=dtype, momentum=0.9)
     batches = random_batches(30, 16, len(sample.train))
-    checked_mlp(manual, loss).advance(batches, rates(30, 0.1))
+    checked_learner(manual, loss).advance(batches, rates(30, 0.1))
     plain.advance(batches, rates(30, 0.1))
     assert relative_difference(manual.state_dict()["model"], plain.state_dict()["model"]) > 0.01  # it does something
 
@@ -91,8 +99,8 @@ def test_no_false_alarm_with_what_keeps_weights_and_gradients_small(sample, rule
 @pytest.mark.parametrize("rule", ["l1", "clip_norm", "clip_value", "max_norm"])
 def test_a_rule_that_only_one_side_has_is_noticed(rule, sample):
     model, loss = MLP((784, 12, 10), ("tanh", "identity")), "softmax-cross-entropy"
-    manual = manual_mlp(model, loss, sample.train, rules={rule: 1e-3})
-    learner = checked_mlp(manual, loss)
+    manual = manual_learner(model, loss, sample.train, rules={rule: 1e-3})
+    learner = checked_learner(manual, loss)
     setattr(learner.others[0], rule, 0.0)
     with pytest.raises(GradientMismatch, match="step 1: the step's new layer"):
         learner.advance(random_batches(1, 16, 100), rates(1, 0.1))
@@ -108,8 +116,8 @@ class ForgetsDecayOfTheMean(Lion):
 
 def test_a_wrong_optimizer_state_is_named_at_once():
     """The reference takes over the manual state, so that a later step could not tell."""
-    manual = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), optimizer="lion")
-    learner = checked_mlp(manual, "quadratic")
+    manual = manual_learner(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), optimizer="lion")
+    learner = checked_learner(manual, "quadratic")
     manual.optimizer = ForgetsDecayOfTheMean()
     with pytest.raises(GradientMismatch, match=r"step 1: the step's new mean of layer1\.weight: "):
         learner.advance(random_batches(2, 4, 60), rates(2, 0.01))
@@ -119,8 +127,8 @@ def test_a_wrong_optimizer_state_is_named_at_once():
 def test_what_is_checked_is_what_is_trained(sample, method):
     """A checked run takes exactly the steps that an unchecked one takes."""
     model, loss = MLP((784, 12, 10), ("tanh", "identity")), "softmax-cross-entropy"
-    alone, checked = (manual_mlp(model, loss, sample.train, dtype=torch.float32, **method) for _ in range(2))
-    both = checked_mlp(checked, loss)
+    alone, checked = (manual_learner(model, loss, sample.train, dtype=torch.float32, **method) for _ in range(2))
+    both = checked_learner(checked, loss)
     batches = random_batches(20, 8, len(sample.train))
     assert torch.equal(alone.advance(batches, rates(20, 0.01)), both.advance(batches, rates(20, 0.01)))
     assert torch.equal(alone.params.theta, both.manual.params.theta)
@@ -157,7 +165,7 @@ MISTAKES = {
 
 def breaking(wrong: type[SpelledMLP], breaks_at: int, dtype: torch.dtype, every: int = 1) -> CheckedLearner:
     model = BreaksAt((5, 5, 5, 5), ("tanh", "softplus", "sigmoid"), wrong, breaks_at)
-    return checked_mlp(manual_mlp(model, "quadratic", noise_split(), dtype=dtype), "quadratic", every)
+    return checked_learner(manual_learner(model, "quadratic", noise_split(), dtype=dtype), "quadratic", every)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -191,8 +199,8 @@ class BiasesDecay(SGD):
 
 
 def test_a_wrong_update_is_named_and_undone():
-    manual = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), l2=0.1, momentum=0.9)
-    learner = checked_mlp(manual, "quadratic")
+    manual = manual_learner(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), l2=0.1, momentum=0.9)
+    learner = checked_learner(manual, "quadratic")
     learner.advance(random_batches(2, 4, 60), rates(2, 0.1))
     before = learner.state_dict()
     manual.optimizer = BiasesDecay(0.9)
@@ -219,8 +227,8 @@ def test_every_nth_step_is_checked_and_no_other():
 def test_memorizing_until_hardly_a_gradient_is_left_raises_no_alarm(sample, dtype):
     few = Split(sample.train.x[:200], sample.train.y[:200])
     model = MLP((784, 16, 16, 10), ("relu", "relu", "identity"))
-    manual = manual_mlp(model, "softmax-cross-entropy", few, dtype=dtype, init="he", momentum=0.9)
-    learner = checked_mlp(manual, "softmax-cross-entropy")
+    manual = manual_learner(model, "softmax-cross-entropy", few, dtype=dtype, init="he", momentum=0.9)
+    learner = checked_learner(manual, "softmax-cross-entropy")
     losses = learner.advance(random_batches(700, 20, 200), rates(700, 0.05))
     assert losses[-100:].median() < 1e-3
     assert losses[-100:].min() < 1e-4
@@ -229,8 +237,8 @@ def test_memorizing_until_hardly_a_gradient_is_left_raises_no_alarm(sample, dtyp
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_a_minimum_where_the_examples_gradients_cancel_raises_no_alarm(dtype):
     """A regression of noise, all of it in every batch: the δs stay, and their sums go to rounding."""
-    manual = manual_mlp(MLP((5, 5), ("tanh",)), "quadratic", noise_split(), dtype=dtype)
-    learner = checked_mlp(manual, "quadratic")
+    manual = manual_learner(MLP((5, 5), ("tanh",)), "quadratic", noise_split(), dtype=dtype)
+    learner = checked_learner(manual, "quadratic")
     learner.advance(torch.arange(60).expand(150, 60), rates(150, 1.0))
     result = manual.backpropagate(*noise_split().batch(torch.arange(60), dtype))
     assert result.gradients["layer1.weight"].norm() < 1e-6
@@ -242,18 +250,18 @@ def test_a_single_confident_example_raises_no_alarm():
     for dtype in (torch.float64, torch.float32):
         for scale in (10.0, 30.0, 1000.0):
             train = Split(torch.eye(3, dtype=torch.float64), torch.arange(3))
-            manual = manual_mlp(MLP((3, 3), ("identity",)), "softmax-cross-entropy", train, dtype=dtype)
+            manual = manual_learner(MLP((3, 3), ("identity",)), "softmax-cross-entropy", train, dtype=dtype)
             manual.params["layer1.weight"].copy_(scale * torch.eye(3))
             manual.params["layer1.bias"].zero_().add_(0.1)
-            checked_mlp(manual, "softmax-cross-entropy").advance(torch.tensor([[0, 1, 2]]), rates(1, 0.1))
+            checked_learner(manual, "softmax-cross-entropy").advance(torch.tensor([[0, 1, 2]]), rates(1, 0.1))
 
 
 @pytest.mark.parametrize("change", ["missing", "superfluous", "empty", "transposed"])
 @pytest.mark.parametrize("which", ["manual", "reference"])
 def test_an_optimizer_state_that_does_not_fit_is_refused(which, change):
-    learner = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), optimizer="adam")
+    learner = manual_learner(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), optimizer="adam")
     if which == "reference":
-        learner = reference_mlp(learner, "quadratic")
+        learner = reference_learner(learner, "quadratic")
     state = learner.state_dict()
     if change == "missing":
         del state["optimizer"]["mean"]["layer1.bias"]
@@ -272,17 +280,17 @@ def test_an_optimizer_state_that_does_not_fit_is_refused(which, change):
 @each_method
 def test_state_passes_from_one_implementation_to_the_other_and_back(method):
     model = MLP((5, 4, 5), ("tanh", "identity"))
-    manual = manual_mlp(model, "quadratic", noise_split(), **method, l2=0.01)
+    manual = manual_learner(model, "quadratic", noise_split(), **method, l2=0.01)
     batches = random_batches(60, 6, 60)
     manual.advance(batches[:20], rates(20, 0.01))
 
-    reference = reference_mlp(manual, "quadratic")
+    reference = reference_learner(manual, "quadratic")
     assert reference.steps == 20
     reference.advance(batches[20:40], rates(20, 0.01))
     manual.advance(batches[20:40], rates(20, 0.01))
     assert relative_difference(manual.state_dict()["model"], reference.state_dict()["model"]) < 1e-13
 
-    fresh = manual_mlp(model, "quadratic", noise_split(), **method, l2=0.01)
+    fresh = manual_learner(model, "quadratic", noise_split(), **method, l2=0.01)
     fresh.load_state_dict(reference.state_dict())
     assert fresh.steps == 40
     fresh.advance(batches[40:], rates(20, 0.01))
@@ -297,9 +305,9 @@ def test_state_passes_from_one_implementation_to_the_other_and_back(method):
 @pytest.mark.parametrize("change", ["missing", "superfluous", "transposed"])
 @pytest.mark.parametrize("which", ["manual", "reference"])
 def test_a_state_that_does_not_fit_is_refused(which, change):
-    learner = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split())
+    learner = manual_learner(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split())
     if which == "reference":
-        learner = reference_mlp(learner, "quadratic")
+        learner = reference_learner(learner, "quadratic")
     state = learner.state_dict()
     if change == "missing":
         del state["model"]["layer1.weight"]
@@ -314,8 +322,8 @@ def test_a_state_that_does_not_fit_is_refused(which, change):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_all_learners_say_the_same_of_a_data_set(loss):
     split = noise_split()
-    manual = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), loss, split)
-    reference, both = reference_mlp(manual, loss), checked_mlp(manual, loss)
+    manual = manual_learner(MLP((5, 4, 5), ("tanh", "identity")), loss, split)
+    reference, both = reference_learner(manual, loss), checked_learner(manual, loss)
     C, output = manual.evaluate(split.x, split.y)
     for other in (reference, both):
         C_other, output_other = other.evaluate(split.x, split.y)
@@ -326,8 +334,8 @@ def test_all_learners_say_the_same_of_a_data_set(loss):
 
 
 def test_backpropagate_moves_nothing():
-    manual = manual_mlp(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), momentum=0.9)
-    for learner in (manual, reference_mlp(manual, "quadratic")):
+    manual = manual_learner(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split(), momentum=0.9)
+    for learner in (manual, reference_learner(manual, "quadratic")):
         before = learner.state_dict()
         learner.backpropagate(noise_split().x, noise_split().y)
         after = learner.state_dict()
@@ -350,8 +358,8 @@ class ZeroGradient(losses.Quadratic):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("rows", [slice(None), slice(0, 1)], ids=["all zero", "one example zero"])
 def test_a_cost_whose_gradient_is_zero_is_caught(rows: slice, dtype: torch.dtype, sample: Dataset) -> None:
-    manual = manual_mlp(MLP((784, 5, 10), ("tanh", "tanh")), "quadratic", sample.train, dtype=dtype)
-    learner = checked_mlp(manual, "quadratic")
+    manual = manual_learner(MLP((784, 5, 10), ("tanh", "tanh")), "quadratic", sample.train, dtype=dtype)
+    learner = checked_learner(manual, "quadratic")
     manual.loss = ZeroGradient(rows)
     with pytest.raises(GradientMismatch, match="step 1: ∂C/∂output"):
         learner.advance(random_batches(1, 7, 100), rates(1, 0.1))
@@ -359,5 +367,5 @@ def test_a_cost_whose_gradient_is_zero_is_caught(rows: slice, dtype: torch.dtype
 
 def test_saturated_and_underflowing_layers_raise_no_alarm(sample: Dataset) -> None:
     for activation in ("tanh", "gelu"):
-        manual = manual_mlp(MLP((784, 16, 16, 10), (activation,) * 3), "quadratic", sample.train, momentum=0.9)
-        checked_mlp(manual, "quadratic").advance(random_batches(60, 10, 10_000), rates(60, 0.5))
+        manual = manual_learner(MLP((784, 16, 16, 10), (activation,) * 3), "quadratic", sample.train, momentum=0.9)
+        checked_learner(manual, "quadratic").advance(random_batches(60, 10, 10_000), rates(60, 0.5))

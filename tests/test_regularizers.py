@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import manual_mlp, random_batches, rates, reference_mlp, relative_difference
+from problems import manual_learner, random_batches, rates, reference_learner, relative_difference
 from torch import nn
 
 from manual_backprop import clipping
@@ -69,7 +69,7 @@ def test_clipping_hides_no_value_that_is_not_finite(clip, value):
 
 
 def one_layer(sample, **options):
-    return manual_mlp(MLP((784, 10), ("identity",)), "softmax-cross-entropy", sample.train, **options)
+    return manual_learner(MLP((784, 10), ("identity",)), "softmax-cross-entropy", sample.train, **options)
 
 
 def test_the_norm_that_is_clipped_is_that_of_all_parameters_together_and_l1_counts(sample):
@@ -109,8 +109,8 @@ RULES = {
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
 def test_a_hundred_steps_apart_end_at_the_same_parameters(sample, rules):
     model = MLP((784, 12, 10), ("tanh", "identity"), dropout=0.2)
-    manual = manual_mlp(model, "softmax-cross-entropy", sample.train, rules=rules)
-    reference = reference_mlp(manual, "softmax-cross-entropy")
+    manual = manual_learner(model, "softmax-cross-entropy", sample.train, rules=rules)
+    reference = reference_learner(manual, "softmax-cross-entropy")
     batches = random_batches(100, 16, len(sample.train))
     manual.advance(batches, rates(100, 0.1))
     reference.advance(batches, rates(100, 0.1))

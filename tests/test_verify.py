@@ -29,6 +29,13 @@ COMPARED = 11 + len(ACTIVATIONS) * len(LOSSES) * sum(2 + 3 * depth for depth in 
 LAYERS = list(dict.fromkeys(title for title, *_ in verification.layer_examples(seed=0)))
 NETWORKS = 1 + len(ACTIVATIONS) * len(LOSSES) * 4
 LIMITS = {"float64": 1e-14, "float32": 1e-5, "bfloat16": 0.1, "float16": 0.02}
+# Batch norm's gradient is what is left of dy without its mean and its part along x̂, every layer of it on the way down
+# leaves a little more rounding in a little less: 2e-14 in 20 draws of these networks, where others stay below 4e-15.
+CNN_LIMITS = {"float64": 1e-13, "float32": 1e-5}
+OF_PICTURES = {
+    "lenet5": ["1×28×28", "3×32×32", "2×28×28", "1×32×32"],
+    "cnn": ["1×28×28", "1×5×7", "2×9×7", "3×2×3", "2×8×5", "1×7×5"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +175,9 @@ def test_all_is_every_model_layer_and_cost(capsys: Capsys) -> None:
     assert list(parts) == ["layers", "costs", *verification.MODELS]
     assert len(parts["mlp"]) == NETWORKS
     assert sum(check["comparisons"] for check in parts["mlp"]) == 2 * COMPARED
+    for name, sizes in OF_PICTURES.items():
+        assert [check["title"].rpartition(", ")[2] for check in parts[name]] == sizes
+        assert [check["comparisons"] for check in parts[name]] == [2 * n for n in compared(name)]
     assert [check["title"] for check in parts["layers"]] == LAYERS
     assert [check["title"] for check in parts["costs"]] == [*LOSSES, "smoothed softmax-cross-entropy"]
     for check in parts["layers"] + parts["costs"]:
@@ -175,14 +185,27 @@ def test_all_is_every_model_layer_and_cost(capsys: Capsys) -> None:
     assert (result["passed"], result["dtype"], result["seeds"]) == (True, "float64", [0, 1])
     assert result["comparisons"] == sum(check["comparisons"] for check in result["checks"])
     assert result["largest_relative_error"] == max(check["largest_relative_error"] for check in result["checks"])
-    assert 0 < result["largest_relative_error"] < LIMITS["float64"]
+    largest = {part: max(check["largest_relative_error"] for check in checks) for part, checks in parts.items()}
+    assert 0 < largest.pop("cnn") < CNN_LIMITS["float64"]
+    assert 0 < min(largest.values()) <= max(largest.values()) < LIMITS["float64"]
+
+
+def compared(name: str) -> list[int]:
+    """Of each network: C, ∂C/∂output, and a δ a layer call, a gradient a parameter and the running statistics."""
+    models = [network.model for network in verification.MODELS[name]()]
+    if name == "lenet5":
+        return [2 + 7 + 10 for _ in models]
+    norms = [len(m.channels) * (1 + 2 * m.blocks) for m in models]  # type: ignore[attr-defined]
+    calls = [2 * n + len(m.channels) + 2 for n, m in zip(norms, models, strict=True)]  # type: ignore[attr-defined]
+    return [2 + c + 3 * n + 2 + 2 * n for c, n in zip(calls, norms, strict=True)]
 
 
 def test_as_tables_too(capsys: Capsys) -> None:
     done = call(capsys, verify.main, "--all", "--seeds", 1)
     assert (done.status, done.err) == (0, "")
-    lines = [row for row in rows(done.out) if len(row) == 4]
-    assert [row[0] for row in lines] == [*LAYERS, *LOSSES, "smoothed softmax-cross-entropy"]
+    lines = [row for row in rows(done.out) if len(row) == 4 and row[-1]]  # a long title goes on in a line of its own
+    networks = sum(map(len, OF_PICTURES.values()))
+    assert [row[0] for row in lines[:-networks]] == [*LAYERS, *LOSSES, "smoothed softmax-cross-entropy"]
     assert {row[-1] for row in lines} == {"ok"}
 
 
@@ -191,7 +214,13 @@ def test_as_tables_too(capsys: Capsys) -> None:
 def test_all_in_lower_precision(dtype: str, capsys: Capsys) -> None:
     result = in_json(call(capsys, verify.main, "--all", "--seeds", 3, "--json", "--dtype", dtype))
     assert result["passed"]
-    assert LIMITS["float64"] < result["largest_relative_error"] < LIMITS[dtype]
+    largest = {"cnn": 0.0, "others": 0.0}
+    for check in result["checks"]:
+        which = "cnn" if check["part"] == "cnn" else "others"
+        largest[which] = max(largest[which], check["largest_relative_error"])
+    assert LIMITS["float64"] < largest["others"] < LIMITS[dtype]
+    # in 16 bits pixels tie that do not in truth, and max pooling sends a whole δ elsewhere: then only `passed` counts
+    assert LIMITS["float64"] < largest["cnn"] < CNN_LIMITS.get(dtype, float("inf"))
 
 
 def test_every_layer_has_a_twin() -> None:
@@ -265,7 +294,7 @@ def test_a_trained_network_that_overflows_in_this_format(run_dir: Path, capsys: 
     [
         (["--all", "--model", "mlp"], "exclude each other"),
         (["--all", "--checkpoint", "runs/x"], "exclude each other"),
-        (["--model", "mpl"], "must be one of mlp"),
+        (["--model", "mpl"], "must be one of mlp, lenet5, cnn"),
         (["--data-dir", "data"], "goes with --checkpoint"),
         (["--seeds", "0"], "a whole number from 1"),
         (["--dtype", "float128"], "float64"),
@@ -285,7 +314,8 @@ def test_the_table_of_the_readme_is_made_of_what_verify_says(capsys: Capsys) -> 
         for dtype in ("float64", "float32")
     }
     made = [line.strip("| ").split(" | ") for line in benchmark.table(results).splitlines()[2:]]
-    assert [row[0] for row in made] == [f"{len(LAYERS)} layers", "5 costs", f"`mlp`, {NETWORKS} networks"]
+    networks = [f"`{name}`, {len(sizes)} networks" for name, sizes in OF_PICTURES.items()]
+    assert [row[0] for row in made] == [f"{len(LAYERS)} layers", "5 costs", f"`mlp`, {NETWORKS} networks", *networks]
     assert sum(int(row[1].replace(",", "")) for row in made) == sum(r["comparisons"] for r in results.values())
     for column, result in enumerate(results.values(), start=2):
         assert max(float(row[column]) for row in made) == pytest.approx(result["largest_relative_error"], rel=0.05)
@@ -307,7 +337,7 @@ def test_the_table_in_the_readme_holds_every_part() -> None:
     assert len(lines) == 1 + 2 + len(verification.MODELS)
     for line in lines[1:]:
         exact, single = line.strip("| ").split(" | ")[2:]
-        assert float(exact) < LIMITS["float64"]
+        assert float(exact) < (CNN_LIMITS if "`cnn`" in line else LIMITS)["float64"]
         assert LIMITS["float64"] < float(single) < LIMITS["float32"]
 
 

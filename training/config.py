@@ -280,11 +280,25 @@ class Config:
                 f"{flag(name)} {' '.join(map(str, getattr(self, name)))} makes {parameters:,} parameters, "
                 f"but at most {MAX_PARAMETERS:,} are allowed: give narrower layers"
             )
+        if self.model == "cnn":
+            self._require_variance(data)
         if (self.shift or self.rotate) and len(data.shape) != 2:
             name, sizes = "shift" if self.shift else "rotate", "×".join(map(str, data.shape))
             raise UserError(
                 f"{flag(name)} moves pictures of height×width, and an example of {data.name} is {sizes}: "
                 f"give {flag(name)} 0"
+            )
+
+    def _require_variance(self, data: Dataset) -> None:
+        """Batch norm can train on two values per channel at least; the last stage has the fewest."""
+        height, width = (size >> len(self.channels) for size in data.shape[-2:])
+        fewest = len(data.train) % self.batch_size or self.batch_size
+        if fewest * height * width < 2:
+            batch = "every mini-batch" if self.batch_size == 1 else "an epoch's last mini-batch"
+            raise UserError(
+                f"--batch-size is {self.batch_size:,}, which leaves {batch} 1 of {len(data.train):,} examples, and the "
+                f"maps of the last stage are 1×1: batch norm needs 2 values per channel, so give another --batch-size, "
+                "or fewer --channels"
             )
 
     def _best_threads(self, data: Dataset) -> int:

@@ -249,7 +249,9 @@ class CNN:
         In training batch norm takes the batch's own statistics and moves the running ones; otherwise it takes these.
         `noise` is dropout's mask (B, last of the channels); without it nothing is dropped.
         """
-        state = dict(self.initial_state() if state is None else state)
+        if state is None:
+            state = {name: t.to(x) if t.is_floating_point() else t for name, t in self.initial_state().items()}
+        state = dict(state)
         sigma, caches = ACTIVATIONS[self.activation], Caches(training=training)
         a = rows_to_pictures(x, self.shape).to(memory_format=torch.channels_last)  # in memory, for speed
         for stage in self._stages():

@@ -1,0 +1,346 @@
+"""What the convolutional networks are made of: names, sizes, state, caches, and what they refuse."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from both_ways import LOSSES, by_hand, random_batch
+from cnn_problems import CNNS, LENETS, PROBLEMS, Problem
+from problems import manual_learner, random_batches, rates, reference_learner
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from gradient_check import compare_gradients
+from manual_backprop.layers.activations import ACTIVATIONS
+from manual_backprop.models.cnn import CNN, LeNet5
+from manual_backprop.models.mlp import MLP
+from training.data import Split
+from training.models import make_twin
+
+DERIVATIONS = Path(__file__).parent.parent / "docs" / "derivations.md"
+
+each_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+each_cnn = pytest.mark.parametrize("problem", CNNS.values(), ids=CNNS)
+
+
+def forward(problem: Problem, training: bool = True, **pass_on):
+    with torch.inference_mode():
+        return problem.model.forward(problem.params, problem.data[0], state=problem.state, training=training, **pass_on)
+
+
+@each_problem
+def test_names_shapes_and_order_are_the_twins(problem: Problem) -> None:
+    """Of the parameters, and of the state; both load what the other saves, strictly."""
+    model, twin = problem.model, make_twin(problem.model)
+    assert list(model.shapes.items()) == [(name, tuple(p.shape)) for name, p in twin.named_parameters()]
+    state, theirs = model.initial_state(), dict(twin.named_buffers())
+    assert list(state) == list(theirs)
+    for name, buffer in theirs.items():
+        assert torch.equal(state[name], buffer)
+        assert state[name].dtype == buffer.dtype
+    twin.load_state_dict(problem.params | problem.state, strict=True)
+
+
+def split_of(problem: Problem, examples: int = 40) -> Split:
+    return Split(*random_batch(examples, problem.data[0].shape[1], problem.model.classes, seed=6))
+
+
+@pytest.mark.parametrize("name", ["LeNet-5, as published", "CNN, two blocks", "CNN, sigmoid"])
+def test_a_state_of_one_loads_into_the_other_which_then_says_the_same(name: str) -> None:
+    problem = PROBLEMS[name]
+    split = split_of(problem)
+    manual = manual_learner(problem.model, problem.loss, split, momentum=0.9)
+    reference = reference_learner(manual, problem.loss)
+    manual.advance(random_batches(3, 7, 40), rates(3, 0.02))
+    reference.load_state_dict(manual.state_dict())
+    reference.advance(random_batches(3, 7, 40, seed=1), rates(3, 0.02))
+    fresh = manual_learner(problem.model, problem.loss, split, momentum=0.9, seed=5)
+    fresh.load_state_dict(reference.state_dict())
+    outputs, theirs = fresh.evaluate(split.x, split.y), reference.evaluate(split.x, split.y)
+    compare_gradients({"C": outputs[0], "a": outputs[1]}, {"C": theirs[0], "a": theirs[1]}).assert_passed()
+    states = fresh.state_dict()["model"], reference.state_dict()["model"]
+    assert list(states[0]) == [*fresh.parameters, *fresh.buffers]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    untrained = manual_learner(problem.model, problem.loss, split, momentum=0.9, seed=5)
+    assert not torch.allclose(untrained.evaluate(split.x, split.y)[1], outputs[1])
+
+
+@each_cnn
+def test_running_statistics_of_several_steps_are_the_twins(problem: Problem) -> None:
+    manual = manual_learner(problem.model, problem.loss, split_of(problem))
+    reference = reference_learner(manual, problem.loss)
+    for learner in (manual, reference):
+        learner.advance(random_batches(4, problem.batch, 40), rates(4, 0.01))
+    mine, theirs = manual.state_dict()["model"], reference.state_dict()["model"]
+    buffers = {name: mine[name] for name in problem.model.initial_state()}
+    compare_gradients(buffers, {name: theirs[name] for name in buffers}).assert_passed()
+    for name, buffer in buffers.items():
+        assert not torch.equal(buffer, problem.model.initial_state()[name].to(buffer.dtype))
+        if name.endswith("num_batches_tracked"):
+            assert buffer.item() == theirs[name].item() == 4
+
+
+@each_problem
+def test_forward_writes_to_nothing_that_it_is_given(problem: Problem) -> None:
+    model, params, state, (x, _) = problem.model, problem.params, problem.state, problem.data
+    before = {name: tensor.clone() for name, tensor in (params | state | {"x": x}).items()}
+    with torch.inference_mode():
+        _, _, after = model.forward(params, x, state=state, training=True)
+    assert list(state) == list(problem.state)
+    for name, tensor in (params | state | {"x": x}).items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(not torch.equal(after[name], state[name]) for name in state)
+    with torch.inference_mode():
+        _, _, evaluated = model.forward(params, x, state=state, training=False)
+    assert evaluated.keys() == state.keys()
+    assert all(torch.equal(evaluated[name], state[name]) for name in state)
+
+
+@each_cnn
+def test_without_a_state_it_starts_from_the_initial_one(problem: Problem) -> None:
+    model, params, (x, _) = problem.model, problem.params, problem.data
+    initial = {n: t.double() if t.is_floating_point() else t for n, t in model.initial_state().items()}
+    for training in (True, False):
+        none = model.forward(params, x, training=training)[0]
+        assert torch.equal(none, model.forward(params, x, state=initial, training=training)[0])
+    assert not torch.allclose(none, model.forward(params, x, training=True)[0])
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@each_problem
+def test_backward_takes_the_caches_out(problem: Problem, training: bool) -> None:
+    output, caches, _ = forward(problem, training)
+    assert len(caches) >= 9 or "CNN" in problem.model.title
+    names: list[int] = []
+
+    class Counting(dict[str, Tensor]):
+        def __setitem__(self, name: str, gradient: Tensor) -> None:
+            names.append(len(caches))
+            super().__setitem__(name, gradient)
+
+    with torch.inference_mode():
+        problem.model.backward(problem.params, caches, torch.ones_like(output), Counting())
+        assert set(caches) <= {"training"}
+        assert names == sorted(names, reverse=True)  # memory falls on the way down
+        with pytest.raises(KeyError):
+            problem.model.backward(problem.params, caches, torch.ones_like(output), {})
+
+
+@pytest.mark.parametrize(
+    ("problem", "saved"),
+    [
+        (Problem(LeNet5((3, 28, 28), 4), "quadratic", 5), 2 * 5 * 28 * 28 * 6 * 3 * 25),
+        (Problem(CNN((3, 9, 7), 4, (5, 2), 1), "quadratic", 4), 2 * 4 * 9 * 7 * 5 * 3 * 9),
+    ],
+    ids=["LeNet-5", "CNN"],
+)
+def test_without_need_dx_the_first_convolutions_product_is_saved(problem: Problem, saved: int) -> None:
+    """2·B·H′·W′·O·C·kh·kw operations."""
+    operations = {}
+    for need_dx in (False, True):
+        output, caches, _ = forward(problem)
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            dx = problem.model.backward(problem.params, caches, torch.ones_like(output), {}, need_dx=need_dx)
+        assert (dx is None) == (not need_dx)
+        operations[need_dx] = counter.get_total_flops()
+    assert operations[True] - operations[False] == saved
+
+
+def received(problem: Problem):
+    """outputs, activations, deltas, and the logits."""
+    received: tuple[dict[str, Tensor], ...] = ({}, {}, {})
+    logits, caches, _ = forward(problem, outputs=received[0], activations=received[1])
+    with torch.inference_mode():
+        problem.model.backward(problem.params, caches, torch.ones_like(logits), {}, deltas=received[2])
+    return *received, logits
+
+
+@each_problem
+def test_every_output_has_a_delta_of_its_shape_and_its_twins_name(problem: Problem) -> None:
+    outputs, activations, deltas, _ = received(problem)
+    assert set(outputs) == set(deltas)
+    assert list(deltas) == list(reversed(outputs))
+    assert set(activations) < set(outputs)
+    assert all(deltas[name].shape == z.shape for name, z in outputs.items())
+    z, a = make_twin(problem.model).observed()  # type: ignore[operator]
+    assert list(z) == list(outputs)
+    assert set(a) == set(activations)
+
+
+def test_every_equation_stands_in_the_documents() -> None:
+    derived = set(re.findall(r"\*\*([A-Z]{2}\d)\*\*", DERIVATIONS.read_text(encoding="utf-8")))
+    used = set()
+    for problem in PROBLEMS.values():
+        used |= {problem.model.equation(name) for name in (*problem.model.shapes, *received(problem)[0])}
+    assert used <= derived | {"∂C/∂output"}
+
+
+def test_equations_are_named() -> None:
+    lenet = ("F7", "F6", "C5", "S4", "C3", "S2", "C1", "F7.bias", "F6.weight", "C5.bias", "C1.weight")
+    model: LeNet5 | CNN = LENETS["as published"].model
+    expected = ["∂C/∂output", "AC1", "AC1", "CV1", "AC1", "CV1", "AC1", "LI3", "LI2", "CV3", "CV2"]
+    assert [model.equation(name) for name in lenet] == expected
+    model = CNNS["two blocks"].model
+    block = [f"stage2.block1.{name}" for name in ("norm2", "conv2", "norm1", "conv1")]
+    names = ("linear", "pool", *block, "stage1.norm", "stage1.pool", "stage1.conv")
+    expected = ["∂C/∂output", "LI1", "AC1", "BN3", "AC1", "BN3", "AC1", "BN3", "MP1"]
+    assert [model.equation(name) for name in names] == expected
+    names = ("linear.weight", "linear.bias", "stage1.conv.weight", "stage2.block2.conv2.weight")
+    norms = ("stage1.norm.weight", "stage1.norm.bias", "stage2.block1.norm2.weight", "stage1.block2.norm1.bias")
+    assert [model.equation(name) for name in names] == ["LI2", "LI3", "CV2", "CV2"]
+    assert [model.equation(name) for name in norms] == ["BN2", "BN1", "BN2", "BN1"]
+
+
+def test_what_is_handed_over_is_what_flows_on() -> None:
+    """Of LeNet-5 by the formula, of the residual network through a block and through its end."""
+    problem = LENETS["as published"]
+    z, a, _, logits = received(problem)
+    p = problem.params
+    assert logits is z["F7"]
+    torch.testing.assert_close(a["C1"], 1.7159 * torch.tanh(2 / 3 * z["C1"]))
+    torch.testing.assert_close(z["S2"], torch.nn.functional.avg_pool2d(a["C1"], 2))
+    torch.testing.assert_close(z["C3"], torch.nn.functional.conv2d(z["S2"], p["C3.weight"], p["C3.bias"]))
+    torch.testing.assert_close(z["F6"], a["C5"].flatten(1) @ p["F6.weight"].T + p["F6.bias"])
+    torch.testing.assert_close(z["F7"], a["F6"] @ p["F7.weight"].T + p["F7.bias"])
+    problem = CNNS["two blocks"]
+    z, a, _, logits = received(problem)
+    p, gelu = problem.params, torch.nn.functional.gelu
+    assert logits is z["linear"]
+    first, second = "stage1.block1", "stage1.block2"
+    torch.testing.assert_close(z["stage1.pool"], torch.nn.functional.max_pool2d(z["stage1.conv"], 2))
+    torch.testing.assert_close(a["stage1.norm"], gelu(z["stage1.norm"]))
+    torch.testing.assert_close(a[f"{first}.norm2"], gelu(a["stage1.norm"] + z[f"{first}.norm2"]))
+    torch.testing.assert_close(a[f"{second}.norm2"], gelu(a[f"{first}.norm2"] + z[f"{second}.norm2"]))
+    conv = torch.nn.functional.conv2d(a[f"{second}.norm2"], p["stage2.conv.weight"], padding=1)
+    torch.testing.assert_close(z["stage2.conv"], conv)
+    torch.testing.assert_close(z["pool"], a["stage2.block2.norm2"].mean(dim=(2, 3), keepdim=True))
+    torch.testing.assert_close(logits, z["pool"].flatten(1) @ p["linear.weight"].T + p["linear.bias"])
+
+
+def test_lenets_sizes_are_those_of_the_paper() -> None:
+    """The parameters are known of this variant, whose S have none and whose C3 sees all of S2's maps."""
+    outputs, _, _, _ = received(LENETS["as published"])
+    assert {name: tuple(z.shape[1:]) for name, z in outputs.items()} == {
+        "C1": (6, 28, 28),
+        "S2": (6, 14, 14),
+        "C3": (16, 10, 10),
+        "S4": (16, 5, 5),
+        "C5": (120, 1, 1),
+        "F6": (84,),
+        "F7": (10,),
+    }
+    unpadded, _, _, _ = received(LENETS["unpadded"])
+    assert all(unpadded[name].shape[1:] == z.shape[1:] for name, z in outputs.items() if name != "F7")
+    counts: dict[str, int] = {}
+    for name, shape in LeNet5((1, 28, 28), 10).shapes.items():
+        layer = name.partition(".")[0]
+        counts[layer] = counts.get(layer, 0) + torch.Size(shape).numel()
+    assert counts == {"C1": 156, "C3": 2_416, "C5": 48_120, "F6": 10_164, "F7": 850}
+    assert sum(counts.values()) == 61_706
+
+
+def test_the_default_cnn_is_of_the_size_it_says() -> None:
+    model = CNN((1, 28, 28), 10)
+    assert sum(torch.Size(shape).numel() for shape in model.shapes.values()) == 121_274
+    outputs, _, _, _ = received(Problem(model, "quadratic", 2))
+    sizes = [tuple(outputs[f"stage{s}.pool"].shape[1:]) for s in (1, 2, 3)]
+    assert sizes == [(16, 14, 14), (32, 7, 7), (64, 3, 3)]
+
+
+def test_padding_is_around_the_picture() -> None:
+    """28×28 pictures give what the same pictures give inside of 32×32 zeros."""
+    small, large = LeNet5((2, 28, 28), 3), LeNet5((2, 32, 32), 3)
+    x, y = random_batch(3, 2 * 28 * 28, 3, seed=1)
+    wide = torch.nn.functional.pad(x.view(3, 2, 28, 28), (2, 2, 2, 2)).flatten(1)
+    params = Problem(small, "quadratic", 3).params
+    results = [by_hand(model, LOSSES["quadratic"], params, rows, y) for model, rows in ((small, x), (large, wide))]
+    inside = results[1]["dx"].view(3, 2, 32, 32)[:, :, 2:-2, 2:-2].flatten(1)
+    compare_gradients(results[0], results[1] | {"dx": inside}).assert_passed()
+
+
+def test_titles_and_kinds_are_in_words() -> None:
+    lenet, cnn = LeNet5((1, 28, 28), 10), CNN((1, 28, 28), 10, (4, 5), 2, "gelu")
+    assert (lenet.title, cnn.title) == ("LeNet-5", "CNN 4-5, 2 blocks a stage")
+    assert [CNN((1, 8, 8), 2, (3,), blocks).title for blocks in (0, 1)] == [
+        "CNN 3, no blocks a stage",
+        "CNN 3, 1 block a stage",
+    ]
+    assert [lenet.kind(name) for name in ("C1", "F6", "F7")] == [
+        "5×5 conv, scaled_tanh",
+        "linear, scaled_tanh",
+        "linear",
+    ]
+    names = ("stage1.conv", "stage1.norm", "stage2.block1.conv2", "stage2.block1.norm2", "linear")
+    assert [cnn.kind(name) for name in names] == [
+        "3×3 conv, pool",
+        "batch norm, gelu",
+        "3×3 conv",
+        "batch norm, gelu",
+        "linear",
+    ]
+    assert (lenet.dropped, cnn.dropped) == ((), (5,))
+
+
+def test_a_twin_is_of_the_models_own_kind() -> None:
+    models = (MLP((4, 3), ("tanh",)), LeNet5((1, 28, 28), 2), CNN((1, 4, 4), 2, (3,)))
+    assert [type(make_twin(model)).__module__ for model in models] == ["reference.mlp", *["reference.cnn"] * 2]
+    assert [type(make_twin(model)).__name__ for model in models] == ["MLP", "LeNet5", "CNN"]
+
+
+REFUSED = {
+    "a picture of another size": (lambda: LeNet5((1, 20, 20), 3), "28×28 or 32×32 pixels, not of 20×20"),
+    "a picture of two sizes": (lambda: LeNet5((1, 28, 32), 3), "28×28 or 32×32 pixels, not of 28×32"),
+    "LeNet-5 without channels": (lambda: LeNet5((0, 28, 28), 3), r"shape \(0, 28, 28\) and 3 classes make no network"),
+    "LeNet-5 of no class": (lambda: LeNet5((1, 28, 28), 0), "and 0 classes make no network"),
+    "an unknown activation of LeNet-5": (lambda: LeNet5((1, 28, 28), 3, "swish"), "'swish' is not .* sigmoid, tanh"),
+    "a shape of two": (lambda: CNN((28, 28), 3), r"shape \(28, 28\) and 3 classes .*\(channels, height, width\)"),
+    "a picture without rows": (lambda: CNN((1, 0, 9), 3), r"shape \(1, 0, 9\) and 3 classes make no network"),
+    "no class": (lambda: CNN((1, 28, 28), 0), "and 0 classes make no network"),
+    "an unknown activation": (lambda: CNN((1, 28, 28), 3, activation="swish"), "'swish' is not an activation; there"),
+    "too many stages": (lambda: CNN((1, 7, 30), 3), "3 stages halve a picture 3 times, and 7×30 pixels allow 2: "),
+    "too many for a pixel": (lambda: CNN((1, 1, 1), 3, (4,)), "1 stages .* 1×1 pixels allow 0"),
+    "no stages": (lambda: CNN((1, 28, 28), 3, ()), r"channels \(\) and 1 blocks make no network: .* from 1 for each"),
+    "a stage of no channel": (lambda: CNN((1, 28, 28), 3, (4, 0)), r"channels \(4, 0\) and 1 blocks make no network"),
+    "blocks below 0": (lambda: CNN((1, 28, 28), 3, blocks=-1), "and -1 blocks make no network: .* blocks from 0"),
+    "dropout of all": (lambda: CNN((1, 28, 28), 3, dropout=1.0), "dropout is 1.0, but it must be from 0 to below 1"),
+    "dropout below 0": (lambda: CNN((1, 28, 28), 3, dropout=-0.1), "dropout is -0.1, but it must be"),
+    "dropout nan": (lambda: CNN((1, 28, 28), 3, dropout=float("nan")), "dropout is nan, but it must be"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED)
+def test_configurations_that_make_no_network_are_refused(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refusal:
+        make()
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_least_that_makes_a_network() -> None:
+    for model in (CNN((1, 2, 2), 1, (1,), 0), CNN((1, 8, 9), 1), CNN((1, 28, 28), 3, dropout=0.999)):
+        assert model.shapes
+
+
+@pytest.mark.parametrize("problem", [LENETS["color"], CNNS["two blocks"]], ids=["LeNet-5", "CNN"])
+def test_rows_of_another_length_are_refused(problem: Problem) -> None:
+    x = problem.data[0]
+    sizes = "×".join(map(str, problem.model.shape))
+    for wrong in (x[:, 1:], x.view(len(x), *problem.model.shape), x[0], x.repeat(1, 2)):
+        with pytest.raises(ValueError, match=rf"^x is {re.escape(str(tuple(wrong.shape)))}: .* {x.shape[1]} .*{sizes}"):
+            problem.model.forward(problem.params, wrong, state=problem.state)
+
+
+def test_training_on_one_value_per_channel_is_refused_and_evaluating_is_not() -> None:
+    problem = Problem(CNN((1, 2, 2), 3, (4,), 1), "quadratic", 1)
+    with pytest.raises(
+        ValueError, match=r"x is \(1, 4, 1, 1\), 1 to a channel, which has no variance: give at least 2"
+    ):
+        forward(problem)
+    assert forward(problem, training=False)[0].shape == (1, 3)
+
+
+def test_every_activation_of_the_models_is_one_of_the_twins() -> None:
+    for activation in ACTIVATIONS:
+        assert make_twin(CNN((1, 2, 2), 2, (1,), 1, activation))
+        assert make_twin(LeNet5((1, 28, 28), 2, activation))
