@@ -1,7 +1,7 @@
 """Lock step: who is right is never stopped, who is wrong is stopped where it is wrong; state passes between them."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from problems import (
     reference_learner,
     relative_difference,
 )
+from torch.testing import assert_close
 from wrong_mlps import (
     BiasGradientIsTheMean,
     FirstLayerForgotten,
@@ -30,6 +31,7 @@ from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import SGD, Lion
 from training.data import Dataset, Split
 from training.learners.checked import MAX_ERROR, CheckedLearner, GradientMismatch
+from training.learners.comparison import compare_passes
 
 CONFIGURATIONS = {
     "sigmoid, quadratic": (("sigmoid", "sigmoid", "sigmoid"), "quadratic", 3.0, {"momentum": 0.5}),
@@ -369,3 +371,39 @@ def test_saturated_and_underflowing_layers_raise_no_alarm(sample: Dataset) -> No
     for activation in ("tanh", "gelu"):
         manual = manual_learner(MLP((784, 16, 16, 10), (activation,) * 3), "quadratic", sample.train, momentum=0.9)
         checked_learner(manual, "quadratic").advance(random_batches(60, 10, 10_000), rates(60, 0.5))
+
+
+def test_beside_another_pass_every_layer_is_computed_from_it():
+    """With `at` a layer's own z is reported, and that pass's z and a go on."""
+    manual = manual_learner(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split())
+    reference = reference_learner(manual, "quadratic")
+    x, y = noise_split().batch(torch.arange(9), torch.float64)
+    free = manual.backpropagate(x, y)
+    z = {name: tensor + 0.1 for name, tensor in free.z.items()}
+    shifted = replace(free, z=z, activations={"layer1": z["layer1"].tanh(), "layer2": z["layer2"]})
+    own = reference.backpropagate(x, y, at=shifted)
+    p = manual.parameters
+    assert_close(own.z["layer1"], free.z["layer1"])
+    assert_close(own.z["layer2"], shifted.activations["layer1"] @ p["layer2.weight"].T + p["layer2.bias"])
+    delta = own.deltas["layer2"] @ p["layer2.weight"] * (1 - shifted.activations["layer1"].square())
+    assert_close(own.deltas["layer1"], delta)
+    assert_close(own.gradients["layer2.weight"], own.deltas["layer2"].T @ shifted.activations["layer1"])
+
+
+@dataclass(frozen=True)
+class Nudged(MLP):
+    """Right, but the first layer's z is off by less than any rounding."""
+
+    def forward(self, params, x, **options):
+        return super().forward({**params, "layer1.bias": params["layer1.bias"] + 1e-18}, x, **options)
+
+
+def test_a_z_on_the_other_side_of_a_kink_by_rounding_is_no_alarm():
+    manual = manual_learner(Nudged((2, 3, 2), ("relu", "identity")), "quadratic", noise_split())
+    manual.params["layer1.weight"].copy_(torch.tensor([[0.5, 0.5], [0.3, -0.2], [0.25, 0.25]]))
+    manual.params["layer1.bias"].zero_()
+    x, y = torch.tensor([[1.0, -1.0], [0.5, 0.25]], dtype=torch.float64), torch.tensor([0, 1])
+    reference = reference_learner(manual, "quadratic")
+    mine, other = manual.backpropagate(x, y), reference.backpropagate(x, y)
+    assert not torch.equal(mine.deltas["layer1"] == 0, other.deltas["layer1"] == 0)
+    assert compare_passes(manual, [reference], x, y).report.passed

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from reference import losses, optimizers, regularizers
 from training.data import Split
 from training.learners.base import Augment, Backpropagation, LearnerState, Noise
+
+Call = tuple[Tensor, Tensor]  # a module's output, and what went on in its place (that too, if nothing did)
 
 
 class Twin(Protocol):
@@ -74,23 +77,27 @@ class ReferenceLearner:
         y: Tensor,
         d_output: Tensor | None = None,
         rounding: torch.Generator | None = None,
+        at: Backpropagation | None = None,
     ) -> Backpropagation:
         """As for every learner; `apply` can take the step afterwards. Hooks keep every z and a with its gradient.
 
         With `d_output` that is propagated back in the place of this learner's own ∂C/∂output, which is still reported.
         With `rounding` every z, every a and what is propagated back are off by one unit of rounding, up or down, and so
-        is every σ′, in units of 1: it is a difference of such numbers (1 − a², a − a²).
+        is every σ′, in units of 1: it is a difference of such numbers (1 − a², a − a²). With `at`, every module's own
+        output is reported, but that pass's z or a goes on in its place.
         """
         before = {name: tensor.clone() for name, tensor in self.module.named_buffers()}
         z_modules, a_modules = self.module.observed()  # type: ignore[operator]
         with ExitStack() as hooks:
-            z_calls = {name: _record(module, hooks, rounding) for name, module in z_modules.items()}
-            a_calls = {name: _record(module, hooks, rounding) for name, module in a_modules.items()}
+            z_calls, a_calls = (
+                {name: _record(name, module, hooks, rounding, there) for name, module in modules.items()}
+                for modules, there in ((z_modules, at.z if at else {}), (a_modules, at.activations if at else {}))
+            )
             self.optimizer.zero_grad()
             output = self._forward(x)
             if rounding is not None:
                 for name in z_calls.keys() & a_calls.keys():
-                    for z_t, a_t in zip(z_calls[name], a_calls[name], strict=True):
+                    for (_, z_t), (_, a_t) in zip(z_calls[name], a_calls[name], strict=True):
                         z_t.register_hook(partial(_rounded_delta, a_t, rounding))
             leaf = output.detach().requires_grad_()  # the chain is cut here, into the cost's part and the module's
             C = self.loss(leaf, y, len(x))
@@ -104,9 +111,9 @@ class ReferenceLearner:
         return Backpropagation(
             C.detach(),
             {name: _gradient(p) for name, p in self.module.named_parameters()},
-            {"output": own_d_output} | {name: _gradient(tensor) for name, tensor in z.items()},
-            {name: tensor.detach() for name, tensor in z.items()},
-            {name: tensor.detach() for name, tensor in a.items()},
+            {"output": own_d_output} | {name: _gradient(passed_on) for name, (_, passed_on) in z.items()},
+            {name: own.detach() for name, (own, _) in z.items()},
+            {name: own.detach() for name, (own, _) in a.items()},
             buffers,
         )
 
@@ -142,10 +149,10 @@ class ReferenceLearner:
         _, a_modules = self.module.observed()  # type: ignore[operator]
         self.module.eval()
         with ExitStack() as hooks:
-            calls = {name: _record(module, hooks, None) for name, module in a_modules.items()}
+            calls = {name: _record(name, module, hooks) for name, module in a_modules.items()}
             self.module(x)
         self.module.train()
-        return {name: tensor.detach() for name, tensor in _numbered(calls).items()}
+        return {name: own.detach() for name, (own, _) in _numbered(calls).items()}
 
     def state_dict(self) -> LearnerState:
         return {
@@ -163,20 +170,29 @@ class ReferenceLearner:
         self.steps = state["steps"]
 
 
-def _record(module: nn.Module, hooks: ExitStack, rounding: torch.Generator | None) -> list[Tensor]:
-    """A list that fills with the module's outputs, one per call, while the hooks are in place."""
-    outputs: list[Tensor] = []
+def _record(
+    name: str,
+    module: nn.Module,
+    hooks: ExitStack,
+    rounding: torch.Generator | None = None,
+    at: Mapping[str, Tensor] = MappingProxyType({}),
+) -> list[Call]:
+    """A list that fills while the hooks are in place: for each call the module's output, and what goes on instead."""
+    calls: list[Call] = []
 
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        own = output
         if rounding is not None:  # an activation is as exact as its z is large, if not more: gelu's tail
             exact_as = inputs[0].detach() if inputs[0].shape == output.shape else output.detach()
-            output = _rounded(output, rounding) + (_rounded(exact_as, rounding) - exact_as)
-        output.retain_grad()
-        outputs.append(output)
-        return output
+            own = _rounded(output, rounding) + (_rounded(exact_as, rounding) - exact_as)
+        there = at.get(name, at.get(f"{name}[{len(calls)}]"))
+        passed_on = own if there is None else there.to(own.dtype) + (own - output.detach())
+        passed_on.retain_grad()
+        calls.append((own, passed_on))
+        return passed_on
 
     hooks.callback(module.register_forward_hook(hook).remove)
-    return outputs
+    return calls
 
 
 def _rounded(tensor: Tensor, rounding: torch.Generator | None) -> Tensor:
@@ -193,12 +209,10 @@ def _rounded_delta(a: Tensor, rounding: torch.Generator, delta: Tensor) -> Tenso
     return delta + (_rounded(a.grad, rounding) - a.grad)
 
 
-def _numbered(outputs: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+def _numbered(calls: dict[str, list[Call]]) -> dict[str, Call]:
     """`layer1` for a module that was called once; `cell[0]`, `cell[1]`, … for one that was called several times."""
     return {
-        name if len(calls) == 1 else f"{name}[{t}]": tensor
-        for name, calls in outputs.items()
-        for t, tensor in enumerate(calls)
+        name if len(own) == 1 else f"{name}[{t}]": call for name, own in calls.items() for t, call in enumerate(own)
     }
 
 
