@@ -177,7 +177,10 @@ class Config:
             "dropout": ["mlp", "cnn"],
         }.items():
             if self.model not in users and getattr(self, name) != getattr(Config, name):
-                raise UserError(f"{flag(name)} goes with --model {' and '.join(users)}, not with {self.model}")
+                raise UserError(
+                    f"{flag(name)} goes with --model {' and '.join(users)}, not with {self.model}: "
+                    "leave it out, or the preset that sets it"
+                )
         if self.model != "mlp":
             self._check("activation", len(self.activation) == 1, f"one name for all layers of {self.model}")
             return
