@@ -76,7 +76,7 @@ CNNS = {
     "three stages to one pixel": Problem(CNN((2, 11, 9), 4, (5, 3, 4), 1, "leaky_relu"), "sigmoid-cross-entropy", 3),
     "a batch of one": Problem(CNN((3, 7, 5), 6, (4,), 1, "silu"), "softmax-cross-entropy", 1),
     "smoothed": Problem(CNN((1, 6, 6), 3, (4, 2), 0, "softplus"), "smoothed", 11),
-    "one channel, one class": Problem(CNN((1, 4, 5), 1, (1,), 1, "identity"), "quadratic", 3),
+    "one channel, one class": Problem(CNN((1, 4, 5), 1, (1,), 0, "identity"), "quadratic", 3),
     "sigmoid": Problem(CNN((2, 5, 5), 2, (3, 2), 0, "sigmoid"), "sigmoid-cross-entropy", 13),
     "scaled tanh": Problem(CNN((2, 8, 6), 7, (3, 5), 1, "scaled_tanh"), "squared-error", 5),
     "gelu by tanh": Problem(CNN((1, 7, 9), 3, (6,), 2, "gelu_tanh"), "quadratic", 4),
