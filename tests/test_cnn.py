@@ -218,6 +218,7 @@ def test_a_block_that_adds_nothing_passes_the_gradient_around() -> None:
     around_the_blocks(CNN((2, 9, 7), 3, (5, 4), 2, "relu"))
 
 
+@pytest.mark.slow  # rewrites the source, which mutmut does too
 def test_a_block_without_its_way_around_is_noticed() -> None:
     with pytest.raises(AssertionError):
         around_the_blocks(rewritten(CNN((2, 9, 7), 3, (5, 4), 2, "relu"), *FORGETS_RS1))
