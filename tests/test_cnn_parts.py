@@ -1,7 +1,6 @@
 """What the convolutional networks are made of: names, sizes, state, caches, and what they refuse."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +16,6 @@ from manual_backprop.models.cnn import CNN, LeNet5
 from manual_backprop.models.mlp import MLP
 from training.data import Split
 from training.models import make_twin
-
-DERIVATIONS = Path(__file__).parent.parent / "docs" / "derivations.md"
 
 each_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 each_cnn = pytest.mark.parametrize("problem", CNNS.values(), ids=CNNS)
@@ -167,14 +164,6 @@ def test_every_output_has_a_delta_of_its_shape_and_its_twins_name(problem: Probl
     z, a = make_twin(problem.model).observed()  # type: ignore[operator]
     assert list(z) == list(outputs)
     assert set(a) == set(activations)
-
-
-def test_every_equation_stands_in_the_documents() -> None:
-    derived = set(re.findall(r"\*\*([A-Z]{2}\d)\*\*", DERIVATIONS.read_text(encoding="utf-8")))
-    used = set()
-    for problem in PROBLEMS.values():
-        used |= {problem.model.equation(name) for name in (*problem.model.shapes, *received(problem)[0])}
-    assert used <= derived | {"∂C/∂output"}
 
 
 def test_equations_are_named() -> None:

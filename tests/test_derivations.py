@@ -5,6 +5,8 @@ import pkgutil
 import re
 from pathlib import Path
 
+from cnn_problems import PROBLEMS
+
 from manual_backprop import layers, models
 
 DERIVATIONS = Path(__file__).parent.parent / "docs" / "derivations.md"
@@ -19,3 +21,14 @@ def test_every_label_of_a_layer_or_model_is_derived_in_the_documents_and_no_othe
     derived = set(re.findall(rf"\*\*({label})\*\*", DERIVATIONS.read_text(encoding="utf-8")))
     assert used == derived
     assert len(used) > 20
+
+
+def test_every_equation_that_a_convolutional_network_names_is_derived():
+    derived = set(re.findall(r"\*\*([A-Z]{2}\d)\*\*", DERIVATIONS.read_text(encoding="utf-8")))
+    used = set()
+    for problem in PROBLEMS.values():
+        deltas = [name.removeprefix("δ ") for name in problem.by_hand() if name.startswith("δ ")]
+        deltas.remove("output")
+        used |= {problem.model.equation(name) for name in (*problem.model.shapes, *deltas)}
+    assert used == {"∂C/∂output", "AC1", "BN1", "BN2", "BN3", "CV1", "CV2", "CV3", "LI1", "LI2", "LI3", "MP1"}
+    assert used <= derived | {"∂C/∂output"}
