@@ -285,11 +285,11 @@ class Config:
             )
         if self.model == "cnn":
             self._require_variance(data)
-        if (self.shift or self.rotate) and len(data.shape) != 2:
-            name, sizes = "shift" if self.shift else "rotate", "×".join(map(str, data.shape))
+        moving = [flag(name) for name in ("shift", "rotate") if getattr(self, name)]
+        if moving and len(data.shape) != 2:
             raise UserError(
-                f"{flag(name)} moves pictures of height×width, and an example of {data.name} is {sizes}: "
-                f"give {flag(name)} 0"
+                f"{' and '.join(moving)} move pictures of height×width, and an example of {data.name} is "
+                f"{'×'.join(map(str, data.shape))}: give {' 0 '.join(moving)} 0"
             )
 
     def _require_variance(self, data: Dataset) -> None:
