@@ -100,8 +100,10 @@ def test_without_a_state_it_starts_from_the_initial_one(problem: Problem) -> Non
     model, params, (x, _) = problem.model, problem.params, problem.data
     initial = {n: t.double() if t.is_floating_point() else t for n, t in model.initial_state().items()}
     for training in (True, False):
-        none = model.forward(params, x, training=training)[0]
-        assert torch.equal(none, model.forward(params, x, state=initial, training=training)[0])
+        none, _, state = model.forward(params, x, training=training)
+        expected, _, from_initial = model.forward(params, x, state=initial, training=training)
+        assert torch.equal(none, expected)
+        assert {name: t.dtype for name, t in state.items()} == {name: t.dtype for name, t in from_initial.items()}
     assert not torch.allclose(none, model.forward(params, x, training=True)[0])
 
 
@@ -208,6 +210,31 @@ def test_what_is_handed_over_is_what_flows_on() -> None:
     torch.testing.assert_close(logits, z["pool"].flatten(1) @ p["linear.weight"].T + p["linear.bias"])
 
 
+@each_problem
+def test_what_is_left_out(problem: Problem) -> None:
+    """Evaluation, and no dx."""
+    x = problem.data[0]
+    output, caches, state = problem.model.forward(problem.params, x, state=problem.state)
+    expected, _, unchanged = problem.model.forward(problem.params, x, state=problem.state, training=False)
+    assert torch.equal(output, expected)
+    assert all(torch.equal(state[name], tensor) for name, tensor in unchanged.items())
+    assert problem.model.backward(problem.params, caches, torch.ones_like(output), {}) is None
+
+
+def test_channels_come_last_in_memory_all_the_way() -> None:
+    """For speed: a layer that got the other order would hand it on."""
+    problem = CNNS["two blocks"]
+    outputs: dict[str, Tensor] = {}
+    deltas: dict[str, Tensor] = {}
+    output, caches, _ = problem.model.forward(problem.params, problem.data[0], training=True, outputs=outputs)
+    problem.model.backward(problem.params, caches, torch.ones_like(output), {}, deltas=deltas)
+    pictures = [name for name, z in outputs.items() if z.dim() == 4]
+    assert len(pictures) == 23
+    for name in pictures:
+        assert outputs[name].is_contiguous(memory_format=torch.channels_last), name
+        assert deltas[name].is_contiguous(memory_format=torch.channels_last), name
+
+
 def test_lenets_sizes_are_those_of_the_paper() -> None:
     """The parameters are known of this variant, whose S have none and whose C3 sees all of S2's maps."""
     outputs, _, _, _ = received(LENETS["as published"])
@@ -282,7 +309,7 @@ REFUSED = {
     "a picture of another size": (lambda: LeNet5((1, 20, 20), 3), "28×28 or 32×32 pixels, not of 20×20"),
     "a picture of two sizes": (lambda: LeNet5((1, 28, 32), 3), "28×28 or 32×32 pixels, not of 28×32"),
     "LeNet-5 without channels": (lambda: LeNet5((0, 28, 28), 3), r"shape \(0, 28, 28\) and 3 classes make no network"),
-    "LeNet-5 of no class": (lambda: LeNet5((1, 28, 28), 0), "and 0 classes make no network"),
+    "LeNet-5 of no class": (lambda: LeNet5((1, 28, 28), 0), "0 classes make no network: .* classes are from 1$"),
     "an unknown activation of LeNet-5": (lambda: LeNet5((1, 28, 28), 3, "swish"), "'swish' is not .* sigmoid, tanh"),
     "a shape of two": (lambda: CNN((28, 28), 3), r"shape \(28, 28\) and 3 classes .*\(channels, height, width\)"),
     "a picture without rows": (lambda: CNN((1, 0, 9), 3), r"shape \(1, 0, 9\) and 3 classes make no network"),
@@ -290,7 +317,10 @@ REFUSED = {
     "an unknown activation": (lambda: CNN((1, 28, 28), 3, activation="swish"), "'swish' is not an activation; there"),
     "too many stages": (lambda: CNN((1, 7, 30), 3), "3 stages halve a picture 3 times, and 7×30 pixels allow 2: "),
     "too many for a pixel": (lambda: CNN((1, 1, 1), 3, (4,)), "1 stages .* 1×1 pixels allow 0"),
-    "no stages": (lambda: CNN((1, 28, 28), 3, ()), r"channels \(\) and 1 blocks make no network: .* from 1 for each"),
+    "no stages": (
+        lambda: CNN((1, 28, 28), 3, ()),
+        r"channels \(\) and 1 blocks make no network: give channels from 1, blocks from 0$",
+    ),
     "a stage of no channel": (lambda: CNN((1, 28, 28), 3, (4, 0)), r"channels \(4, 0\) and 1 blocks make no network"),
     "blocks below 0": (lambda: CNN((1, 28, 28), 3, blocks=-1), "and -1 blocks make no network: .* blocks from 0"),
     "dropout of all": (lambda: CNN((1, 28, 28), 3, dropout=1.0), "dropout is 1.0, but it must be from 0 to below 1"),

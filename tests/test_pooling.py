@@ -9,7 +9,7 @@ from against_torch import assert_same, assert_torchs, normal
 
 from gradient_check import check_backward
 from manual_backprop.layers import adaptive_avg_pool2d, avg_pool2d, max_pool2d
-from manual_backprop.layers.windows import pooled
+from manual_backprop.layers.windows import framed, pooled
 from reference import layers as twins
 
 POOLS = {"max": (max_pool2d, twins.max_pool2d), "average": (avg_pool2d, twins.avg_pool2d)}
@@ -223,3 +223,18 @@ def test_no_more_is_added_behind_the_padding_than_the_last_window_needs():
     assert pooled(7, 3, 2, 1, False) == pooled(7, 3, 2, 1, True) == (4, 0)
     assert pooled(6, 3, 2, 1, False) == (3, 0)
     assert pooled(6, 3, 2, 1, True) == (4, 1)
+
+
+def test_the_cache_of_max_pooling_holds_no_picture():
+    """Whether a pixel is the largest of its window, and the size of the picture; nothing as large as it."""
+    x = normal(0, 2, 3, 8, 6)
+    _, (largest, empty, *_) = max_pool2d.forward(x, 2)
+    assert {mask.dtype for mask in largest} == {torch.bool}
+    assert sum(largest).tolist() == torch.ones(2, 3, 4, 3).tolist()
+    assert (empty.shape, empty.device.type) == (x.shape, "meta")
+
+
+def test_a_picture_without_a_frame_is_not_copied():
+    x = normal(0, 2, 3)
+    assert framed(x, (0, 0, 0, 0)) is x
+    assert framed(x, (0, 1, 0, 0), 7.0).tolist() == [[*row, 7.0] for row in x.tolist()]

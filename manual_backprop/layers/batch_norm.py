@@ -55,7 +55,7 @@ def backward(dy: Tensor, cache: Cache) -> tuple[Tensor, Tensor, Tensor]:
     dbeta = channel_sums(dy)  # BN1
     dgamma = channel_sums(dy * xhat)  # BN2
     through = torch.addcmul(per_channel(dbeta / n, dy), xhat, per_channel(dgamma / n, dy))  # dβ/n + x̂ dγ/n
-    dx = torch.sub(dy, through, out=through).mul_(per_channel(gamma / sigma, dy))  # BN3, where `through` was
+    dx = through.sub_(dy).mul_(per_channel(-gamma / sigma, dy))  # BN3, where `through` was
     return dx, dgamma, dbeta
 
 

@@ -46,8 +46,8 @@ def backward(dz: Tensor, cache: Cache, need_dx: bool = True) -> tuple[Any, ...]:
     x, W, with_b, stride, padding, dilation, groups = cache
     unseen = [behind(x.shape[2 + i], W.shape[2 + i], padding[i], dilation[i]) % stride[i] for i in (0, 1)]
     dx = torch.conv_transpose2d(dz, W, None, stride, padding, unseen, groups, dilation) if need_dx else None  # CV1
-    parts = zip(dz.split(TOGETHER), x.split(TOGETHER), strict=True)
-    dW = sum(weight_gradient(*part, W.shape[2:], stride, padding, dilation, groups) for part in parts)  # CV2
+    geometry = (W.shape[2:], stride, padding, dilation, groups)
+    dW = sum(map(lambda d, v: weight_gradient(d, v, *geometry), dz.split(TOGETHER), x.split(TOGETHER)))  # CV2
     if not with_b:
         return dx, dW
     db = dz.sum(dim=(0, 2, 3))  # CV3

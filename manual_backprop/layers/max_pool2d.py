@@ -51,8 +51,8 @@ def backward(dy: Tensor, cache: Cache) -> Tensor:
     largest, empty, (kh, kw), (sh, sw), (ph, pw), (height, width) = cache
     rows, columns = dy.shape[-2:]
     dx = torch.zeros_like(empty, device=dy.device)
-    for (i, j), here in zip(product(range(kh), range(kw)), largest, strict=True):
-        dx[..., every(i, sh, rows), every(j, sw, columns)] += dy * here  # MP1
+    for k, (i, j) in enumerate(product(range(kh), range(kw))):
+        dx[..., every(i, sh, rows), every(j, sw, columns)] += dy * largest[k]  # MP1
     return dx[..., ph : ph + height, pw : pw + width]
 
 

@@ -178,8 +178,8 @@ class CNN:
         require_pictures(self.shape, self.classes, self.activation)
         if not self.channels or min(self.channels) < 1 or self.blocks < 0:
             raise ValueError(
-                f"channels {self.channels} and {self.blocks} blocks make no network: give a number from 1 for each "
-                "stage, and blocks from 0"
+                f"channels {self.channels} and {self.blocks} blocks make no network: "
+                "give channels from 1, blocks from 0"
             )
         if min(self.shape[1:]) >> len(self.channels) < 1:
             most = min(self.shape[1:]).bit_length() - 1
@@ -369,8 +369,7 @@ def rows_to_pictures(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 def require_pictures(shape: tuple[int, int, int], classes: int, activation: str) -> None:
     if len(shape) != 3 or min(shape) < 1 or classes < 1:
         raise ValueError(
-            f"shape {shape} and {classes} classes make no network: give (channels, height, width) and classes, each at "
-            "least 1"
+            f"shape {shape} and {classes} classes make no network: (channels, height, width) and classes are from 1"
         )
     if activation not in ACTIVATIONS:
         raise ValueError(f"{activation!r} is not an activation; there are {', '.join(ACTIVATIONS)}")
