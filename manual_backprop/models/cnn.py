@@ -304,7 +304,7 @@ class CNN:
         if "dropout" in caches:
             da = dropout.backward(da, caches.pop("dropout"))
         deltas["pool"] = dp = da.view(*da.shape, 1, 1)
-        da = adaptive_avg_pool2d.backward(dp, caches.pop("pool")).to(memory_format=torch.channels_last)  # AA1
+        da = adaptive_avg_pool2d.backward(dp, caches.pop("pool"))  # AA1
         for stage in reversed(self._stages()):
             for block in reversed(self._blocks(stage)):
                 deltas[f"{block}.norm2"] = dy = sigma.backward(da, caches.pop(f"{block}.a2"))  # AC1
