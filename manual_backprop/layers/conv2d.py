@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 
 from manual_backprop.layers.windows import Pair, every, pair
 
-TOGETHER = 32  # images of whose windows copies are made at a time, few enough for the processor's cache
+TOGETHER = 64  # images of whose windows copies are made at a time, few enough for the processor's cache
 
 Cache = tuple[Tensor, Tensor, bool, Pair, Pair, Pair, int]
 
