@@ -187,18 +187,8 @@ def lost(runs: Sequence[Run]) -> str:
 
 
 def table(entries: Sequence[Published], runs: Callable[[str], Sequence[Run]]) -> list[str]:
-    heading = [
-        "preset",
-        "seeds",
-        "published",
-        "picked by",
-        "ours, so picked",
-        "reached",
-        "last epoch",
-        "best epoch",
-        "lost",
-    ]
-    heading += ["processor", "whole run"]
+    heading = ["preset", "seeds", "published", "picked by", "ours, so picked", "reached"]
+    heading += ["last epoch", "best epoch", "lost", "processor", "whole run"]
     lines = [f"| {' | '.join(heading)} |", "|---" * len(heading) + "|"]
     for entry in entries:
         own = runs(entry.preset)

@@ -6,7 +6,7 @@ The three take turns in one process, on one thread; the medians' ratios are what
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 from statistics import median
@@ -29,6 +29,7 @@ from training.models import make_model, make_twin
 ROUNDS = 15
 STEPS = 100  # of each implementation in a round
 CNN_ROUNDS, CNN_STEPS = 7, 10
+RATE = 1e-3
 
 
 class Pictures(TorchDataset):
@@ -64,24 +65,23 @@ def usual_loop(config: Config, data: Dataset) -> Callable[[], None]:
     return run
 
 
-def measure(config: Config, data: Dataset) -> list[float]:
-    """Median microseconds a step of manual, reference and the usual loop."""
-    config = config.resolved(data)
+def contenders(config: Config, data: Dataset, steps: int) -> list[Callable[[], object]]:
+    """So many steps by hand, and the same by autograd, from the same start."""
     manual, reference = make_manual(config, data), make_reference(config, data, torch.float32)
     reference.load_state_dict(manual.state_dict())
-    batches = epoch_order(0, 0, len(data.train))[: STEPS * config.batch_size].view(STEPS, -1)
-    rates = torch.full((STEPS,), 0.1, dtype=torch.float64)
-    contenders = [
-        lambda: manual.advance(batches, rates),
-        lambda: reference.advance(batches, rates),
-        usual_loop(config, data),
-    ]
-    times: list[list[float]] = [[], [], []]
-    for _ in range(ROUNDS + 1):
-        for contender, own in zip(contenders, times, strict=True):
+    batches = epoch_order(0, 0, len(data.train))[: steps * config.batch_size].view(steps, -1)
+    rates = torch.full((steps,), RATE, dtype=torch.float64)
+    return [partial(learner.advance, batches, rates) for learner in (manual, reference)]
+
+
+def take_turns(functions: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+    """Median seconds of each."""
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(rounds + 1):
+        for function, own in zip(functions, times, strict=True):
             start = time.perf_counter()
-            contender()
-            own.append((time.perf_counter() - start) / STEPS * 1e6)
+            function()
+            own.append(time.perf_counter() - start)
     return [median(own[1:]) for own in times]  # the first round warms up
 
 
@@ -94,23 +94,12 @@ def live_memory(function: Callable[[], object]) -> int:
     return max(accumulate(changes, initial=0))
 
 
-def measure_cnn(config: Config, data: Dataset) -> tuple[list[float], list[int]]:
-    """Median milliseconds a step of manual and reference, which take turns, and the live memory of a step of each."""
-    config = config.resolved(data)
-    manual, reference = make_manual(config, data), make_reference(config, data, torch.float32)
-    reference.load_state_dict(manual.state_dict())
-    batches = epoch_order(0, 0, len(data.train))[: CNN_STEPS * config.batch_size].view(CNN_STEPS, -1)
-    rates = torch.full((CNN_STEPS,), 1e-3, dtype=torch.float64)
-    times: list[list[float]] = [[], []]
-    contenders = (partial(manual.advance, batches, rates), partial(reference.advance, batches, rates))
-    for _ in range(CNN_ROUNDS + 1):
-        for contender, own in zip(contenders, times, strict=True):
-            start = time.perf_counter()
-            contender()
-            own.append((time.perf_counter() - start) / CNN_STEPS * 1e3)
-    steps = (partial(manual.advance, batches[:1], rates[:1]), partial(reference.advance, batches[:1], rates[:1]))
-    memory = [live_memory(step) for step in steps]
-    return [median(own[1:]) for own in times], memory
+def memory_of_a_step(config: Config, data: Dataset) -> list[int]:
+    """Of manual and reference; not their first, in which the optimizer makes its state."""
+    steps = contenders(config, data, 1)
+    for step in steps:
+        step()
+    return [live_memory(step) for step in steps]
 
 
 def main() -> None:
@@ -121,7 +110,9 @@ def main() -> None:
         "|---|---|---|---|---|---|",
     ]
     for preset, name in (("3b1b", "784-16-16-10, batches of 100"), ("nielsen-ch1", "784-30-10, batches of 10")):
-        manual, reference, usual = measure(load_preset(preset), data)
+        config = load_preset(preset).resolved(data)
+        seconds = take_turns([*contenders(config, data, STEPS), usual_loop(config, data)], ROUNDS)
+        manual, reference, usual = (total / STEPS * 1e6 for total in seconds)
         lines.append(
             f"| {name} | {manual:.0f} µs | {reference:.0f} µs | {usual:,.0f} µs | "
             f"**{manual / reference:.2f}** | {manual / usual:.3f} |"
@@ -132,7 +123,10 @@ def main() -> None:
         "|---|---|---|---|---|---|---|",
     ]
     for preset, name in (("lenet5", "LeNet-5, batches of 128"), ("small-cnn", "16-32-64 residual, batches of 128")):
-        (manual, reference), (own, its) = measure_cnn(load_preset(preset), data)
+        config = load_preset(preset).resolved(data)
+        seconds = take_turns(contenders(config, data, CNN_STEPS), CNN_ROUNDS)
+        manual, reference = (total / CNN_STEPS * 1e3 for total in seconds)
+        own, its = memory_of_a_step(config, data)
         lines.append(
             f"| {name} | {manual:.1f} ms | {reference:.1f} ms | **{manual / reference:.2f}** | "
             f"{own / 2**20:.1f} MiB | {its / 2**20:.1f} MiB | **{own / its:.2f}** |"

@@ -93,6 +93,12 @@ PROBLEMS = {f"LeNet-5, {name}": problem for name, problem in LENETS.items()} | {
 }
 
 
+def differ(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors, which must be of one shape and format, are further apart than any rounding of them."""
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    return bool((a - b).norm() > 1e-4 * b.norm())
+
+
 def rewritten(model: CNN | LeNet5, old: str, new: str) -> Any:
     """The same network from manual_backprop/models/cnn.py with one passage changed, which must be there once."""
     source = inspect.getsource(cnn)

@@ -76,12 +76,12 @@ def backpropagate(
     z: dict[str, Tensor] = {}
     activations: dict[str, Tensor] = {}
     deltas: dict[str, Tensor] = {}
-    kept = (z, activations, deltas) if keep else (NOWHERE,) * 3
+    to_z, to_activations, to_deltas = (z, activations, deltas) if keep else (NOWHERE,) * 3
     with torch.inference_mode():
         output, caches, new_state = model.forward(
-            params, x, state=state, noise=noise, training=True, outputs=kept[0], activations=kept[1]
+            params, x, state=state, noise=noise, training=True, outputs=to_z, activations=to_activations
         )
         C, cache = loss.forward(output, y)
-        kept[2]["output"] = d_output = loss.backward(1.0, cache)
-        model.backward(params, caches, d_output, gradients, deltas=kept[2])
+        to_deltas["output"] = d_output = loss.backward(1.0, cache)
+        model.backward(params, caches, d_output, gradients, deltas=to_deltas)
     return Backpropagation(C, gradients, deltas, z, activations, new_state)
