@@ -2,21 +2,22 @@
 
 import argparse
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from training import run
-from training.config import DEFAULT_PRESETS, Config, flag, load_preset, preset_names
+from training import defaults, run
+from training.config import DEFAULT_PRESETS, Config, flag, load_preset, preset_names, preset_values
 from training.errors import UserError
 from training.learners.checked import GradientMismatch
 from training.loop import NotFiniteError
 
 PRESET_HELP = (
-    f"Start from these settings: {', '.join(preset_names())}, or the path of a TOML file, such as a run's config.toml; "
-    f"left out, {', '.join(f'{preset} for {model}' for model, preset in DEFAULT_PRESETS.items())}."
+    f"Start from these settings, on their own data: {', '.join(preset_names())}, or the path of a TOML file, such as a "
+    f"run's config.toml; left out, {', '.join(f'{preset} for {model}' for model, preset in DEFAULT_PRESETS.items())}, "
+    "on the data that are there."
 )
 RESUMED_WITH = ("epochs", "max_steps")
 
@@ -33,33 +34,61 @@ class Arguments(Config):
     print_config: bool = False
     """Print the configuration as TOML and stop."""
 
+    def __post_init__(self) -> None:
+        """Nothing is checked before what was left out is filled in."""
+
     @property
-    def config(self) -> Config:
-        return Config(**{field.name: getattr(self, field.name) for field in fields(Config)})
+    def values(self) -> dict[str, Any]:
+        """The fields of Config."""
+        return {field.name: getattr(self, field.name) for field in fields(Config)}
 
 
-def parse(argv: list[str]) -> Arguments:
-    """default < preset (or the configuration of the run to be resumed) < command line."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", nargs="?")
-    first.add_argument("--model", nargs="?")
+@dataclass(frozen=True)
+class Request:
+    """A command line, understood: `notes` are what to tell about the settings that it left out."""
+
+    arguments: Arguments
+    config: Config
+    notes: list[str]
+
+
+def parse(argv: list[str]) -> Request:
+    """default < preset (or the configuration of the run to be resumed) < command line.
+
+    Cost, initial values, learning rate and L2 follow from the rest unless the command line, or a preset that is named
+    there, sets them.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for name in ("preset", "model", *defaults.CHOICES):
+        first.add_argument(flag(name), nargs="?")
     first.add_argument("--resume", nargs="?", type=Path)
-    known, _ = first.parse_known_args(argv)
-    preset = known.preset or DEFAULT_PRESETS.get(known.model, DEFAULT_PRESETS[Config.model])
-    base = run.load_config(known.resume) if known.resume else load_preset(preset)
+    known = vars(first.parse_known_args(argv)[0])
+    given = set(known)
+    if known.get("resume"):
+        base = run.load_config(known["resume"])
+        given.update(defaults.CHOICES)
+    elif known.get("preset"):
+        base = load_preset(known["preset"])
+        given.update(preset_values(known["preset"]))
+    else:
+        model = str(known.get("model", Config.model))  # one that is unknown is refused below
+        base = replace(load_preset(DEFAULT_PRESETS.get(model, DEFAULT_PRESETS[Config.model])), dataset="auto")
     arguments: Arguments = tyro.cli(
         Arguments, args=argv, default=Arguments(**vars(base)), config=(tyro.conf.FlagCreatePairsOff,)
     )
+    config = Config(**defaults.fill(arguments.values, given))
     if arguments.resume:
         if arguments.run_dir or arguments.preset:
             raise UserError("--resume goes on with a run as it is: leave out --run-dir and --preset")
         for field in fields(Config):
-            if field.name not in RESUMED_WITH and getattr(arguments, field.name) != getattr(base, field.name):
+            if field.name not in RESUMED_WITH and getattr(config, field.name) != getattr(base, field.name):
                 raise UserError(
                     f"{flag(field.name)} cannot change when a run is resumed; start a new one with "
                     f"--preset {arguments.resume / 'config.toml'} {flag(field.name)} …"
                 )
-    return arguments
+        return Request(arguments, config, [])
+    usual = load_preset(DEFAULT_PRESETS[config.model])
+    return Request(arguments, config, defaults.notes(vars(config), arguments.values, vars(usual), given))
 
 
 def main(argv: list[str]) -> int:
@@ -67,13 +96,15 @@ def main(argv: list[str]) -> int:
     value was not finite, 130 after Ctrl-C, 143 after SIGTERM."""
     run_dir = None
     try:
-        arguments = parse(argv)
-        config = arguments.config
+        request = parse(argv)
+        arguments, config = request.arguments, request.config
         if arguments.print_config:
             print(config.to_toml(), end="")
             return 0
         preset = arguments.preset or DEFAULT_PRESETS[config.model]
         name = f"{Path(preset).stem}-{config.impl}-seed{config.seed}"
+        for note in request.notes:
+            print(note)
         run_dir = arguments.resume or arguments.run_dir or run.free_run_dir(Path("runs"), name)
         result = run.resume(run_dir, config) if arguments.resume else run.start(config, run_dir)
     except GradientMismatch as error:

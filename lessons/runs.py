@@ -28,6 +28,9 @@ class Silent:
     def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None:
         pass
 
+    def notice(self, text: str) -> None:
+        pass
+
 
 def first(data: Dataset, train: int, test: int) -> Dataset:
     """The data set's first so many training and test examples; all where it has fewer."""

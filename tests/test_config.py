@@ -75,7 +75,7 @@ def test_there_are_the_presets_of_the_readme() -> None:
 
 @pytest.mark.parametrize("model", get_args(get_type_hints(Config)["model"]))
 def test_where_only_the_model_is_named_its_own_preset_is_the_start(model: str) -> None:
-    start = load_preset(DEFAULT_PRESETS[model])
+    start = replace(load_preset(DEFAULT_PRESETS[model]), dataset="auto")
     assert start.model == model
     assert train.parse(["--model", model]).config == train.parse([f"--model={model}"]).config == start
     assert train.parse(["--model", model, "--lr", "0.25"]).config == replace(start, lr=0.25)
@@ -85,7 +85,8 @@ def test_a_named_preset_beats_that_of_the_model(tmp_path: Path) -> None:
     for asked in (["--preset", "lenet5", "--model", "cnn"], ["--model=cnn", "--preset=lenet5"]):
         assert train.parse(asked).config == replace(load_preset("lenet5"), model="cnn")
     mine = toml(tmp_path / "mine.toml", 'model = "cnn"\nchannels = [2]\n')
-    assert train.parse(["--preset", mine]).config == Config(model="cnn", channels=(2,))
+    assert train.parse(["--preset", mine]).config == load_preset(mine)
+    assert load_preset(mine).channels == (2,)
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -1,13 +1,12 @@
 """The configuration of a run: one frozen dataclass, checked field by field, and how it is put together.
 
-default < preset (a TOML file) < command line. `resolved` replaces every `auto`, so that what is written into the run
-directory reproduces the run.
+default < preset (a TOML file) < command line; what all of them leave out follows from what they set (defaults.py).
+`resolved` replaces every `auto`, so that what is written into the run directory reproduces the run.
 """
 
 import difflib
 import json
 import math
-import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ import torch
 
 from manual_backprop.losses import LOSSES
 from manual_backprop.optimizers import OPTIMIZERS
+from training import defaults
 from training.batches import steps_per_epoch
 from training.data import Dataset
 from training.errors import UserError
@@ -32,6 +32,7 @@ Activation = Literal[
 PRESET_DIR = Path(__file__).parent / "presets"
 DEFAULT_PRESETS = {"mlp": "3b1b", "lenet5": "lenet5", "cnn": "small-cnn"}  # where only the model is named
 MAX_PARAMETERS = 1_000_000_000  # 4 GB in float32, and a run holds several such vectors
+FOUND_THREADS = torch.get_num_threads()  # as torch begins: what affinity, a container and OMP_NUM_THREADS allow
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,18 @@ class Config:
     blocks: int = 1
     """Residual blocks in each stage of cnn."""
     activation: tuple[Activation, ...] = ("sigmoid",)
-    """One for all layers, or in mlp one per layer with the output's last (identity there if the cost takes logits)."""
+    """One for all layers, or in mlp one per layer with the output's last. Left out, the output's is identity if the
+    cost takes logits, else sigmoid if the hidden one has no bounds."""
     loss: Literal["quadratic", "squared-error", "sigmoid-cross-entropy", "softmax-cross-entropy"] = "quadratic"
-    """The cost of an example: ½‖a−y‖², ‖a−y‖², or a cross-entropy from logits."""
+    """The cost of an example: ½‖a−y‖², ‖a−y‖², or a cross-entropy from logits. Left out, quadratic for few sigmoids
+    with sgd, softmax-cross-entropy for all else."""
     label_smoothing: float = 0.0
     """Move the targets this far, from 0 to below 1, towards the uniform distribution (softmax-cross-entropy only)."""
     optimizer: Literal["sgd", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lion", "muon"] = "sgd"
     """How the gradient moves the parameters; adamw, lion and muon decouple --l2, and muon moves biases by adamw."""
     lr: float = 10.0
-    """Learning rate η at the start of the schedule; in one-cycle the largest."""
+    """Learning rate η at the start of the schedule; in one-cycle the largest. Left out, one that suits optimizer, cost
+    and activation."""
     schedule: Literal["constant", "step", "exponential", "cosine", "one-cycle", "plateau", "halve"] = "cosine"
     """How the learning rate goes on: plateau follows the held-out cost, halve (Nielsen's rule) their accuracy."""
     lr_epochs: int = 0
@@ -109,7 +113,8 @@ class Config:
     init: Literal["standard-normal", "scaled-normal", "small-normal", "xavier", "he", "zeros", "constant"] = (
         "scaled-normal"
     )
-    """Initial weights: N(0, 1), N(0, 1/fan_in), N(0, 0.01²), Xavier, He, all zero, all one half."""
+    """Initial weights: N(0, 1), N(0, 1/fan_in), N(0, 0.01²), Xavier, He, all zero, all one half. Left out,
+    scaled-normal for few sigmoids with sgd, else he for relu and its kind and xavier for the others."""
     seed: int = 0
     """Seed of the initial weights and of the order of the examples."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
@@ -305,10 +310,10 @@ class Config:
             )
 
     def _best_threads(self, data: Dataset) -> int:
-        """One where the matrices are small, because handing out work costs more than it saves; else one per core."""
+        """One where the matrices are small, because handing out work costs more than it saves; else as torch has it."""
         weights = sum(prod(shape) for shape in make_model(self, data).shapes.values() if len(shape) > 1)
         small = self.model == "mlp" and self.batch_size * weights < 10_000_000
-        return 1 if small else os.cpu_count() or 1
+        return 1 if small else FOUND_THREADS
 
     def to_toml(self) -> str:
         """A TOML file that `--preset` reads back as the same configuration."""
@@ -338,26 +343,45 @@ def preset_names() -> tuple[str, ...]:
 
 
 def load_preset(name: str) -> Config:
-    """The configuration of a preset: one that ships with the project, by its name, or a TOML file, by its path.
+    """The configuration of a preset: what its file sets, and what follows from that.
+
+    Raises UserError as `preset_values` does, or for values that do not go together.
+    """
+    values = preset_values(name)
+    try:
+        return Config(**defaults.fill({**vars(Config()), **values}, values.keys()))
+    except UserError as error:
+        raise UserError(f"{preset_path(name)}: {error}") from error
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """What the file of a preset sets: one that ships with the project, by its name, or a TOML file, by its path.
 
     Raises UserError for an unknown name, a file that is not TOML, an unknown key (naming the nearest) or an ill-typed
     value.
     """
-    path = Path(name) if name.endswith(".toml") else PRESET_DIR / f"{name}.toml"
+    path = preset_path(name)
     if not path.is_file():
         raise UserError(f"there is no preset {name!r}; give {', '.join(preset_names())} or the path of a .toml file")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return typed(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a TOML file: {error}") from error
-    try:
-        return from_mapping(values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
+def preset_path(name: str) -> Path:
+    return Path(name) if name.endswith(".toml") else PRESET_DIR / f"{name}.toml"
+
+
 def from_mapping(values: Mapping[str, Any]) -> Config:
     """A Config from plain values, strictly: names and types must be those of its fields."""
+    return Config(**typed(values))
+
+
+def typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` as a Config's fields hold them; UserError for a name or a type that is none of theirs."""
     hints = get_type_hints(Config)
     names = [field.name for field in fields(Config)]
     result = {}
@@ -368,7 +392,7 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
                 f"unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else f"; keys are {', '.join(names)}")
             )
         result[name] = _typed(name, hints[name], value)
-    return Config(**result)
+    return result
 
 
 def _typed(name: str, hint: Any, value: Any) -> Any:

@@ -60,6 +60,10 @@ class RunConsole:
         self.done += done
         self.progress.update(self.task, advance=done)
 
+    def notice(self, text: str) -> None:
+        """A line that stays, above the progress bar if there is one."""
+        self.out.print(text, markup=False)
+
     def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None:
         """Called after every evaluation, the one before the first step included."""
         seconds = time.perf_counter() - self.since

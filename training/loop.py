@@ -24,6 +24,7 @@ from training.learners.base import Backpropagation, Learner, LearnerState
 from training.learners.comparison import tensors_of, values_of
 from training.schedules import ended_early, make_plateau, make_schedule
 from training.tensorboard import MetricsWriter, rms
+from training.watch import Watch
 
 STEPS_PER_CALL = 10  # so many that a call's cost is spread, so few that Ctrl-C is answered at once
 ACCURACY_EXAMPLES = 10_000  # of the training set, for accuracy/train
@@ -41,6 +42,8 @@ class Console(Protocol):
 
     def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None: ...
 
+    def notice(self, text: str) -> None: ...
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -49,6 +52,7 @@ class Outcome:
     accuracy: float  # on the test set, when last evaluated
     best_accuracy: float
     early: str = ""  # why it ended before its last step, if it did
+    proof: str = ""  # what lock step has shown
 
 
 class Loop:
@@ -83,10 +87,15 @@ class Loop:
             "plateau": self.plateau.init(),
             "losses": torch.empty(0, dtype=torch.float64),
             "metrics": {},
+            "proof": {},
+            "watch": {},
         }
         self.state = learner.state_dict()  # as the last step left it
         self.progress = fresh if progress is None else {**fresh, **progress}
         learner.metrics.update(self.progress["metrics"])
+        if learner.proof:
+            learner.proof.load(self.progress["proof"])
+        self.watch = Watch(config, data, self.total, self.progress["watch"])
 
     def run(self) -> Outcome:
         """Train to the end, or until `stop()`; either way `last.pt` holds where it stopped.
@@ -109,7 +118,8 @@ class Loop:
     def outcome(self, finished: bool) -> Outcome:
         steps, early = self.learner.steps, ended_early(self.config, self.progress)
         early = early if finished and steps < self.total else ""
-        return Outcome(finished, steps, self.progress["accuracy"], self.progress["best_accuracy"], early)
+        proof = self.learner.proof.after(steps) if self.learner.proof else ""
+        return Outcome(finished, steps, self.progress["accuracy"], self.progress["best_accuracy"], early, proof)
 
     def train_some(self) -> None:
         """Take the next few steps: up to the next that is logged, which goes alone, or the end of the epoch."""
@@ -219,8 +229,11 @@ class Loop:
             if on_test.accuracy > self.progress["best_accuracy"]:
                 self.progress["best_accuracy"], self.progress["waited"] = on_test.accuracy, 0
                 self.save("best.pt")
+        notice = self.watch(step, on_train, on_test, self.learner.activations)
         self.save("last.pt")
         self.console.epoch(-(-step // self.steps_per_epoch), step, values)
+        if notice:
+            self.console.notice(f"epoch {-(-step // self.steps_per_epoch)}: {notice}")
 
     def final_figures(self) -> None:
         """At the end of a run: pictures of the last evaluation, and the settings with the result for comparing runs."""
@@ -239,6 +252,7 @@ class Loop:
 
     def save(self, name: str) -> None:
         self.progress["metrics"] = dict(self.learner.metrics)
+        self.progress["proof"] = asdict(self.learner.proof) if self.learner.proof else {}
         config = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.config).items()}
         shape, classes = list(self.data.shape), list(self.data.classes)
         state = Checkpoint(

@@ -1,7 +1,6 @@
 """A run from a configuration, or from a run directory to be resumed: what train.py does."""
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import torch
 
 from training import checkpoint
 from training.checkpoint import Checkpoint
-from training.config import Config, load_preset, resolve_device
+from training.config import FOUND_THREADS, Config, load_preset, resolve_device
 from training.console import RunConsole, print_layers
 from training.data import Dataset, expand, load
 from training.errors import UserError
@@ -47,6 +46,7 @@ class Result:
             f"{state}test accuracy {outcome.accuracy:.2%} (best {outcome.best_accuracy:.2%}) "
             f"after {self.seconds:.1f} s; run in {self.run_dir}, curves in {self.run_dir / 'curves.png'}; "
             f"to look inside: tensorboard --logdir {self.run_dir.parent}"
+            + (f"\n{outcome.proof}" if outcome.proof else "")
         )
 
 
@@ -105,8 +105,10 @@ def _run(config: Config, data: Dataset, run_dir: Path, saved: Checkpoint | None)
         if (early or learner.steps >= total) and is_complete(run_dir, learner.steps):
             more = f"it ended early, {early}" if early else "more --epochs, or --max-steps, go on with it"
             print(f"this run is finished, at step {learner.steps:,}: {more}")
-            accuracy, best_accuracy = saved["progress"]["accuracy"], saved["progress"]["best_accuracy"]
-            return Result(Outcome(True, learner.steps, accuracy, best_accuracy), run_dir, seconds=0.0, signal=0)
+            progress = saved["progress"]
+            proof = learner.proof.load(progress.get("proof", {})).after(learner.steps) if learner.proof else ""
+            outcome = Outcome(True, learner.steps, progress["accuracy"], progress["best_accuracy"], proof=proof)
+            return Result(outcome, run_dir, seconds=0.0, signal=0)
         if config != load_config(run_dir):
             (run_dir / "config.toml").write_text(config.to_toml(), encoding="utf-8")
     print_layers(make_model(config, data))
@@ -114,10 +116,9 @@ def _run(config: Config, data: Dataset, run_dir: Path, saved: Checkpoint | None)
     start_step = learner.steps + 1 if begun else 0
     writer = MetricsWriter(run_dir, config, data, start_step=start_step, environment=environment(config))
     console = RunConsole(total, config.epochs, config.batch_size, start=learner.steps)
-    progress = saved["progress"] if saved else None
     began = time.perf_counter()
     with Interruption() as stop, closing(writer), console:
-        loop = Loop(config, data, learner, writer, console, run_dir, progress, stop)
+        loop = Loop(config, data, learner, writer, console, run_dir, saved and saved["progress"], stop)
         outcome = loop.run()
         if outcome.finished:
             loop.final_figures()
@@ -166,8 +167,8 @@ def environment(config: Config) -> Mapping[str, Any]:
         **{name: version(name) for name in ("tensorboard", "numpy")},
         "platform": platform.platform(),
         "device": f"{config.device} ({device})",
-        "cores": os.cpu_count(),
         "threads": config.threads,
+        "threads_found": FOUND_THREADS,
         "git_commit": git_commit(),
     }
 

@@ -6,6 +6,8 @@ from typing import Any, Protocol, TypedDict
 
 from torch import Tensor
 
+from training.learners.proof import Proof
+
 Buffers = Mapping[str, Tensor]
 Augment = Callable[[int, Tensor], Tensor]  # (steps taken, x) → x as this step shows it; the same for the same steps
 Noise = Callable[[int, Tensor], Any]  # (steps taken, x) → `noise` for the model's forward; the same for the same steps
@@ -41,6 +43,11 @@ class Learner(Protocol):
 
     metrics: dict[str, float]
     """Values of its own, by TensorBoard tag, since they were last logged; whoever logs them clears them."""
+
+    @property
+    def proof(self) -> Proof | None:
+        """What comparing with another implementation has shown since the run began; None where nothing is compared."""
+        ...
 
     @property
     def steps(self) -> int:

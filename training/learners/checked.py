@@ -9,6 +9,7 @@ from gradient_check import Report
 from training.learners.base import Backpropagation, LearnerState
 from training.learners.comparison import compare_passes, compare_steps
 from training.learners.manual import ManualLearner
+from training.learners.proof import Proof
 from training.learners.reference import ReferenceLearner
 
 MAX_ERROR = "gradient_check/max_relative_error"
@@ -42,6 +43,7 @@ class CheckedLearner:
         zeros: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.manual, self.every, self.zeros = manual, every, zeros or {}
+        self.proof = Proof(every)
         self.others: list[ReferenceLearner] = [reference] if truth is None else [reference, truth]
         self.metrics: dict[str, float] = {}  # MAX_ERROR: of all checks since it was last logged
 
@@ -77,6 +79,7 @@ class CheckedLearner:
         if not report.passed:
             self.manual.load_state_dict(before)
         self._require(step, report)
+        self.proof.add(passes.report, report)
         return loss
 
     def _require(self, step: int, report: Report) -> None:

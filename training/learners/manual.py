@@ -49,6 +49,7 @@ class ManualLearner:
         self.clip_norm, self.clip_value, self.max_norm = clip_norm, clip_value, max_norm
         self.optimizer_state = optimizer.init(self.params.theta)
         self.metrics: dict[str, float] = {}
+        self.proof = None
         self.steps = 0
 
     @property

@@ -50,6 +50,7 @@ class ReferenceLearner:
         self.optimizer = optimizers.OPTIMIZERS[optimizer](self.module, **settings)
         self.l1, self.clip_norm, self.clip_value, self.max_norm = l1, clip_norm, clip_value, max_norm
         self.metrics: dict[str, float] = {}
+        self.proof = None
         self.steps = 0
 
     @property
