@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.published import PUBLISHED, Published
 from benchmarks.readme import machine, write_section
-from training.config import Config, from_mapping, load_preset
+from training.config import FOUND_THREADS, Config, from_mapping, load_preset
 from training.errors import UserError
 from training.figures import curves
 from training.tensorboard import METRICS, read_metrics
@@ -80,9 +80,9 @@ def jobs_of(entries: Sequence[Published], seeds: int, data_dir: Path, runs: Path
     for entry in entries:
         for seed in range(seeds or entry.seeds):
             config = replace(load_preset(entry.preset), threads=1)
-            if config.dataset in ("auto", "fashion-mnist"):
-                dataset = "mnist" if config.dataset == "auto" else "fashion-mnist"
-                config = replace(config, dataset=dataset, data_dir=str(data_dir))  # type: ignore[arg-type]
+            if config.dataset in ("auto", "mnist", "fashion-mnist"):
+                dataset = "mnist" if config.dataset == "auto" else config.dataset
+                config = replace(config, dataset=dataset, data_dir=str(data_dir))
             jobs.append(Job(entry.preset, seed, replace(config, seed=seed), runs / f"{entry.preset}-seed{seed}"))
     return jobs
 
@@ -263,7 +263,7 @@ def main(
     data_dir: Path = ROOT / "data",
     seeds: int = 0,
     only: tuple[str, ...] = (),
-    jobs: int = os.cpu_count() or 1,
+    jobs: int = FOUND_THREADS,
     runs: Path = RUNS,
 ) -> None:
     """Reproduce published results.

@@ -65,7 +65,7 @@ COMMAND_LINES = {
     "no activations": (["--activation"], "--activation is empty"),
     "two activations, three layers": (["--activation", "relu", "tanh"], "3 names"),
     "logits": (["--loss", "softmax-cross-entropy", "--activation", "relu", "relu", "relu"], "must be identity"),
-    "label smoothing": (["--label-smoothing", "0.1"], "softmax-cross-entropy"),
+    "label smoothing": (["--label-smoothing", "0.1", "--loss", "quadratic"], "softmax-cross-entropy"),
     "momentum": (["--momentum", "1"], "--momentum is 1.0"),
     "betas of sgd": (["--betas", "0.9"], "sgd has no betas"),
     "schedule without its length": (["--schedule", "step"], "give --lr-epochs"),
@@ -81,7 +81,10 @@ COMMAND_LINES = {
     "fractional epochs": (["--epochs", "1.5"], "1.5"),
     "no epochs": (["--epochs", "0"], "--epochs is 0"),
     "all held out": (["--validation", "10000"], "9,999"),
-    "more examples than there are": (["--examples", "10001"], "10,000"),
+    "more examples than there are": (["--examples", "10001"], "from 0 to 10,000: sample has 10,000 training examples"),
+    "more examples than even MNIST has": (["--examples", "60001"], "--examples is 60,001"),
+    "a recipe for MNIST on its sample": (["--preset", "nielsen-ch1"], "give --dataset mnist, which has 60,000"),
+    "a validation set as large as the sample": (["--preset", "nielsen-ch3-l2"], "give --dataset mnist"),
     "nonsense device": (["--device", "gpu"], "--device gpu"),
     "no such device": (["--device", "cuda:99"], "--device cuda:99"),
     "meta device": (["--device", "meta"], "--device meta"),
@@ -406,8 +409,8 @@ def test_the_last_good_checkpoint_is_kept(lr: float, named: str, kept: int, tmp_
     """A linear network at too high a rate lives for a few steps, two of them an epoch."""
     npz = write_npz(tmp_path / "arrays.npz")
     options = {"dataset": "npz", "data_dir": npz, "hidden": (8,), "batch_size": 100, "lr": lr, "schedule": "constant"}
-    options |= {"activation": "identity", "epochs": 1000, "run_dir": tmp_path / "run"}
-    done = call(capsys, train.main, *flags(options))
+    options |= {"activation": ("identity", "identity"), "loss": "quadratic", "init": "scaled-normal"}
+    done = call(capsys, train.main, *flags({**options, "epochs": 1000, "run_dir": tmp_path / "run"}))
     assert done.status == 3
     assert named in one_sentence(done.err)
     saved = checkpoint.load(tmp_path / "run")

@@ -7,7 +7,7 @@ from pathlib import Path
 from training.data.arrays import load_npz
 from training.data.dataset import Dataset, Split
 from training.data.expansion import expand
-from training.data.mnist import has_mnist, load_fashion_mnist, load_mnist, load_sample
+from training.data.mnist import MNIST_COUNTS, has_mnist, load_fashion_mnist, load_mnist, load_sample
 from training.data.pictures import load_images, preparation_of, read_picture
 from training.data.synthetic import load_points, load_spiral, points_rule
 from training.errors import UserError
@@ -50,10 +50,7 @@ def hold_out(dataset: Dataset, count: int) -> Dataset:
     """The data set with the last `count` training examples in the place of its test set."""
     kept = len(dataset.train) - count
     if not 0 < kept < len(dataset.train):
-        raise UserError(
-            f"validation is {count:,}; it must be from 0 to {len(dataset.train) - 1:,}, "
-            f"{dataset.name} having {len(dataset.train):,} training examples"
-        )
+        raise UserError(too_many("validation", count, len(dataset.train) - 1, dataset))
     x, y = dataset.train.x, dataset.train.y
     return replace(
         dataset,
@@ -66,12 +63,18 @@ def hold_out(dataset: Dataset, count: int) -> Dataset:
 def keep_first(dataset: Dataset, count: int) -> Dataset:
     """The data set with only the first `count` training examples."""
     if not 0 < count <= len(dataset.train):
-        raise UserError(
-            f"examples is {count:,}; it must be from 0 to {len(dataset.train):,}, the training examples that "
-            f"{dataset.name} has here"
-        )
+        raise UserError(too_many("examples", count, len(dataset.train), dataset))
     return replace(
         dataset,
         train=Split(dataset.train.x[:count], dataset.train.y[:count]),
         source=f"{dataset.source}; of the training examples the first {count:,}",
     )
+
+
+def too_many(option: str, count: int, most: int, dataset: Dataset) -> str:
+    """The sentence for a --validation or --examples that the training examples do not suffice for."""
+    has = f"{dataset.name} has {len(dataset.train):,} training examples"
+    text = f"--{option} is {count:,}, but it must be from 0 to {most:,}: {has}"
+    if dataset.name == "sample" and count < MNIST_COUNTS[0]:
+        return f"{text}; give --dataset mnist, which has {MNIST_COUNTS[0]:,} and is downloaded if missing"
+    return text

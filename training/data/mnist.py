@@ -23,6 +23,7 @@ DIGITS = tuple("0123456789")
 GARMENTS = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 SAMPLE = Path(__file__).parent / "sample"
 SAMPLE_COUNTS = (10_000, 2_000)
+MNIST_COUNTS = (60_000, 10_000)
 
 
 def load_mnist(data_dir: Path) -> Dataset:
@@ -86,13 +87,14 @@ def _load_full(name: str, title: str, torchvision_name: str, classes: tuple[str,
     if _missing(folder):
         _download(name, title, torchvision_name, data_dir)
     remedy = "delete it and run again to download it anew"
+    train_count, test_count = MNIST_COUNTS
     return Dataset(
         name=name,
-        train=read_split(folder, "train", 60_000, remedy),
-        test=read_split(folder, "t10k", 10_000, remedy),
+        train=read_split(folder, "train", train_count, remedy),
+        test=read_split(folder, "t10k", test_count, remedy),
         shape=(28, 28),
         classes=classes,
-        source=f"{title} from {data_dir}/: 60,000 training and 10,000 test images",
+        source=f"{title} from {data_dir}/: {train_count:,} training and {test_count:,} test images",
     )
 
 
@@ -133,6 +135,7 @@ def _download(name: str, title: str, torchvision_name: str, data_dir: Path) -> N
             for directory in made:
                 directory.rmdir()
         raise UserError(
-            f"{title} could not be downloaded into {data_dir}/ ({reason}); check the network and the directory, "
+            f"{title} could not be downloaded into {data_dir}/ ({reason}); check the network, give the "
+            f"directory that holds {torchvision_name}/raw by --data-dir, "
             + ("or use --dataset sample" if name == "mnist" else "or use another --dataset, such as sample")
         ) from error
