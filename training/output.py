@@ -50,9 +50,9 @@ def readable(text: str, encoding: str) -> str:
         spelling = "".join(map(spelling_of, symbols))
         if symbols[0] in RAISED:
             return f"^{spelling}" if re.fullmatch(r"-?\w+", spelling) else f"^({spelling})"
-        is_word = len(spelling) > 1 and spelling.isalpha() and "LATIN" not in unicodedata.name(symbols[0])
+        is_word = re.fullmatch("[A-Za-z]{2,}|[0-9]/[0-9]", spelling) and "LATIN" not in unicodedata.name(symbols[0])
         runs_on = following not in RAISED + LOWERED and spelling_of(following)[:1].isalnum()
-        return f"{spelling} " if is_word and runs_on else spelling  # ΔC is Delta C
+        return f"{spelling} " if is_word and runs_on else spelling  # ΔC is Delta C, ½λ is 1/2 lambda
 
     return TO_SPELL.sub(spelled, text)
 
@@ -87,7 +87,8 @@ def _codec(name: str) -> codecs.CodecInfo | None:
         def encode(self, text: str, final: bool = False) -> bytes:
             return encode(text, self.errors)[0]
 
-    return codecs.CodecInfo(encode, plain.decode, incrementalencoder=Encoder, name=name)
+    decoder = plain.incrementaldecoder
+    return codecs.CodecInfo(encode, plain.decode, incrementalencoder=Encoder, incrementaldecoder=decoder, name=name)
 
 
 codecs.register(_codec)
@@ -114,8 +115,8 @@ class Console(RichConsole):
 def command(name: str) -> Callable[[Callable[P, T]], Callable[P, T | int]]:
     """Makes a function what a shell can call: its output is readable in any pipe, and its errors are one sentence.
 
-    The exit status is the function's own, 2 for UserError and OSError, and 141 where the reader of the output closed it
-    (`| head`). Notes on the BrokenPipeError are said too.
+    The exit status is the function's own; 2 for UserError, OSError and a file's name that is not UTF-8; 141 where the
+    reader of the output closed it (`| head`), and then the notes on the BrokenPipeError are said too.
     """
 
     def decorator(main: Callable[P, T]) -> Callable[P, T | int]:
@@ -131,6 +132,9 @@ def command(name: str) -> Callable[[Callable[P, T]], Callable[P, T | int]]:
             except BrokenPipeError as error:
                 said = ["the reader of the output closed it", *getattr(error, "__notes__", [])]
                 return _give_up(f"{name}: {'; '.join(said)}", CLOSED)
+            except UnicodeEncodeError as error:  # not of what is printed
+                what = ascii(error.object[error.start : error.end])
+                return _give_up(f"{name}: {what} in a file's name is not UTF-8: rename it, or set PYTHONUTF8=1", 2)
             except (UserError, OSError) as error:
                 return _give_up(f"{name}: {error}", 2)
 
