@@ -63,6 +63,7 @@ def call(monkeypatch: pytest.MonkeyPatch, encoding: str, main: Callable[[list[st
 def run(line: str, encoding: str = "", *, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE) -> Done:
     """A command as a process of its own, in the C locale if no encoding is given."""
     environment = {**os.environ, "COLUMNS": "80", **({"PYTHONIOENCODING": encoding} if encoding else C_LOCALE)}
+    environment["PYTHONUNBUFFERED"] = ""  # most breaks show when a buffer is flushed
     arguments = [sys.executable, *line.split()]
     done = subprocess.run(arguments, stdout=stdout, stderr=stderr, cwd=ROOT, env=environment)
     return Done(done.returncode, *((text or b"").decode(encoding or "ascii") for text in (done.stdout, done.stderr)))
@@ -128,6 +129,7 @@ def test_an_encoding_keeps_what_it_holds_and_breaks_no_power(encoding: str, expe
     stream = pipe(encoding)
     make_readable(stream)
     make_readable(stream)  # once more changes nothing
+    assert stream.encoding == f"readable_{encoding}"
     print("3·10⁻¹⁶, 10¹⁵, 2⁶³ − 1, ½‖a‖², ∂C/∂×, Hélène, σ′", end="", file=stream)
     assert said(stream) == expected
 
@@ -240,7 +242,7 @@ def test_json_is_ascii(digits: Path, encoding: str, tmp_path: Path, monkeypatch:
     assert done.out.isascii()
     assert "∂C/∂output" in {row["label"] for row in json.loads(done.out)["checks"][0]["rows"]}
 
-    picture = tmp_path / "猫.png"
+    picture = tmp_path / "été, 猫.png"
     drawn = Image.new("L", (28, 28), 255)
     drawn.paste(0, (12, 4, 16, 24))
     drawn.save(picture)
