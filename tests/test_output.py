@@ -62,8 +62,7 @@ def call(monkeypatch: pytest.MonkeyPatch, encoding: str, main: Callable[[list[st
 
 def run(line: str, encoding: str = "", *, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE) -> Done:
     """A command as a process of its own, in the C locale if no encoding is given."""
-    environment = {**os.environ, "COLUMNS": "80", **({"PYTHONIOENCODING": encoding} if encoding else C_LOCALE)}
-    environment["PYTHONUNBUFFERED"] = ""  # most breaks show when a buffer is flushed
+    environment = {**os.environ, **({"PYTHONIOENCODING": encoding} if encoding else C_LOCALE)}
     arguments = [sys.executable, *line.split()]
     done = subprocess.run(arguments, stdout=stdout, stderr=stderr, cwd=ROOT, env=environment)
     return Done(done.returncode, *((text or b"").decode(encoding or "ascii") for text in (done.stdout, done.stderr)))
@@ -77,8 +76,9 @@ def assert_readable(done: Done, status: int) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _width(monkeypatch: pytest.MonkeyPatch) -> None:
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("PYTHONUNBUFFERED", "")  # a buffer that cannot be flushed is the harder case
 
 
 @pytest.fixture(scope="module")

@@ -126,9 +126,12 @@ def command(name: str) -> Callable[[Callable[P, T]], Callable[P, T | int]]:
             make_readable(sys.stderr)
             try:
                 try:
-                    return main(*args, **kwargs)
-                finally:
+                    result = main(*args, **kwargs)
+                except SystemExit:  # after --help
                     sys.stdout.flush()
+                    raise
+                sys.stdout.flush()
+                return result
             except BrokenPipeError as error:
                 said = ["the reader of the output closed it", *getattr(error, "__notes__", [])]
                 return _give_up(f"{name}: {'; '.join(said)}", CLOSED)
