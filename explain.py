@@ -12,6 +12,7 @@ from torch import Tensor
 from training.data import Dataset, load, preparation_of, read_picture
 from training.errors import UserError
 from training.explanation import Explanation, explain
+from training.output import command
 from training.page import charts, page
 from training.prediction import Trained, load_trained
 
@@ -104,24 +105,21 @@ def write_images(explanation: Explanation, run_dir: Path) -> None:
     tensorboard.write_images(run_dir, pictures, explanation.trained.learner.steps)
 
 
+@command("explain.py")
 def main(argv: list[str]) -> int:
-    """The exit status: 0, or 2 for a mistake in what was asked for."""
-    try:
-        arguments = tyro.cli(Arguments, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
-        trained = load_trained(arguments.checkpoint)
-        config = trained.config
-        folder = arguments.data_dir or Path(config.data_dir)
-        data = load(config.dataset, folder, validation=config.validation, examples=config.examples)
-        trained.require_like(data)
-        x, y, indices, what = examples(trained, data, arguments)
-        explanation = explain(trained, x, y, indices, [config.lr * rate for rate in RATES])
-        write(page(explanation, what), arguments.out)
-        if arguments.tensorboard:
-            run_dir = arguments.checkpoint if arguments.checkpoint.is_dir() else arguments.checkpoint.parent
-            write_images(explanation, run_dir)
-    except (UserError, OSError) as error:
-        print(f"explain.py: {error}", file=sys.stderr)
-        return 2
+    """The exit status: 0, 2 for a mistake in what was asked for, 141 for a closed pipe."""
+    arguments = tyro.cli(Arguments, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    trained = load_trained(arguments.checkpoint)
+    config = trained.config
+    folder = arguments.data_dir or Path(config.data_dir)
+    data = load(config.dataset, folder, validation=config.validation, examples=config.examples)
+    trained.require_like(data)
+    x, y, indices, what = examples(trained, data, arguments)
+    explanation = explain(trained, x, y, indices, [config.lr * rate for rate in RATES])
+    write(page(explanation, what), arguments.out)
+    if arguments.tensorboard:
+        run_dir = arguments.checkpoint if arguments.checkpoint.is_dir() else arguments.checkpoint.parent
+        write_images(explanation, run_dir)
     print(f"{what}: cost {explanation.cost:.4g}; page in {arguments.out}")
     return 0
 

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import torch
 import tyro
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from training.data import DATASETS, load, preparation_of, read_picture
 from training.errors import UserError
 from training.evaluation import confidence, evaluate
+from training.output import Console, command
 from training.prediction import Trained, load_trained
 
 SHOWN = 3  # classes on a picture's line
@@ -95,7 +95,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
     for i in range(len(result["classes"])):
         table.add_column(str(i), justify="right")
     for i, (name, counts) in enumerate(zip(result["classes"], result["confusion"], strict=True)):
-        cells = [str(count) if count else "·" for count in counts]
+        cells = [str(count) if count else "." for count in counts]
         cells[i] = f"[bold]{cells[i]}[/bold]"
         table.add_row("" if name == str(i) else escape(name), str(i), *cells)
     print("\nhow often the true class of a row was taken for the class of a column:")
@@ -103,20 +103,17 @@ def print_evaluation(result: dict[str, Any]) -> None:
     print(f"{result['examples']:,} examples: loss {result['loss']:.4f}, accuracy {result['accuracy']:.2%}")
 
 
+@command("predict.py")
 def main(argv: list[str]) -> int:
-    """The exit status: 0, or 2 for a mistake in what was asked for."""
-    try:
-        arguments = tyro.cli(Arguments, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
-        trained = load_trained(arguments.checkpoint)
-        if arguments.images:
-            result, show = predict(trained, arguments.images), print_predictions
-        else:
-            result, show = evaluate_on(trained, arguments), print_evaluation
-    except (UserError, OSError) as error:
-        print(f"predict.py: {error}", file=sys.stderr)
-        return 2
+    """The exit status: 0, 2 for a mistake in what was asked for, 141 for a closed pipe."""
+    arguments = tyro.cli(Arguments, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    trained = load_trained(arguments.checkpoint)
+    if arguments.images:
+        result, show = predict(trained, arguments.images), print_predictions
+    else:
+        result, show = evaluate_on(trained, arguments), print_evaluation
     if arguments.json:
-        print(json.dumps(result, ensure_ascii=False))
+        print(json.dumps(result))
     else:
         show(result)
     return 0

@@ -13,6 +13,7 @@ from training.config import DEFAULT_PRESETS, Config, flag, load_preset, preset_n
 from training.errors import UserError
 from training.learners.checked import GradientMismatch
 from training.loop import NotFiniteError
+from training.output import command
 
 PRESET_HELP = (
     f"Start from these settings, on their own data: {', '.join(preset_names())}, or the path of a TOML file, such as a "
@@ -91,9 +92,10 @@ def parse(argv: list[str]) -> Request:
     return Request(arguments, config, defaults.notes(vars(config), arguments.values, vars(usual), given))
 
 
+@command("train.py")
 def main(argv: list[str]) -> int:
     """The exit status: 0, or 1 where manual and reference differ, 2 for a mistake in what was asked for, 3 where a
-    value was not finite, 130 after Ctrl-C, 143 after SIGTERM."""
+    value was not finite, 130 after Ctrl-C, 141 where the reader of the output closed it, 143 after SIGTERM."""
     run_dir = None
     try:
         request = parse(argv)
@@ -113,9 +115,10 @@ def main(argv: list[str]) -> int:
     except NotFiniteError as error:
         print(f"train.py: {error} (the last good checkpoint is in {run_dir})", file=sys.stderr)
         return 3
-    except (UserError, OSError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
+    except BrokenPipeError as error:
+        if run_dir and (run_dir / "last.pt").exists():
+            error.add_note(f"--resume {run_dir} goes on")
+        raise
     except KeyboardInterrupt:  # before the first step or after the last; during the imports Python itself answers
         return 130
     print(result.summary)

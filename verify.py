@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from gradient_check import Row
 from training.errors import UserError
+from training.output import Console, command
 from training.verification import MODELS, Check, size, verify_all, verify_model, verify_trained
 
 
@@ -23,7 +23,8 @@ from training.verification import MODELS, Check, size, verify_all, verify_model,
 class Arguments:
     """Compare the cost, ∂C/∂output, every δ and every gradient of hand-written networks with autograd's.
 
-    The exit status is 0 if all agree, 1 if not, and 2 for a mistake in what was asked for.
+    The exit status is 0 if all agree, 1 if not, 2 for a mistake in what was asked for, and 141 if the reader of the
+    output closed it.
     """
 
     model: Annotated[str | None, tyro.conf.arg(metavar="NAME", help=f"Which model: {', '.join(MODELS)}.")] = None
@@ -155,23 +156,20 @@ def finite(value: float) -> float | None:
     return value if isfinite(value) else None
 
 
+@command("verify.py")
 def main(argv: list[str]) -> int:
-    """The exit status: 0 if all agree, 1 otherwise, 2 for a mistake in what was asked for."""
+    """The exit status: 0 if all agree, 1 otherwise, 2 for a mistake in what was asked for, 141 for a closed pipe."""
     torch.set_num_threads(1)  # small matrices
     checks: list[Check] = []
-    try:
-        arguments = tyro.cli(Arguments, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
-        for part, group in groupby(verify(arguments), lambda check: check.part):
-            done = list(group)
-            checks += done
-            if not arguments.json:
-                print_part(part, done)
-    except (UserError, OSError) as error:
-        print(f"verify.py: {error}", file=sys.stderr)
-        return 2
+    arguments = tyro.cli(Arguments, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    for part, group in groupby(verify(arguments), lambda check: check.part):
+        done = list(group)
+        checks += done
+        if not arguments.json:
+            print_part(part, done)
     largest = max((check.largest for check in checks), key=size)
     if arguments.json:
-        print(json.dumps(as_json(arguments, checks, largest), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(as_json(arguments, checks, largest), allow_nan=False))
     rows = [row for check in checks for row in check.rows]
     wrong = [check for check in checks if not check.passed]
     if wrong:

@@ -5,6 +5,7 @@
 A minute on one core. The same on every machine: nothing is timed, and everything is seeded.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 from gradient_check import Diagnosis
 from tests.gallery import ENTRIES, Wrong, WrongRule, named, verdict
 from tests.gallery import naive as naive_tests
+from training.output import command
 
 PAGE = Path(__file__).parent.parent / "docs" / "gallery.md"
 SEED = 0
@@ -165,10 +167,11 @@ def row(result: Result) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+@command("benchmarks.gallery")
 def main() -> None:
     torch.set_num_threads(1)
     PAGE.write_text(page([examine(entry) for entry in ENTRIES]), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,6 +5,7 @@
 All take turns in one process, on one thread, in float64; the ratios of the medians count. Writes the README's table.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from statistics import median
@@ -16,6 +17,7 @@ from torch import Tensor
 from benchmarks.readme import machine, write_section
 from gradient_check import check_backward, check_function
 from manual_backprop.models.mlp import MLP
+from training.output import command
 
 ROUNDS = 3
 MODEL = MLP((64, 64, 10), ("tanh", "identity"))
@@ -49,6 +51,7 @@ class Network(torch.autograd.Function):
         return backward(d_output, ctx.cache)
 
 
+@command("benchmarks.gradcheck")
 def main() -> None:
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
@@ -92,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,6 +7,7 @@ Some minutes on one core. The numbers are those of the bundled sample; the full 
 
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from benchmarks.readme import machine
 from lessons.lesson import FIGURE, LESSONS, REPORT, markdown, teach
 from training.data import load
+from training.output import command
 
 PAGE = Path(__file__).parent.parent / "docs" / "lessons.md"
 
@@ -53,6 +55,7 @@ def page(reports: list[dict[str, Any]]) -> str:
     return "\n\n".join([INTRODUCTION, *sections, source]) + "\n"
 
 
+@command("benchmarks.lessons")
 def main() -> None:
     torch.set_num_threads(1)
     data = load("sample")
@@ -70,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -17,6 +17,8 @@ import libcst as cst
 from libcst import matchers as m
 from mutmut.mutation import file_mutation
 
+from training.output import command
+
 METHODS = {"sum": "mean", "amax": "amin", "add_": "sub_", "sub_": "add_", "mul_": "div_"}
 NOT_COMMUTATIVE = m.Subtract() | m.Divide() | m.MatrixMultiply() | m.Power()
 
@@ -116,4 +118,4 @@ def main(results: str, *patterns: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(command("benchmarks.mutate")(main)(*sys.argv[1:]))

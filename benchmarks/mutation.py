@@ -23,6 +23,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.readme import machine
+from training.output import command
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "mutation.md"
@@ -148,4 +149,4 @@ def main(only: tuple[str, ...] = ()) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(command("benchmarks.mutation")(tyro.cli)(main))

@@ -21,7 +21,6 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import tyro
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
@@ -30,6 +29,7 @@ from benchmarks.readme import machine, write_section
 from training.config import FOUND_THREADS, Config, from_mapping, load_preset
 from training.errors import UserError
 from training.figures import curves
+from training.output import Console, command
 from training.tensorboard import METRICS, read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -309,8 +309,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except UserError as error:
-        print(f"reproduction: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(command("benchmarks.reproduction")(tyro.cli)(main))

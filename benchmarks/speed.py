@@ -5,6 +5,7 @@
 The three take turns in one process, on one thread; the medians' ratios are what counts. Writes the README's table.
 """
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,6 +26,7 @@ from training.config import Config, load_preset
 from training.data import Dataset, load
 from training.learners.factory import make_manual, make_reference
 from training.models import make_model, make_twin
+from training.output import command
 
 ROUNDS = 15
 STEPS = 100  # of each implementation in a round
@@ -102,6 +104,7 @@ def memory_of_a_step(config: Config, data: Dataset) -> list[int]:
     return [live_memory(step) for step in steps]
 
 
+@command("benchmarks.speed")
 def main() -> None:
     torch.set_num_threads(1)
     data = load("sample")
@@ -141,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.readme import machine, write_section
+from training.output import command
 
 DTYPES = ("float64", "float32")
 SCRIPT = Path(__file__).parent.parent / "verify.py"
@@ -41,6 +42,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@command("benchmarks.verification")
 def main() -> None:
     results = {dtype: verify(dtype) for dtype in DTYPES}
     first, last = results[DTYPES[0]]["seeds"]
@@ -52,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

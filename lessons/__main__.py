@@ -7,12 +7,12 @@ from typing import Annotated
 
 import torch
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from lessons.lesson import FIGURE, LESSONS, Report, load_lesson, teach
 from training.data import load
 from training.errors import UserError
+from training.output import Console, command
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,10 @@ def show(console: Console, report: Report) -> None:
     console.print(f"\n{'Holds' if report.holds else 'DOES NOT HOLD'}: {report.verdict}\n")
 
 
+@command("lessons")
 def main(argv: list[str]) -> int:
-    """The exit status: 0, 1 where the claim did not hold, 2 for a mistake in what was asked for, 130 after Ctrl-C."""
+    """The exit status: 0, 1 where the claim did not hold, 2 for a mistake in what was asked for, 130 after Ctrl-C,
+    141 where the reader of the output closed it."""
     console = Console(highlight=False, markup=False)
     try:
         arguments = tyro.cli(Arguments, args=argv, prog="python -m lessons", config=(tyro.conf.FlagCreatePairsOff,))
@@ -67,9 +69,6 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(1)  # small matrices
         with console.status("measuring …"):
             report = teach(arguments.name, data, arguments.seed, run_dir)
-    except (UserError, OSError) as error:
-        print(f"lessons: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
     show(console, report)

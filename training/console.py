@@ -4,11 +4,11 @@ import time
 from math import prod
 from types import TracebackType
 
-from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from manual_backprop.parameters import Shape
+from training.output import Console
 from training.step import Model
 
 
@@ -27,14 +27,14 @@ def print_layers(model: Model) -> None:
         table.add_row(layer, model.kind(layer), *sizes, f"{sum(map(prod, shapes.values())):,}")
     table.add_section()
     table.add_row("", "", "", "", f"{sum(map(prod, model.shapes.values())):,}")
-    RichConsole(highlight=False).print(table)
+    Console(highlight=False).print(table)
 
 
 class RunConsole:
     """Progress of a run of `total` steps, from step `start`; use it in a `with` statement."""
 
     def __init__(self, total: int, epochs: int, batch_size: int, start: int = 0) -> None:
-        self.out = RichConsole(highlight=False, soft_wrap=True)
+        self.out = Console(highlight=False, soft_wrap=True)
         self.epochs, self.batch_size = epochs, batch_size
         self.done, self.done_at, self.since = 0, 0, time.perf_counter()
         self.progress = Progress(

@@ -7,6 +7,7 @@ from pathlib import Path
 from training.data.dataset import Split
 from training.data.idx import write_idx
 from training.data.mnist import SAMPLE, SAMPLE_COUNTS, load_mnist
+from training.output import command
 
 
 def make_sample(data_dir: Path, folder: Path = SAMPLE) -> list[Path]:
@@ -22,16 +23,12 @@ def make_sample(data_dir: Path, folder: Path = SAMPLE) -> list[Path]:
     return paths
 
 
-def main() -> int:
+@command("make_sample")
+def main() -> None:
     parser = argparse.ArgumentParser(description="make the bundled sample from a full copy of MNIST")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="holds MNIST/raw; default: data")
-    try:
-        for path in make_sample(parser.parse_args().data_dir):
-            print(f"{path}: {path.stat().st_size:,} bytes")
-    except (ValueError, OSError) as error:
-        print(f"make_sample: {error}", file=sys.stderr)
-        return 2
-    return 0
+    for path in make_sample(parser.parse_args().data_dir):
+        print(f"{path}: {path.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
