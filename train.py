@@ -105,10 +105,8 @@ def main(argv: list[str]) -> int:
             return 0
         preset = arguments.preset or DEFAULT_PRESETS[config.model]
         name = f"{Path(preset).stem}-{config.impl}-seed{config.seed}"
-        for note in request.notes:
-            print(note)
         run_dir = arguments.resume or arguments.run_dir or run.free_run_dir(Path("runs"), name)
-        result = run.resume(run_dir, config) if arguments.resume else run.start(config, run_dir)
+        result = run.resume(run_dir, config) if arguments.resume else run.start(config, run_dir, request.notes)
     except GradientMismatch as error:
         print(f"train.py: manual and reference differ at {error}", file=sys.stderr)
         return 1

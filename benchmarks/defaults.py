@@ -6,7 +6,7 @@ A quarter of an hour on two cores. Needs no network: the data are the bundled sa
 """
 
 import json
-import os
+import sys
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +26,7 @@ from training import defaults
 from training.config import DEFAULT_PRESETS, FOUND_THREADS, Activation, Config, load_preset
 from training.data import load
 from training.loop import NotFiniteError
+from training.output import command
 
 EPOCHS = 8
 SEEDS = 3
@@ -145,7 +146,7 @@ def main(jobs_at_once: Annotated[int, tyro.conf.arg(name="jobs")] = FOUND_THREAD
     Args:
         jobs_at_once: How many runs at a time, each on one thread.
     """
-    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)  # before processes are forked
     todo = jobs()
     with ProcessPoolExecutor(jobs_at_once) as pool:
         accuracies = list(track(pool.map(measure, todo), total=len(todo), description="runs"))
@@ -156,4 +157,4 @@ def main(jobs_at_once: Annotated[int, tyro.conf.arg(name="jobs")] = FOUND_THREAD
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(command("benchmarks.defaults")(tyro.cli)(main))

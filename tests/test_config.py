@@ -1,5 +1,9 @@
 """The configuration: what is allowed, how it is put together, and that it survives being written and read."""
 
+import os
+import subprocess
+import sys
+import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -9,6 +13,7 @@ import running
 import torch
 
 import train
+from training import config as config_module
 from training.config import DEFAULT_PRESETS, Config, from_mapping, load_preset, preset_names, resolve_device
 from training.data import Dataset, load
 from training.errors import UserError
@@ -396,6 +401,45 @@ def test_only_pictures_are_moved(option: str, value: float, sample: Dataset) -> 
 def test_resolved_keeps_what_was_asked_for(sample: Dataset) -> None:
     config = Config(dataset="sample", device="cpu", threads=3).resolved(sample)
     assert (config.device, config.threads) == ("cpu", 3)
+
+
+def found_threads(tmp_path: Path, *options: object, **environment: str) -> int:
+    """The threads of a run of a large network in a process of its own."""
+    command = [sys.executable, str(running.ROOT / "train.py"), "--hidden", "300", "300", "--dataset", "sample"]
+    command += [*map(str, options), "--max-steps", "1", "--examples", "100", "--run-dir", str(tmp_path / "run")]
+    subprocess.run(command, cwd=running.ROOT, env=environment_without_threads() | environment, check=True)
+    return int(tomllib.loads((tmp_path / "run" / "config.toml").read_text())["threads"])
+
+
+def environment_without_threads() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_left_out_are_those_that_torch_found(threads: int, tmp_path: Path) -> None:
+    assert found_threads(tmp_path, OMP_NUM_THREADS=str(threads)) == threads
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_threads_left_out_are_no_more_than_the_process_may_use(tmp_path: Path) -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert found_threads(tmp_path) == 1, "and not one for each of the machine's cores"
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def test_a_small_network_gets_one_thread_and_a_large_one_what_torch_found(
+    sample: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config_module, "FOUND_THREADS", 7)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert Config(dataset="sample").resolved(sample).threads == 1
+    assert Config(dataset="sample", hidden=(512, 512)).resolved(sample).threads == 7
+    assert load_preset("lenet5").resolved(sample).threads == 7
 
 
 def test_a_device_that_is_not_there_is_refused_in_one_line() -> None:

@@ -167,10 +167,12 @@ def test_one_line_says_what_was_filled_in(line: str, told: str | None) -> None:
     assert told is None or told in said[0]
 
 
-def test_the_line_comes_first_and_the_written_configuration_holds_what_it_says(tmp_path: Path, capsys: Capsys) -> None:
+def test_the_line_follows_the_data_and_the_written_configuration_holds_what_it_says(
+    tmp_path: Path, capsys: Capsys
+) -> None:
     done = call(capsys, train.main, "--activation", "gelu", "--max-steps", 1, "--run-dir", tmp_path / "run")
     assert done.status == 0
-    assert done.out.splitlines()[0].startswith("softmax cross-entropy, he, rate 0.1: chosen for gelu and sgd;")
+    assert done.out.splitlines()[1].startswith("softmax cross-entropy, he, rate 0.1: chosen for gelu and sgd;")
     written = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     assert (written["loss"], written["init"], written["lr"]) == ("softmax-cross-entropy", "he", 0.1)
     assert written["activation"] == ["gelu", "gelu", "identity"]

@@ -130,6 +130,7 @@ def test_nothing_is_said_before_a_hundred_steps_and_a_twentieth_of_the_run_but_a
         (100, 5000, True),
         (250, 5000, False),
         (30, 30, False),
+        (19, 19, True),
     ):
         see, _ = watch(total)
         say(see, 0, 2.0, 0.4)

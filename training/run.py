@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -50,14 +50,16 @@ class Result:
         )
 
 
-def start(config: Config, run_dir: Path) -> Result:
-    """Train from the beginning in a new run directory.
+def start(config: Config, run_dir: Path, notes: Sequence[str] = ()) -> Result:
+    """Train from the beginning in a new run directory; `notes` on the configuration are told first.
 
     Raises UserError for bad data, a device that is not there, or a directory that holds another run; NotFiniteError
     and GradientMismatch from the training itself.
     """
     data = load_data(config)
     config = config.resolved(data)
+    for note in notes:
+        print(note, flush=True)
     create(run_dir, config)
     return _run(config, data, run_dir, None)
 

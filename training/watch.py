@@ -15,8 +15,8 @@ from training.evaluation import Evaluation
 Activations = Callable[[Tensor], Mapping[str, Tensor]]
 
 EXAMPLES = 100  # whose activations are looked at
-SOONEST = 100  # steps before which nothing is said, unless the run ends there
-SHARE = 0.05  # of the run, before which nothing is said either
+SOONEST, SHARE = 100, 0.05  # steps, and part of the run, before which nothing is said, unless the run ends there
+SHORTEST = 20  # steps of a run of which anything can be said
 RISES = 3  # evaluations in a row with a higher cost than before
 
 
@@ -38,7 +38,8 @@ class Watch:
     ) -> str:
         """One sentence, or nothing. `activations` gives every a for inputs x, as a learner's does."""
         rises = self._rises(on_train)
-        if self.state.get("told") or step < min(self.total, max(SOONEST, SHARE * self.total)):
+        soonest = max(SHORTEST, min(self.total, max(SOONEST, SHARE * self.total)))
+        if self.state.get("told") or step < soonest:
             return ""
         dead = self._dead(activations)
         seen = [text for text in (self._chance(on_test), rises, dead and f"{dead} outputs 0 for every example") if text]
