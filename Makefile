@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup train test verify lint dashboard reproduce lessons speed mutation
+.PHONY: help setup train test verify lint dashboard reproduce lessons speed defaults mutation
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -39,6 +39,9 @@ lessons:  ## run all lessons (minutes) and write docs/lessons.md
 
 speed:  ## time a training step again and write the README's table
 	$(BIN)/python -m benchmarks.speed
+
+defaults:  ## train with every combination of optimizer, cost and activation (half an hour), write docs/defaults.md
+	$(BIN)/python -m benchmarks.defaults
 
 mutation:  ## break the mathematics in every small way, see whether the tests notice (ten minutes), write docs/mutation.md
 	$(BIN)/python -m benchmarks.mutation

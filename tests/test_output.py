@@ -24,11 +24,12 @@ from lessons import __main__ as lessons
 from manual_backprop.layers.activations import ACTIVATIONS
 from training import checkpoint
 from training.errors import UserError
-from training.output import READABLE, Console, command, make_readable, readable, spelling_of
+from training.output import READABLE, Console, asks_for_ascii, command, make_readable, readable, spelling_of
 
 ENCODINGS = ("ascii", "cp1252", "latin-1", "cp437")
-C_LOCALE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-SOURCES = [path for path in ROOT.rglob("*.py") if not {"tests", "runs"} & {*path.relative_to(ROOT).parts}]
+C_LOCALE = {"LC_ALL": "C"}  # where Python by itself writes UTF-8
+ROOMS = ("manual_backprop", "reference", "gradient_check", "training", "lessons", "benchmarks")
+SOURCES = [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
 DOORS = [path for path in SOURCES if "__main__" in path.read_text(encoding="utf-8")]
 WITH_HELP = ["train.py", "verify.py", "predict.py", "explain.py", "-m lessons", "-m training.data.make_sample"]
 WITH_HELP += ["-m benchmarks.reproduction", "-m benchmarks.mutation"]
@@ -383,3 +384,22 @@ def test_a_full_disk_is_status_2(digits: Path) -> None:
         done = run(f"verify.py --checkpoint {digits} --seeds 1", "utf-8", stdout=full.fileno())
     assert done.status == 2
     assert done.err == "verify.py: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked"),
+    [
+        ({}, False),
+        ({"LC_ALL": "C"}, True),
+        ({"LC_ALL": "POSIX"}, True),
+        ({"LC_ALL": "C.UTF-8"}, False),
+        ({"LC_ALL": "C", "PYTHONIOENCODING": "utf-8"}, False),
+        ({"LC_ALL": "C", "PYTHONUTF8": "1"}, False),
+        ({"LANG": "C"}, False),  # as containers have it by default
+    ],
+    ids=str,
+)
+def test_who_asks_for_the_c_locale_gets_ascii_unless_python_is_told_otherwise(
+    environment: dict[str, str], asked: bool
+) -> None:
+    assert asks_for_ascii(environment) == asked

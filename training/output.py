@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
@@ -98,8 +98,15 @@ def make_readable(stream: Any) -> None:
     """Let the stream spell what its encoding lacks, and escape what has no spelling. UTF-8 keeps every symbol."""
     if not hasattr(stream, "reconfigure") or stream.encoding.startswith(READABLE):
         return
-    is_utf = codecs.lookup(stream.encoding).name.startswith("utf")
-    stream.reconfigure(encoding=None if is_utf else READABLE + stream.encoding, errors="backslashreplace")
+    encoding = "ascii" if asks_for_ascii(os.environ) else stream.encoding
+    is_utf = codecs.lookup(encoding).name.startswith("utf")
+    stream.reconfigure(encoding=None if is_utf else READABLE + encoding, errors="backslashreplace")
+
+
+def asks_for_ascii(environment: Mapping[str, str]) -> bool:
+    """Under LC_ALL=C Python writes UTF-8, but what reads it (less, a log viewer) shows bytes."""
+    own = {"PYTHONUTF8", "PYTHONIOENCODING"} & environment.keys()
+    return environment.get("LC_ALL") in ("C", "POSIX") and not own
 
 
 class Console(RichConsole):
