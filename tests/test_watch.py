@@ -42,7 +42,8 @@ def told(capsys: Capsys, tmp_path: Path, *options: object) -> list[str]:
         ("--preset 3b1b --activation relu", "no better than", "--loss softmax-cross-entropy"),
         ("--preset 3b1b --optimizer adam", "no better than", "--lr 0.003 (it is 10.0)"),
         ("--lr 1e-5", "no better than", "--lr 10.0 (it is 1e-05)"),
-        ("--hidden 16 16 16 16 16 16", "no better than", "--activation relu, or fewer layers"),
+        ("--hidden 16 16 16 16 16 16", "no better than", "--activation relu, fewer layers"),
+        ("--l2 0.03", "no better than", "a smaller --l2 (it is 0.03)"),
         ("--optimizer adam --lr 0.5 --activation identity", "has risen from", "--lr 0.005 (it is 0.5)"),
     ],
 )
@@ -57,7 +58,10 @@ def test_a_run_that_does_not_learn_says_so_once(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", ["", "--activation relu", "--optimizer adam", "--max-steps 25", "--hidden 30"])
+@pytest.mark.parametrize(
+    "options",
+    ["", "--activation relu", "--optimizer adam", "--max-steps 25", "--hidden 30", "--schedule one-cycle --epochs 6"],
+)
 def test_a_run_that_learns_is_left_alone(options: str, tmp_path: Path, capsys: Capsys) -> None:
     assert told(capsys, tmp_path, "--epochs", 3, *options.split()) == []
 
@@ -75,7 +79,7 @@ def test_no_recipe_that_learns_is_accused(preset: str, tmp_path: Path, capsys: C
 def test_convolutional_networks_are_watched_too(model: str, tmp_path: Path, capsys: Capsys) -> None:
     npz = write_pictures(tmp_path / "pictures.npz", shape=(28, 28))
     options = ["--model", model, "--dataset", "npz", "--data-dir", npz, "--epochs", 3, "--run-dir", tmp_path / "run"]
-    options += ["--shift", 0, "--rotate", 0, "--activation", "relu", "--init", "zeros"]
+    options += ["--shift", 0, "--rotate", 0, "--activation", "relu", "--init", "zeros", "--batch-size", 20]
     done = call(capsys, train.main, *options)
     assert done.status == 0
     assert len(re.findall("this run does not learn.*--init he", done.out)) == 1
@@ -123,18 +127,27 @@ def test_chance_is_the_commonest_class_and_what_so_many_examples_cannot_tell_fro
         assert ("no better than always answering a (40.00%)" in say(see, 500, 1.0, accuracy)) == chance
 
 
-def test_nothing_is_said_before_a_hundred_steps_and_a_twentieth_of_the_run_but_at_its_end() -> None:
-    for step, total, early in (
+def test_nothing_is_said_before_a_hundred_steps_and_a_tenth_of_the_run_but_at_its_end() -> None:
+    cases = (
         (99, 1000, True),
         (100, 1000, False),
-        (100, 5000, True),
-        (250, 5000, False),
+        (499, 5000, True),
+        (500, 5000, False),
         (30, 30, False),
         (19, 19, True),
-    ):
+    )
+    for step, total, early in cases:
         see, _ = watch(total)
         say(see, 0, 2.0, 0.4)
         assert (say(see, step, 2.0, 0.4) == "") == early, (step, total)
+
+
+@pytest.mark.parametrize(("options", "steps"), [({"schedule": "one-cycle"}, 400), ({"warmup": 250}, 350)], ids=str)
+def test_the_rising_part_of_a_schedule_does_not_count(options: dict[str, Any], steps: int) -> None:
+    for step, early in ((steps - 1, True), (steps, False)):
+        see, _ = watch(1000, **options)
+        say(see, 0, 2.0, 0.4)
+        assert (say(see, step, 2.0, 0.4) == "") == early
 
 
 def test_a_cost_that_is_higher_than_before_the_first_step() -> None:
@@ -182,12 +195,24 @@ def test_one_living_neuron_or_outputs_of_zero_are_no_death() -> None:
     assert say(see, 100, 1.0, 0.9, activations) == ""
 
 
-def test_advice_is_what_would_have_been_chosen() -> None:
-    config = Config(activation=("relu",), lr=10.0)
-    assert advice(config) == "--lr 0.3 (it is 10.0), --init he (it is scaled-normal), --loss softmax-cross-entropy"
-    good = replace(config, activation=("relu", "relu", "identity"), loss="softmax-cross-entropy", lr=0.1, init="he")
-    assert advice(good).startswith("another --lr")
-    assert advice(replace(good, init="zeros")) == "--init he (it is zeros)"
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "another --lr, --loss or --optimizer, --activation relu, fewer layers"),
+        ({"init": "zeros"}, "--init he (it is zeros)"),
+        ({"lr": 10.0, "l2": 0.1}, "--lr 0.1 (it is 10.0)"),
+        ({"l2": 0.1, "dropout": 0.9}, "a smaller --l2 (it is 0.1), a smaller --dropout (it is 0.9)"),
+        (
+            {"loss": "quadratic", "activation": ("relu",), "init": "zeros"},
+            "--lr 0.3 (it is 0.1), --init he (it is zeros), --loss softmax-cross-entropy",
+        ),
+    ],
+    ids=str,
+)
+def test_advice_is_what_would_have_been_chosen(changed: dict[str, Any], said: str) -> None:
+    good = Config(activation=("relu", "relu", "identity"), loss="softmax-cross-entropy", lr=0.1, init="he")
+    assert advice(replace(good, **changed), 5000) == said
+    assert advice(replace(good, **changed), 500) == f"{said}, more --epochs"
 
 
 def test_a_checkpoint_from_before_there_was_a_watch_goes_on(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def _filled_in(values: Values, asked: Values, usual: Values, given: Collection[s
     reasons = [*dict.fromkeys(hidden), *([names["loss"]] if "loss" in given else []), optimizer]
     if values["momentum"]:
         reasons[-1] += f" with momentum {values['momentum']:g}"
-    elif (hidden, optimizer) == (usual["activation"], usual["optimizer"]):
+    elif values["model"] == "mlp" and values["hidden"] != usual["hidden"]:
         reasons[0] += f" in layers of {' '.join(map(str, values['hidden']))}"
     flags = _listed([f"--{name}" for name in filled], "or")
     return f"{', '.join(filled.values())}: chosen for {_listed(reasons, 'and')}; {flags} changes that"

@@ -7,6 +7,7 @@ from math import inf, sqrt
 import torch
 from torch import Tensor
 
+from manual_backprop.schedules import RISE
 from training import defaults
 from training.config import Config, flag
 from training.data import Dataset
@@ -15,8 +16,9 @@ from training.evaluation import Evaluation
 Activations = Callable[[Tensor], Mapping[str, Tensor]]
 
 EXAMPLES = 100  # whose activations are looked at
-SOONEST, SHARE = 100, 0.05  # steps, and part of the run, before which nothing is said, unless the run ends there
+SOONEST, SHARE = 100, 0.1  # steps, and part of the run, before which nothing is said, unless the run ends there
 SHORTEST = 20  # steps of a run of which anything can be said
+LONG = 1000  # steps in which a network that learns shows it
 RISES = 3  # evaluations in a row with a higher cost than before
 
 
@@ -38,7 +40,8 @@ class Watch:
     ) -> str:
         """One sentence, or nothing. `activations` gives every a for inputs x, as a learner's does."""
         rises = self._rises(on_train)
-        soonest = max(SHORTEST, min(self.total, max(SOONEST, SHARE * self.total)))
+        rising = RISE * self.total if self.config.schedule == "one-cycle" else self.config.warmup
+        soonest = max(SHORTEST, min(self.total, max(SOONEST, SHARE * self.total) + rising))
         if self.state.get("told") or step < soonest:
             return ""
         dead = self._dead(activations)
@@ -46,7 +49,7 @@ class Watch:
         if not seen:
             return ""
         self.state["told"] = 1
-        return f"this run does not learn: {', and '.join(seen)}; try {advice(self.config)}"
+        return f"this run does not learn: {', and '.join(seen)}; try {advice(self.config, step)}"
 
     def _chance(self, on_test: Evaluation) -> str:
         """Whether the accuracy is what the commonest class alone would give, as far as so many examples can tell."""
@@ -81,8 +84,8 @@ class Watch:
         return next((f"every neuron of {name}" for name, a in hidden if not a.any()), "")
 
 
-def advice(config: Config) -> str:
-    """Which settings suit such a network better; where all do, what else may help."""
+def advice(config: Config, steps: int) -> str:
+    """Which settings suit such a network better, after so many steps; where all do, what else may help."""
     values = asdict(config)
     for_this_cost = defaults.fill(values, ["loss", "l2"])
     better = [
@@ -90,8 +93,11 @@ def advice(config: Config) -> str:
         for name in ("lr", "init")
         if (wanted := f"{for_this_cost[name]}") != (now := f"{values[name]}")
     ]
+    if not better:
+        better = [f"a smaller {flag(name)} (it is {values[name]})" for name in ("l2", "l1", "dropout") if values[name]]
     hidden = defaults.hidden_activations(values)
     cost = defaults.loss({**values, "activation": hidden[:1]})
     if cost != config.loss and len(set(hidden)) == 1:
         better.append(f"{flag('loss')} {cost}")
-    return ", ".join(better) or "another --lr, --loss or --optimizer, --activation relu, or fewer layers"
+    better = better or ["another --lr, --loss or --optimizer", "--activation relu", "fewer layers"]
+    return ", ".join(better + ["more --epochs"] * (steps < LONG))
