@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from manual_backprop import clipping
 from manual_backprop.models.mlp import MLP
 from manual_backprop.norm import norm
+from manual_backprop.optimizers import orthogonalized
 from manual_backprop.regularizers import max_norm
-from reference import regularizers
+from reference import optimizers, regularizers
 from reference.norm import norm as twin_norm
 from training.data import Split
 from training.learners.checked import MAX_ERROR
@@ -90,6 +91,12 @@ def test_the_twins_max_norm_is_as_exact_as_the_format_for_long_rows():
     for parameters in (module, exact):
         regularizers.max_norm(parameters, 1.0)
     assert error(module[0], exact[0]) < 1e-6
+
+
+@pytest.mark.parametrize("orthogonalized", [orthogonalized, optimizers._newton_schulz], ids=["manual", "twin"])
+def test_orthogonalization_is_as_exact_as_the_format(orthogonalized):
+    G = long_vector(20, LONG // 20)
+    assert error(orthogonalized(G), orthogonalized(G.double())) < 1e-5
 
 
 @pytest.mark.parametrize("clip", [clipping.by_norm, max_norm])
