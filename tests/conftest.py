@@ -30,11 +30,21 @@ def shared_state() -> dict[str, Any]:
     }
 
 
+def begin() -> None:
+    torch.set_num_threads(1)  # a run in this process sets its own
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before the fixtures that several tests share: they are made for whichever of these is first."""
+    begin()
+
+
 @pytest.fixture(autouse=True)
 def any_order() -> Iterator[None]:
     """A test begins with one thread and seeded, and leaves the rest of the shared state as it was."""
-    torch.set_num_threads(1)  # a run in this process sets its own
-    torch.manual_seed(0)
+    begin()
     before = shared_state()
     yield
     assert shared_state() == before

@@ -14,12 +14,26 @@ from conftest import shared_state
 interrupt = partial(signal.signal, signal.SIGINT)
 
 
-@pytest.mark.parametrize("time", ["once", "again"])
-def test_threads_and_random_numbers_are_the_same_whatever_the_test_before_did(time: str) -> None:
-    """Whichever of the two runs last finds what the other left."""
+def assert_fresh() -> None:
     assert torch.get_num_threads() == 1
     assert torch.equal(torch.rand(5), torch.rand(5, generator=torch.Generator().manual_seed(0)))
     torch.set_num_threads(2)
+
+
+@pytest.mark.parametrize("time", ["once", "again"])
+def test_threads_and_random_numbers_are_the_same_whatever_the_test_before_did(time: str) -> None:
+    """Whichever of the two runs last finds what the other left."""
+    assert_fresh()
+
+
+@pytest.fixture(scope="module")
+def shared_by_tests() -> None:
+    assert_fresh()
+
+
+@pytest.mark.parametrize("time", ["once", "again"])
+def test_so_they_are_in_what_tests_share_and_after_it_was_made(time: str, shared_by_tests: None) -> None:
+    assert_fresh()
 
 
 def test_torch_gives_its_warnings_every_time() -> None:
