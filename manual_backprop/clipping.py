@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from manual_backprop.norm import norm
+
 
 def by_norm(gradient: Tensor, limit: float) -> Tensor:
     """g min(1, limit / (‖g‖ + 10⁻⁶)): all of g in its direction, no longer than `limit` (torch's convention)."""
-    return gradient * (limit / (gradient.norm() + 1e-6)).clamp(max=1)
+    return gradient * (limit / (norm(gradient) + 1e-6)).clamp(max=1)
 
 
 def by_value(gradient: Tensor, limit: float) -> Tensor:

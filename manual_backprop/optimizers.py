@@ -21,6 +21,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from manual_backprop.norm import norm
+
 State = dict[str, Tensor]
 Decay = Tensor | None  # λ for matrices and kernels, 0 for biases and scales; None means no L2 at all
 Split = Callable[[Tensor], Mapping[str, Tensor]]  # the named tensors of a vector as long as θ, as views of it
@@ -246,7 +248,7 @@ def orthogonalized(G: Tensor) -> Tensor:
     if G.shape[0] > G.shape[1]:
         return orthogonalized(G.T).T
     a, b, c = NEWTON_SCHULZ
-    X = G / (G.norm() + 1e-7)
+    X = G / (norm(G) + 1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
         A = X @ X.T
         X = a * X + (b * A + c * A @ A) @ X

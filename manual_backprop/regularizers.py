@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from manual_backprop.norm import norm
+
 
 def l1_subgradient(theta: Tensor, decay: Tensor) -> Tensor:
     """λ ⊙ sign(θ), the gradient of the penalty Σ_w λ |w|, with sign(0) = 0; λ is `decay`, 0 for biases and scales.
@@ -17,4 +19,4 @@ def max_norm(W: Tensor, limit: float) -> Tensor:
     Source: Srebro and Shraibman 2005; with dropout: Srivastava et al. 2014.
     """
     rows = W.flatten(1)
-    return (rows * (limit / rows.norm(dim=1, keepdim=True)).clamp(max=1)).view_as(W)
+    return (rows * (limit / norm(rows, dim=1)).clamp(max=1)).to(W.dtype).view_as(W)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reference.norm import norm
+
 State = dict[str, dict[str, Tensor]]  # "velocity" → parameter's name → tensor
 Groups = list[dict[str, Any]]
 
@@ -63,7 +65,7 @@ class Muon(torch.optim.Optimizer):
 def _newton_schulz(matrix: Tensor) -> Tensor:
     """Jordan et al. 2024: five steps of the quintic iteration."""
     x = matrix.mT if matrix.size(0) > matrix.size(1) else matrix
-    x = x / (torch.linalg.matrix_norm(x) + 1e-7)
+    x = x / (norm(x) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)

@@ -1,9 +1,11 @@
-"""What all tests share: one thread, and the data."""
+"""What all tests share: the state in which each begins, and the data."""
 
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,40 @@ from training.data import Dataset, load
 from training.data.mnist import has_mnist
 
 torch.set_num_threads(1)
+torch.set_warn_always(True)  # else torch gives many warnings once a process, and which test gets one is up to the order
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job ignores it, and so would children
+
+
+def shared_state() -> dict[str, Any]:
+    """What a test could leave to those that run after it."""
+    return {
+        "grad mode": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "default dtype": torch.get_default_dtype(),
+        "warn always": torch.is_warn_always_enabled(),
+        "signal handlers": (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)),
+        "directory": Path.cwd(),
+    }
+
+
+def begin() -> None:
+    torch.set_num_threads(1)  # a run in this process sets its own
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before the fixtures that several tests share: they are made for whichever of these is first."""
+    begin()
+
+
+@pytest.fixture(autouse=True)
+def any_order() -> Iterator[None]:
+    """A test begins with one thread and seeded, and leaves the rest of the shared state as it was."""
+    begin()
+    before = shared_state()
+    yield
+    assert shared_state() == before
 
 
 @pytest.fixture(scope="session")

@@ -180,6 +180,10 @@ class TestResume:
 NOTHING = Backpropagation(torch.tensor(0.0), gradients={}, deltas={}, z={}, activations={}, buffers={})
 
 
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
 def double(values: list[float]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
@@ -237,8 +241,8 @@ class TestHistograms:
     @pytest.mark.parametrize(
         ("tensor", "kept"),
         [
-            pytest.param(torch.randn(3, 50), slice(None), id="normal"),
-            pytest.param(torch.randn(500).bfloat16(), slice(None), id="bfloat16"),
+            pytest.param(normal(3, 50), slice(None), id="normal"),
+            pytest.param(normal(500).bfloat16(), slice(None), id="bfloat16"),
             pytest.param(torch.tensor(2.5), slice(None), id="scalar"),
             pytest.param(torch.zeros(9), slice(None), id="zeros"),
             pytest.param(torch.full((9,), -3.0), slice(None), id="constant"),

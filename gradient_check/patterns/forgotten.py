@@ -54,11 +54,12 @@ def mask_ignored_inside(case: Case, graph: Graph) -> Diagnosis | None:
         mask = getattr(node, attribute.get(kind(node), "_saved_mask"), None)
         if not isinstance(mask, Tensor) or not is_mask(mask):
             continue
-        pattern = plain(mask).flatten() != 0
+        numbers = plain(mask)
+        pattern = numbers.flatten() != 0
         named = [key for key, value in case.arguments_at(pattern.numel()) if torch.equal(value != 0, pattern)]
         # not an argument, it is a mask if it is the same for all examples, and else may be part of an activation
         if named or kind(node) == "MaskedFill" or mask.ndim < graph.cotangents[0].ndim:
-            for value in {1.0, float(mask[mask != 0][0])}:
+            for value in {1.0, numbers[numbers != 0][0].item()}:
                 if case.is_(graph.gradient({(node, position): partial(_scaled, value)})):
                     return Diagnosis("mask ignored", " ".join(["the mask", *named[:1], "was ignored"]))
     return None
