@@ -4,6 +4,7 @@ A checkpoint is a plain dict that `torch.load(path, weights_only=True)` reads; `
 `state_dict()` that either implementation, and any `nn.Module` with the same names, loads strictly.
 """
 
+import errno
 import os
 from pathlib import Path
 from typing import TypedDict, cast
@@ -84,9 +85,9 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"there is no checkpoint {path}: give the directory of a run, or a .pt file")
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except OSError:
-        raise
     except Exception as error:  # what the unpickler raises at bytes that are no pickle is anything
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a seek to before the file's beginning
+            raise
         raise UserError(f"{path} is not a whole checkpoint: it was cut off, or it is another kind of file") from error
     if not isinstance(checkpoint, dict) or not Checkpoint.__annotations__.keys() <= checkpoint.keys():
         raise UserError(f"{path} is not a checkpoint of this project: train one with train.py")

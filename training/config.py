@@ -122,7 +122,7 @@ class Config:
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto is cuda where there is one, else cpu."""
     threads: int = 0
-    """Threads for tensor operations; 0 leaves it to the size of the network."""
+    """Threads for tensor operations; 0 is one for a small network, else as many as torch finds it may use."""
     check_every: int = 0
     """Check every N-th step of --impl manual against autograd; 0 is never."""
     log_every: int = 100
