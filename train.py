@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,27 +66,30 @@ def parse(argv: list[str]) -> Request:
     known = vars(first.parse_known_args(argv)[0])
     given = set(known)
     if known.get("resume"):
-        base = run.load_config(known["resume"])
+        base = vars(run.load_config(known["resume"]))
         given.update(defaults.CHOICES)
     elif known.get("preset"):
-        base = load_preset(known["preset"])
-        given.update(preset_values(known["preset"]))
+        load_preset(known["preset"])  # refuses one that is wrong in itself
+        values = preset_values(known["preset"])
+        base = {**vars(Config()), **values}
+        given.update(values)
     else:
         model = str(known.get("model", Config.model))  # one that is unknown is refused below
-        base = replace(load_preset(DEFAULT_PRESETS.get(model, DEFAULT_PRESETS[Config.model])), dataset="auto")
+        base = {**vars(load_preset(DEFAULT_PRESETS.get(model, DEFAULT_PRESETS[Config.model]))), "dataset": "auto"}
     arguments: Arguments = tyro.cli(
-        Arguments, args=argv, default=Arguments(**vars(base)), config=(tyro.conf.FlagCreatePairsOff,)
+        Arguments, args=argv, default=Arguments(**base), config=(tyro.conf.FlagCreatePairsOff,)
     )
-    config = Config(**defaults.fill(arguments.values, given))
     if arguments.resume:
         if arguments.run_dir or arguments.preset:
             raise UserError("--resume goes on with a run as it is: leave out --run-dir and --preset")
         for field in fields(Config):
-            if field.name not in RESUMED_WITH and getattr(config, field.name) != getattr(base, field.name):
+            if field.name not in RESUMED_WITH and arguments.values[field.name] != base[field.name]:
                 raise UserError(
                     f"{flag(field.name)} cannot change when a run is resumed; start a new one with "
                     f"--preset {arguments.resume / 'config.toml'} {flag(field.name)} …"
                 )
+    config = Config(**defaults.fill(arguments.values, given))
+    if arguments.resume:
         return Request(arguments, config, [])
     usual = load_preset(DEFAULT_PRESETS[config.model])
     return Request(arguments, config, defaults.notes(vars(config), arguments.values, vars(usual), given))

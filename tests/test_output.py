@@ -403,3 +403,15 @@ def test_who_asks_for_the_c_locale_gets_ascii_unless_python_is_told_otherwise(
     environment: dict[str, str], asked: bool
 ) -> None:
     assert asks_for_ascii(environment) == asked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("line", "status"), [("--max-steps 1", 0), ("--seed -1", 2)])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_is_not_there_changes_no_status(line: str, status: int, closed: str, tmp_path: Path) -> None:
+    """Closed by the caller, or never there, as in a service: Python has None in its place."""
+    command = f"{sys.executable} train.py --dataset sample --run-dir {tmp_path / 'run'} {line} {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == status
+    assert "Traceback" not in done.stdout + done.stderr
+    assert (done.stderr == "") == (status == 0 or "2>&-" in closed)

@@ -22,7 +22,7 @@ UNBOUNDED = (*RECTIFIERS, "identity")  # as outputs they do not stay between the
 COSTS = ("softmax-cross-entropy", "sigmoid-cross-entropy", "quadratic", "squared-error")
 RATES = {  # of each optimizer, in the order of COSTS
     "sgd": (0.1, 0.1, 0.3, 0.15),
-    "nesterov": (0.1, 0.05, 0.03, 0.015),
+    "nesterov": (0.1, 0.03, 0.03, 0.015),
     "adagrad": (0.05, 0.05, 0.03, 0.03),
     "rmsprop": (0.005, 0.005, 0.003, 0.003),
     "adam": (0.005, 0.005, 0.003, 0.003),
@@ -47,6 +47,8 @@ def fill(values: Values, given: Collection[str]) -> dict[str, Any]:
     cost compares activations with the targets 0 and 1.
     """
     filled = dict(values)
+    if not values["activation"]:
+        return filled  # which a configuration refuses
     for name, choose in CHOICES.items():
         if name not in given:
             filled[name] = choose(filled)
@@ -72,20 +74,20 @@ def init(values: Values) -> str:
 
 
 def lr(values: Values) -> float:
-    """The optimizer's rate for this cost; less with momentum, and where a cost of activations has linear outputs."""
+    """The optimizer's rate for this cost; less with momentum, and where a cost of activations has unbounded outputs."""
     optimizer, cost = values["optimizer"], COSTS.index(values["loss"])
     if (values["model"], optimizer) in RATES_OF_PRESETS:
         return RATES_OF_PRESETS[values["model"], optimizer]
-    sigmoids = values["model"] == "mlp" and set(hidden_activations(values)) == {"sigmoid"}
+    unbounded = output_activation(values) in UNBOUNDED and not takes_logits(values["loss"])
+    sigmoids = values["model"] == "mlp" and set(hidden_activations(values)) == {"sigmoid"} and not unbounded
     rates = RATES_OF_SIGMOIDS if sigmoids and optimizer in RATES_OF_SIGMOIDS else RATES
     rate = rates[optimizer][cost]
     if optimizer in ("sgd", "nesterov") and 0 < values["momentum"] < 1:  # each gradient is taken 1/(1 − μ) times in all
-        rate *= (1 - values["momentum"]) / (1 - OPTIMIZERS[optimizer]().momentum)  # type: ignore[attr-defined]
-    if optimizer == "sgd" and not takes_logits(values["loss"]):
-        if _of_the_lessons(values):
-            rate *= LESSONS_TIMES
-        elif output_activation(values) == "identity":
-            rate /= 3
+        rate *= min(1, (1 - values["momentum"]) / (1 - OPTIMIZERS[optimizer]().momentum))  # type: ignore[attr-defined]
+    if optimizer == "sgd" and unbounded:
+        rate /= 3
+    if _of_the_lessons(values) and output_activation(values) == "sigmoid":
+        rate *= LESSONS_TIMES
     return float(f"{rate:.2g}")
 
 
@@ -126,7 +128,8 @@ def _of_the_lessons(values: Values) -> bool:
     """Whether this is the network of the lessons: few sigmoids, trained by plain SGD."""
     few = len(values["hidden"]) <= 2 and max(values["hidden"], default=0) <= 30
     plain = values["optimizer"] == "sgd" and not values["momentum"]
-    return values["model"] == "mlp" and set(values["activation"]) == {"sigmoid"} and few and plain
+    sigmoids = set(hidden_activations(values)) == {"sigmoid"} and values["activation"][-1] in ("sigmoid", "identity")
+    return values["model"] == "mlp" and sigmoids and few and plain
 
 
 def notes(values: Values, asked: Values, usual: Values, given: Collection[str]) -> list[str]:
@@ -145,17 +148,24 @@ def _filled_in(values: Values, asked: Values, usual: Values, given: Collection[s
     filled = {name: text for name, text in names.items() if name not in given}
     if values["l2"] == usual["l2"]:
         filled.pop("l2", None)
+    if [*filled] == ["l2"]:
+        return ""
     changed = any(values[name] != usual[name] for name in filled)
     if values["activation"] != asked["activation"]:
         filled["activation"], changed = "sigmoid outputs", True
     if not changed:
         return ""
     hidden, optimizer = hidden_activations(values), values["optimizer"]
-    reasons = [*dict.fromkeys(hidden), *([names["loss"]] if "loss" in given else []), optimizer]
-    if values["momentum"]:
-        reasons[-1] += f" with momentum {values['momentum']:g}"
-    elif values["model"] == "mlp" and values["hidden"] != usual["hidden"]:
-        reasons[0] += f" in layers of {' '.join(map(str, values['hidden']))}"
+    reasons = [*dict.fromkeys(hidden)]
+    if values["model"] == "mlp" and values["hidden"] != usual["hidden"]:
+        reasons.append(f"hidden layers of {' '.join(map(str, values['hidden']))}")
+    if _names_output(asked) and output_activation(values) not in ("identity", *hidden):
+        reasons.append(f"{output_activation(values)} outputs")
+    if "loss" in given:
+        reasons.append(names["loss"])
+    elif values["label_smoothing"]:
+        reasons.append("label smoothing")
+    reasons.append(f"{optimizer} with momentum {values['momentum']:g}" if values["momentum"] else optimizer)
     flags = _listed([f"--{name}" for name in filled], "or")
     return f"{', '.join(filled.values())}: chosen for {_listed(reasons, 'and')}; {flags} changes that"
 

@@ -229,7 +229,7 @@ class Loop:
             if on_test.accuracy > self.progress["best_accuracy"]:
                 self.progress["best_accuracy"], self.progress["waited"] = on_test.accuracy, 0
                 self.save("best.pt")
-        notice = self.watch(step, on_train, on_test, self.learner.activations)
+        notice = self.watch(step, on_train, self.learner.activations)
         self.save("last.pt")
         self.console.epoch(-(-step // self.steps_per_epoch), step, values)
         if notice:

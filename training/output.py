@@ -129,8 +129,10 @@ def command(name: str) -> Callable[[Callable[P, T]], Callable[P, T | int]]:
     def decorator(main: Callable[P, T]) -> Callable[P, T | int]:
         @wraps(main)
         def run(*args: P.args, **kwargs: P.kwargs) -> T | int:
-            make_readable(sys.stdout)
-            make_readable(sys.stderr)
+            for stream in ("stdout", "stderr"):
+                if getattr(sys, stream) is None:  # closed by who called (>&-), or never there (a service)
+                    setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+                make_readable(getattr(sys, stream))
             try:
                 try:
                     result = main(*args, **kwargs)

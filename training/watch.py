@@ -19,7 +19,8 @@ EXAMPLES = 100  # whose activations are looked at
 SOONEST, SHARE = 100, 0.1  # steps, and part of the run, before which nothing is said, unless the run ends there
 SHORTEST = 20  # steps of a run of which anything can be said
 LONG = 1000  # steps in which a network that learns shows it
-RISES = 3  # evaluations in a row with a higher cost than before
+IN_A_ROW = 2  # evaluations that must look bad
+RISES = 3  # evaluations, each with a higher cost than the one before
 
 
 class Watch:
@@ -31,46 +32,48 @@ class Watch:
     def __init__(self, config: Config, data: Dataset, total: int, state: dict[str, float]) -> None:
         self.config, self.data, self.total, self.state = config, data, total, state
 
-    def __call__(
-        self,
-        step: int,
-        on_train: Evaluation,
-        on_test: Evaluation,
-        activations: Activations,
-    ) -> str:
+    def __call__(self, step: int, on_train: Evaluation, activations: Activations) -> str:
         """One sentence, or nothing. `activations` gives every a for inputs x, as a learner's does."""
-        rises = self._rises(on_train)
+        seen = [text for text in (self._chance(on_train), self._cost(step, on_train)) if text]
         rising = RISE * self.total if self.config.schedule == "one-cycle" else self.config.warmup
         soonest = max(SHORTEST, min(self.total, max(SOONEST, SHARE * self.total) + rising))
         if self.state.get("told") or step < soonest:
             return ""
-        dead = self._dead(activations)
-        seen = [text for text in (self._chance(on_test), rises, dead and f"{dead} outputs 0 for every example") if text]
-        if not seen:
+        self.state["bad"] = self.state.get("bad", 0) + 1 if seen else 0
+        if not seen or (self.state["bad"] < IN_A_ROW and step < self.total):
             return ""
         self.state["told"] = 1
-        return f"this run does not learn: {', and '.join(seen)}; try {advice(self.config, step)}"
+        if dead := self._dead(activations):
+            seen.append(dead)
+        return f"this run does not learn so far: {'; '.join(seen)}. Try {advice(self.config, self.total)}"
 
-    def _chance(self, on_test: Evaluation) -> str:
+    def _chance(self, on_train: Evaluation) -> str:
         """Whether the accuracy is what the commonest class alone would give, as far as so many examples can tell."""
-        counts = self.data.test.y.bincount(minlength=len(self.data.classes))
-        chance, n = counts.max().item() / len(self.data.test), len(self.data.test)
-        if len(self.data.classes) < 2 or on_test.accuracy > chance + 2 * sqrt(chance * (1 - chance) / n):
+        y, classes = self.data.train.y[: len(on_train.outputs)], self.data.classes
+        counts = y.bincount(minlength=len(classes))
+        chance = counts.max().item() / len(y)
+        threshold = min(chance + 2 * sqrt(chance * (1 - chance) / len(y)), (1 + chance) / 2)
+        if len(classes) < 2 or on_train.accuracy > threshold:
             return ""
-        commonest = self.data.classes[int(counts.argmax())]
+        commonest = classes[int(counts.argmax())]
         return (
-            f"the test accuracy is {on_test.accuracy:.2%}, no better than always answering {commonest} ({chance:.2%})"
+            f"it classifies {on_train.accuracy:.2%} of the training examples correctly, and always answering "
+            f"{commonest} would be right for {chance:.2%}"
         )
 
-    def _rises(self, on_train: Evaluation) -> str:
-        """Whether the cost of the training examples is higher than before the first step, or keeps rising."""
+    def _cost(self, step: int, on_train: Evaluation) -> str:
+        """Whether the cost of the training examples is no lower than before the first step, or keeps rising."""
         state, loss = self.state, on_train.loss
-        first, lowest = state.setdefault("first", loss), state.get("lowest", inf)
+        if step == 0:
+            state["first"] = loss
+        first, lowest = state.get("first", inf), state.get("lowest", inf)
         state["rises"] = state.get("rises", 0) + 1 if loss > state.get("previous", inf) else 0
         state["previous"], state["lowest"] = loss, min(loss, lowest)
         state["best"] = max(state.get("best", 0.0), on_train.accuracy)
         if loss > 1.01 * first:
             return f"the cost of the training examples has risen from {first:.3g} to {loss:.3g}"
+        if 0.99 * first < loss < inf:
+            return f"the cost of the training examples has hardly moved from {first:.3g}"
         if state["rises"] >= RISES and loss > 1.5 * lowest and on_train.accuracy < state["best"] - 0.01:
             return f"the cost of the training examples rises: it was {lowest:.3g}, and is {loss:.3g}"
         return ""
@@ -78,26 +81,42 @@ class Watch:
     def _dead(self, activations: Activations) -> str:
         """The first hidden layer whose neurons output 0 whatever the example: no gradient passes through it."""
         train = self.data.train
-        indices = torch.arange(min(EXAMPLES, len(train)), device=train.x.device)
-        x, _ = train.batch(indices, getattr(torch, self.config.dtype))
+        count = min(EXAMPLES, len(train))
+        indices = torch.linspace(0, len(train) - 1, count, dtype=torch.float64).long()  # also where classes are sorted
+        x, _ = train.batch(indices.to(train.x.device), getattr(torch, self.config.dtype))
         *hidden, _ = activations(x).items()
-        return next((f"every neuron of {name}" for name, a in hidden if not a.any()), "")
+        dead = [name for name, a in hidden if not a.any()]
+        return f"every neuron of {dead[0]} outputs 0 for each of {count} examples" if dead else ""
 
 
-def advice(config: Config, steps: int) -> str:
-    """Which settings suit such a network better, after so many steps; where all do, what else may help."""
+def advice(config: Config, total: int) -> str:
+    """Which settings suit such a network better, in a run of so many steps; where all do, what else may help."""
     values = asdict(config)
-    for_this_cost = defaults.fill(values, ["loss", "l2"])
-    better = [
-        f"{flag(name)} {wanted} (it is {now})"
-        for name in ("lr", "init")
-        if (wanted := f"{for_this_cost[name]}") != (now := f"{values[name]}")
-    ]
-    if not better:
-        better = [f"a smaller {flag(name)} (it is {values[name]})" for name in ("l2", "l1", "dropout") if values[name]]
-    hidden = defaults.hidden_activations(values)
-    cost = defaults.loss({**values, "activation": hidden[:1]})
-    if cost != config.loss and len(set(hidden)) == 1:
-        better.append(f"{flag('loss')} {cost}")
-    better = better or ["another --lr, --loss or --optimizer", "--activation relu", "fewer layers"]
-    return ", ".join(better + ["more --epochs"] * (steps < LONG))
+    suits = defaults.fill(values, ["loss", "l2"])
+    better = [(name, shown(suits[name]), shown(values[name])) for name in ("lr", "init") if suits[name] != values[name]]
+    tips = []
+    if better:
+        now = " and ".join(present for _, _, present in better)
+        tips.append(" ".join(f"{flag(name)} {wanted}" for name, wanted, _ in better) + f" (not {now})")
+    else:
+        tips += [
+            f"a smaller {flag(name)} (not {shown(values[name])})" for name in ("l2", "l1", "dropout") if values[name]
+        ]
+    hidden = {*defaults.hidden_activations(values)}
+    if len(hidden) == 1:
+        other = defaults.fill({**values, "activation": (*hidden,)}, [])
+        if other["loss"] != config.loss:
+            names = ("loss", "activation", "lr", "init") if config.model == "mlp" else ("loss", "lr", "init")
+            tips.append(" ".join(f"{flag(name)} {shown(other[name])}" for name in names))
+    if not tips:
+        tips += ["--activation relu", "fewer layers"] if len(config.hidden) > 2 and "relu" not in hidden else []
+        tips += ["wider layers"] if config.model == "mlp" and min(config.hidden) < 8 else []
+        tips += [f"a smaller --lr (not {config.lr:g})", "another --optimizer or --seed"]
+    return f"{', or '.join(tips)}{', and more --epochs' * (total < LONG)}"
+
+
+def shown(value: object) -> str:
+    """As a command line has it."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -76,5 +76,6 @@ def too_many(option: str, count: int, most: int, dataset: Dataset) -> str:
     has = f"{dataset.name} has {len(dataset.train):,} training examples"
     text = f"--{option} is {count:,}, but it must be from 0 to {most:,}: {has}"
     if dataset.name == "sample" and count < MNIST_COUNTS[0]:
-        return f"{text}; give --dataset mnist, which has {MNIST_COUNTS[0]:,} and is downloaded if missing"
+        mnist = f"--dataset mnist, which has {MNIST_COUNTS[0]:,} and is downloaded if missing"
+        return f"{text}; give {mnist}, or --{option} 0"
     return text
