@@ -23,10 +23,11 @@ from benchmarks.readme import machine
 from lessons.runs import train
 from manual_backprop.optimizers import OPTIMIZERS
 from training import defaults
-from training.config import DEFAULT_PRESETS, FOUND_THREADS, Activation, Config, load_preset
+from training.config import DEFAULT_PRESETS, Activation, Config, load_preset
 from training.data import load
 from training.loop import NotFiniteError
 from training.output import command
+from training.prepare import FOUND_THREADS
 
 EPOCHS = 8
 SEEDS = 3

@@ -26,11 +26,12 @@ from rich.table import Table
 
 from benchmarks.published import PUBLISHED, Published
 from benchmarks.readme import machine, write_section
-from training.config import FOUND_THREADS, Config, from_mapping, load_preset
+from training.config import Config, from_mapping, load_preset
 from training.errors import UserError
 from training.figures import curves
+from training.metrics import METRICS, read_metrics
 from training.output import Console, command
-from training.tensorboard import METRICS, read_metrics
+from training.prepare import FOUND_THREADS
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reproduction.md"

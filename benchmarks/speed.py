@@ -25,8 +25,10 @@ from training.batches import epoch_order
 from training.config import Config, load_preset
 from training.data import Dataset, load
 from training.learners.factory import make_manual, make_reference
-from training.models import make_model, make_twin
+from training.models import make_twin
 from training.output import command
+from training.prepare import prepare
+from training.step import Model
 
 ROUNDS = 15
 STEPS = 100  # of each implementation in a round
@@ -48,9 +50,9 @@ class Pictures(TorchDataset):
         return self.transform(Image.fromarray(self.x[index])), self.y[index]
 
 
-def usual_loop(config: Config, data: Dataset) -> Callable[[], None]:
+def usual_loop(config: Config, data: Dataset, network: Model) -> Callable[[], None]:
     """STEPS steps of the loop of every tutorial."""
-    model = make_twin(make_model(config, data))
+    model = make_twin(network)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr)
     loader = DataLoader(Pictures(data), batch_size=config.batch_size, shuffle=True)
 
@@ -67,9 +69,10 @@ def usual_loop(config: Config, data: Dataset) -> Callable[[], None]:
     return run
 
 
-def contenders(config: Config, data: Dataset, steps: int) -> list[Callable[[], object]]:
+def contenders(config: Config, data: Dataset, network: Model, steps: int) -> list[Callable[[], object]]:
     """So many steps by hand, and the same by autograd, from the same start."""
-    manual, reference = make_manual(config, data), make_reference(config, data, torch.float32)
+    manual = make_manual(config, data, network)
+    reference = make_reference(config, data, network, torch.float32)
     reference.load_state_dict(manual.state_dict())
     batches = epoch_order(0, 0, len(data.train))[: steps * config.batch_size].view(steps, -1)
     rates = torch.full((steps,), RATE, dtype=torch.float64)
@@ -96,9 +99,9 @@ def live_memory(function: Callable[[], object]) -> int:
     return max(accumulate(changes, initial=0))
 
 
-def memory_of_a_step(config: Config, data: Dataset) -> list[int]:
+def memory_of_a_step(config: Config, data: Dataset, network: Model) -> list[int]:
     """Of manual and reference; not their first, in which the optimizer makes its state."""
-    steps = contenders(config, data, 1)
+    steps = contenders(config, data, network, 1)
     for step in steps:
         step()
     return [live_memory(step) for step in steps]
@@ -113,8 +116,8 @@ def main() -> None:
         "|---|---|---|---|---|---|",
     ]
     for preset, name in (("3b1b", "784-16-16-10, batches of 100"), ("nielsen-ch1", "784-30-10, batches of 10")):
-        config = load_preset(preset).resolved(data)
-        seconds = take_turns([*contenders(config, data, STEPS), usual_loop(config, data)], ROUNDS)
+        config, network = prepare(load_preset(preset), data)
+        seconds = take_turns([*contenders(config, data, network, STEPS), usual_loop(config, data, network)], ROUNDS)
         manual, reference, usual = (total / STEPS * 1e6 for total in seconds)
         lines.append(
             f"| {name} | {manual:.0f} µs | {reference:.0f} µs | {usual:,.0f} µs | "
@@ -126,10 +129,10 @@ def main() -> None:
         "|---|---|---|---|---|---|---|",
     ]
     for preset, name in (("lenet5", "LeNet-5, batches of 128"), ("small-cnn", "16-32-64 residual, batches of 128")):
-        config = load_preset(preset).resolved(data)
-        seconds = take_turns(contenders(config, data, CNN_STEPS), CNN_ROUNDS)
+        config, network = prepare(load_preset(preset), data)
+        seconds = take_turns(contenders(config, data, network, CNN_STEPS), CNN_ROUNDS)
         manual, reference = (total / CNN_STEPS * 1e3 for total in seconds)
-        own, its = memory_of_a_step(config, data)
+        own, its = memory_of_a_step(config, data, network)
         lines.append(
             f"| {name} | {manual:.1f} ms | {reference:.1f} ms | **{manual / reference:.2f}** | "
             f"{own / 2**20:.1f} MiB | {its / 2**20:.1f} MiB | **{own / its:.2f}** |"

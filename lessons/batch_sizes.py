@@ -116,7 +116,7 @@ def exponent(noises: Mapping[int, Tensor], examples: int) -> tuple[float, float]
 
 def course(data: Dataset, size: int, lr: float, seed: int) -> Course:
     config = replace(NETWORK, batch_size=size, lr=lr, seed=seed)
-    network, total = learner(config, data), config.total_steps(data)
+    network, total = learner(config, data), config.total_steps(len(data.train))
     x, y = batch(data.train, len(data.train), torch.float32)
     steps, costs, thetas, seconds = [], [], [], 0.0
     clock = time.perf_counter()

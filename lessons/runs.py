@@ -15,8 +15,10 @@ from training.data import Dataset, Split
 from training.learners.factory import make_manual
 from training.learners.manual import ManualLearner
 from training.loop import Loop
+from training.metrics import METRICS, read_metrics
+from training.prepare import prepare
 from training.run import create, environment
-from training.tensorboard import METRICS, MetricsWriter, read_metrics
+from training.tensorboard import MetricsWriter
 
 
 class Silent:
@@ -48,7 +50,8 @@ def batch(split: Split, count: int, dtype: torch.dtype = torch.float64) -> tuple
 
 def learner(config: Config, data: Dataset) -> ManualLearner:
     """A hand-written learner at its initial values, for a lesson that takes the steps itself."""
-    return make_manual(config.resolved(data), data)
+    config, model = prepare(config, data)
+    return make_manual(config, data, model)
 
 
 def train(config: Config, data: Dataset, run_dir: Path) -> list[dict[str, Any]]:
@@ -56,10 +59,10 @@ def train(config: Config, data: Dataset, run_dir: Path) -> list[dict[str, Any]]:
 
     Raises NotFiniteError as the loop does.
     """
-    config = config.resolved(data)
+    config, model = prepare(config, data)
     create(run_dir, config)
     with closing(MetricsWriter(run_dir, config, data, environment=environment(config))) as writer:
-        Loop(config, data, make_manual(config, data), writer, Silent(), run_dir).run()
+        Loop(config, data, make_manual(config, data, model), writer, Silent(), run_dir).run()
     return list(read_metrics(run_dir / METRICS))
 
 

@@ -15,11 +15,34 @@ from lessons.runs import Silent
 from training import checkpoint
 from training.config import Config
 from training.data import Dataset
-from training.learners.factory import make_learner
+from training.learners.base import Learner
+from training.learners.factory import make_learner, make_manual, make_reference
+from training.learners.manual import ManualLearner
+from training.learners.reference import ReferenceLearner
 from training.loop import Loop, Outcome
-from training.tensorboard import MetricsWriter, read_metrics
+from training.metrics import read_metrics
+from training.models import make_model
+from training.prepare import prepare
+from training.tensorboard import MetricsWriter
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def resolved(config: Config, data: Dataset) -> Config:
+    """The configuration with nothing left open, as a run has it."""
+    return prepare(config, data)[0]
+
+
+def learner_of(config: Config, data: Dataset) -> Learner:
+    return make_learner(config, data, make_model(config, data))
+
+
+def manual_of(config: Config, data: Dataset) -> ManualLearner:
+    return make_manual(config, data, make_model(config, data))
+
+
+def reference_of(config: Config, data: Dataset) -> ReferenceLearner:
+    return make_reference(config, data, make_model(config, data), getattr(torch, config.dtype))
 
 
 class Done(NamedTuple):
@@ -74,7 +97,7 @@ def train_loop(
 ) -> tuple[Loop, Outcome]:
     """Only the loop of a run, without its pictures: from the beginning, or from where `last.pt` in `run_dir` stands."""
     run_dir.mkdir(exist_ok=True)
-    learner, progress, start_step = make_learner(config, data), None, 0
+    learner, progress, start_step = learner_of(config, data), None, 0
     if (run_dir / "last.pt").exists():
         saved = checkpoint.load(run_dir)
         learner.load_state_dict(saved)

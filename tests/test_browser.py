@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from running import learner_of
 
 from training.config import Config
 from training.data import load
-from training.learners.factory import make_learner
 from training.tensorboard import MetricsWriter
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -31,7 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = load("points")
     for impl, loss in LOSSES.items():
         config = Config(impl=impl, dataset="points", hidden=(5,))  # type: ignore[arg-type]
-        learner = make_learner(config, data)
+        learner = learner_of(config, data)
         result = learner.backpropagate(*data.train.batch(torch.arange(100), torch.float32))
         (root / impl).mkdir()
         writer = MetricsWriter(root / impl, config, data, environment={})

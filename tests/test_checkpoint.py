@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import running
 import torch
-from running import ROOT, assert_same, files, train_loop, write_npz
+from running import ROOT, assert_same, files, manual_of, reference_of, resolved, train_loop, write_npz
 from torch import nn
 
 from reference.mlp import MLP
@@ -17,7 +17,6 @@ from training.config import Config
 from training.data import Dataset, load
 from training.evaluation import evaluate
 from training.learners.base import Learner
-from training.learners.factory import make_manual, make_reference
 
 SIZES = (5, 4, 3, 3)
 
@@ -29,13 +28,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def config(data: Dataset, **changes: object) -> Config:
     settings = {"hidden": (4, 3), "activation": ("tanh",), "lr": 0.5, "momentum": 0.9, "batch_size": 30, "epochs": 5}
-    return Config(**(settings | changes)).resolved(data)  # type: ignore[arg-type]
+    return resolved(Config(**(settings | changes)), data)  # type: ignore[arg-type]
 
 
-def learner_of(impl: str, config: Config, data: Dataset) -> Learner:
+def learner(impl: str, config: Config, data: Dataset) -> Learner:
     if impl == "manual":
-        return make_manual(config, data)
-    return make_reference(config, data, getattr(torch, config.dtype))
+        return manual_of(config, data)
+    return reference_of(config, data)
 
 
 @pytest.mark.parametrize("impl", ["manual", "reference", "both"])
@@ -60,7 +59,7 @@ def test_either_implementation_goes_on_from_the_others_checkpoint(
     """Momentum included: the next steps are the same up to rounding."""
     settings = config(data, impl=saver, dtype="float64")
     loop, _ = train_loop(settings, data, tmp_path)
-    other = learner_of(loader, settings, data)
+    other = learner(loader, settings, data)
     other.load_state_dict(checkpoint.load(tmp_path))
     assert other.steps == loop.learner.steps == 35
     assert_same(other.state_dict(), loop.learner.state_dict())
@@ -94,7 +93,7 @@ def test_best_is_the_epoch_of_the_highest_accuracy(data: Dataset, tmp_path: Path
     best = checkpoint.load(tmp_path / "best.pt")
     assert best["steps"] == max(accuracies, key=accuracies.__getitem__)  # the first of equals
     assert best["steps"] != checkpoint.load(tmp_path)["steps"], "or this shows nothing"
-    learner = make_manual(settings, data)
+    learner = manual_of(settings, data)
     learner.load_state_dict(best)
     evaluation = evaluate(learner, data.test, torch.float32)
     assert evaluation is not None

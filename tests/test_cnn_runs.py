@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 import torch
 from problems import relative_difference
-from running import assert_same, call, files, flags, metrics, one_sentence, train_loop, write_pictures
+from running import (
+    assert_same,
+    call,
+    files,
+    flags,
+    learner_of,
+    metrics,
+    one_sentence,
+    resolved,
+    train_loop,
+    write_pictures,
+)
 
 import explain
 import predict
@@ -19,7 +30,6 @@ from training import checkpoint
 from training.augmentation import make_augment
 from training.config import Config
 from training.data import Dataset, load
-from training.learners.factory import make_learner
 from training.models import make_model
 
 Capsys = pytest.CaptureFixture[str]
@@ -35,7 +45,7 @@ def config(data: Dataset, **changes: Any) -> Config:
     settings: dict[str, Any] = {"model": "cnn", "channels": (3, 4), "activation": ("relu",), "loss": LOSS, "lr": 0.05}
     settings |= {"momentum": 0.9, "l2": 1e-3, "batch_size": 30, "epochs": 2, "log_every": 4, "histogram_every": 5}
     settings |= {"dropout": 0.2, "shift": 1, "rotate": 10.0}
-    return Config(**(settings | changes)).resolved(data)
+    return resolved(Config(**(settings | changes)), data)
 
 
 @pytest.mark.parametrize("impl", ["manual", "reference"])
@@ -45,7 +55,7 @@ def test_the_learner_is_what_the_configuration_asks_for(impl: str, pictures: Pat
     settings = config(data, impl=impl, blocks=2, activation=("silu",), seed=5, shift=2, rotate=20.0)
     model = make_model(settings, data)
     assert model == CNN((1, 7, 6), 3, (3, 4), 2, "silu", dropout=0.2)
-    learner: Any = make_learner(settings, data)
+    learner: Any = learner_of(settings, data)
     assert list(learner.parameters) == list(model.shapes)
     x, y = data.train.batch(torch.arange(30), torch.float32)
     shown, labels = learner.batch(torch.arange(30))
@@ -59,7 +69,7 @@ def test_the_learner_is_what_the_configuration_asks_for(impl: str, pictures: Pat
 
 
 def test_lenet_is_what_the_configuration_asks_for(sample: Dataset) -> None:
-    settings = Config(model="lenet5", activation=("gelu",), loss=LOSS).resolved(sample)  # type: ignore[arg-type]
+    settings = resolved(Config(model="lenet5", activation=("gelu",), loss=LOSS), sample)  # type: ignore[arg-type]
     assert make_model(settings, sample) == LeNet5((1, 28, 28), 10, "gelu")
 
 

@@ -11,12 +11,14 @@ from typing import get_args, get_type_hints
 import pytest
 import running
 import torch
+from running import resolved
 
 import train
-from training import config as config_module
-from training.config import DEFAULT_PRESETS, Config, from_mapping, load_preset, preset_names, resolve_device
+from training import prepare
+from training.config import DEFAULT_PRESETS, Config, from_mapping, load_preset, preset_names
 from training.data import Dataset, load
 from training.errors import UserError
+from training.prepare import resolve_device
 
 EVERY_FIELD_CHANGED = Config(
     impl="manual",
@@ -315,11 +317,11 @@ def test_a_schedule_without_what_it_needs_or_with_what_it_has_not_is_refused(opt
 
 
 def test_a_warmup_longer_than_the_run_is_refused(sample: Dataset) -> None:
-    assert Config(warmup=99, epochs=1).resolved(sample).warmup == 99
+    assert resolved(Config(warmup=99, epochs=1), sample).warmup == 99
     with pytest.raises(UserError, match="--warmup is 100, but it must be less than the run's 100 steps"):
-        Config(warmup=100, epochs=1).resolved(sample)
+        resolved(Config(warmup=100, epochs=1), sample)
     with pytest.raises(UserError, match="--warmup is 9, but it must be less than the run's 9 steps"):
-        Config(warmup=9, max_steps=9).resolved(sample)
+        resolved(Config(warmup=9, max_steps=9), sample)
 
 
 @pytest.mark.parametrize(
@@ -339,8 +341,8 @@ def test_an_optimizer_has_its_own_defaults_and_they_are_written_down(
 ) -> None:
     config = Config(optimizer=optimizer)  # type: ignore[arg-type]
     assert config.optimizer_settings == settings
-    resolved = config.resolved(sample)
-    assert {name: getattr(resolved, name) for name in settings} == settings
+    whole = resolved(config, sample)
+    assert {name: getattr(whole, name) for name in settings} == settings
 
 
 @pytest.mark.parametrize("impl", ["reference", "both"])
@@ -369,37 +371,37 @@ def test_a_cost_of_logits_wants_identity_last(loss: str) -> None:
 
 
 def test_resolved_leaves_nothing_open(sample: Dataset) -> None:
-    config = Config(dataset="auto", loss="softmax-cross-entropy", activation=("tanh",)).resolved(sample)
+    config = resolved(Config(dataset="auto", loss="softmax-cross-entropy", activation=("tanh",)), sample)
     assert config.dataset == "sample"
     assert config.device in ("cpu", "cuda")
     assert config.threads >= 1
     assert config.activation == ("tanh", "tanh", "identity")
-    assert config.resolved(sample) == config
+    assert resolved(config, sample) == config
 
 
 @pytest.mark.parametrize("model", ["lenet5", "cnn"])
 def test_a_convolutional_network_is_resolved_with_one_activation(model: str, sample: Dataset) -> None:
     config = Config(model=model, activation=("tanh",), loss="softmax-cross-entropy")  # type: ignore[arg-type]
-    resolved = config.resolved(sample)
-    assert resolved.activation == ("tanh",)
-    assert resolved.resolved(sample) == resolved
+    whole = resolved(config, sample)
+    assert whole.activation == ("tanh",)
+    assert resolved(whole, sample) == whole
 
 
 def test_wide_channels_are_refused_by_their_name(sample: Dataset) -> None:
     with pytest.raises(UserError, match=r"--channels 20000 makes 7,200,500,010 parameters, but at most"):
-        Config(model="cnn", channels=(20_000,)).resolved(sample)
+        resolved(Config(model="cnn", channels=(20_000,)), sample)
 
 
 @pytest.mark.parametrize(("option", "value"), [("shift", 1), ("rotate", 5.0)])
 def test_only_pictures_are_moved(option: str, value: float, sample: Dataset) -> None:
     points = load("points")
     with pytest.raises(UserError, match=rf"--{option} move pictures of height×width, and an example of points is 2"):
-        Config(dataset="points", **{option: value}).resolved(points)
-    assert getattr(Config(**{option: value}).resolved(sample), option) == value
+        resolved(Config(dataset="points", **{option: value}), points)
+    assert getattr(resolved(Config(**{option: value}), sample), option) == value
 
 
 def test_resolved_keeps_what_was_asked_for(sample: Dataset) -> None:
-    config = Config(dataset="sample", device="cpu", threads=3).resolved(sample)
+    config = resolved(Config(dataset="sample", device="cpu", threads=3), sample)
     assert (config.device, config.threads) == ("cpu", 3)
 
 
@@ -438,11 +440,11 @@ def test_threads_left_out_are_no_more_than_the_process_may_use(tmp_path: Path) -
 def test_a_small_network_gets_one_thread_and_a_large_one_what_torch_found(
     sample: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(config_module, "FOUND_THREADS", 7)
+    monkeypatch.setattr(prepare, "FOUND_THREADS", 7)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    assert Config(dataset="sample").resolved(sample).threads == 1
-    assert Config(dataset="sample", hidden=(512, 512)).resolved(sample).threads == 7
-    assert load_preset("lenet5").resolved(sample).threads == 7
+    assert resolved(Config(dataset="sample"), sample).threads == 1
+    assert resolved(Config(dataset="sample", hidden=(512, 512)), sample).threads == 7
+    assert resolved(load_preset("lenet5"), sample).threads == 7
 
 
 def test_a_device_that_is_not_there_is_refused_in_one_line() -> None:

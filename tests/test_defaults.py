@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 import running
 import torch
-from running import ROOT, call
+from running import ROOT, call, resolved
 
 import train
 from benchmarks.defaults import Job, jobs
@@ -296,7 +296,7 @@ def test_the_figures_can_be_read_by_everybody() -> None:
     ],
 )
 def test_a_first_experiment_learns(line: str, sample: Dataset) -> None:
-    config = replace(parsed(line), dataset="sample", epochs=8).resolved(sample)
+    config = resolved(replace(parsed(line), dataset="sample", epochs=8), sample)
     network, total = learner(config, sample), config.total_steps(sample)
     schedule = make_schedule(config, 100)
     for epoch in range(8):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from both_ways import TWIN_LOSSES, random_parameters
 from PIL import Image
-from running import call, flags, values, write_npz
+from running import call, flags, manual_of, values, write_npz
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -29,7 +29,6 @@ from training.config import Config
 from training.data import Dataset, Split, load
 from training.explanation import Explanation, explain
 from training.explanation_figures import COLUMNS
-from training.learners.factory import make_manual
 from training.network_figure import NEURONS
 from training.page import COSTS, page
 from training.prediction import Trained, load_trained
@@ -75,7 +74,7 @@ def a_network(
     x = torch.rand(7, prod(shape), generator=generator, dtype=torch.float64)
     y = torch.tensor([2, 0, 1, 1, 2, 0, 2])
     data = Dataset("npz", Split(x, y), Split(x, y), shape, ("<b>&", "</script>", "c"), "")
-    learner = make_manual(config, data)
+    learner = manual_of(config, data)
     learner.params.load_state_dict(random_parameters(learner.model, seed, gain=2.0))
     return Trained(config, data, learner), x, y
 
@@ -558,6 +557,6 @@ def test_arrays_and_examples_that_were_held_out(tmp_path: Path, capsys: Capsys) 
 def test_the_page_stays_small(hidden: tuple[int, ...]) -> None:
     config = Config(dataset="sample", hidden=hidden, activation=("tanh",), loss="softmax-cross-entropy")
     data = load("sample")
-    trained = Trained(config, data, make_manual(config, data))
+    trained = Trained(config, data, manual_of(config, data))
     e = explain(trained, *data.train.batch(torch.arange(32), torch.float64), range(32), np.geomspace(0.001, 1, 7))
     assert len(page(e, "it").encode()) < 8e6

@@ -12,6 +12,7 @@ import pytest
 import torch
 from both_ways import LOSSES, layer_examples
 from problems import manual_learner, random_batches, rates
+from running import manual_of, resolved
 from torch.utils._python_dispatch import TorchDispatchMode
 from toys.problems import BATCH, PROBLEMS
 
@@ -22,7 +23,6 @@ from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import SGD
 from training.config import load_preset
 from training.data import Split
-from training.learners.factory import make_manual
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("manual_backprop", "reference", "gradient_check", "training")
@@ -76,8 +76,8 @@ def test_a_step_of_the_toys_runs_no_backward_operator(problem):
 
 @pytest.mark.parametrize("preset", ["lenet5", "small-cnn"])
 def test_a_step_of_a_convolutional_network_runs_no_backward_operator(preset, sample):
-    config = load_preset(preset).resolved(sample)
-    learner = make_manual(config, sample)
+    config = resolved(load_preset(preset), sample)
+    learner = manual_of(config, sample)
     with Operators() as operators:
         learner.advance(random_batches(2, 5, 40), rates(2, 0.1))
     assert any("conv2d" in name for name in operators.names)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import running
 import torch
-from running import call, flags, train_loop, values, write_npz
+from running import call, flags, learner_of, resolved, train_loop, values, write_npz
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
@@ -18,7 +18,6 @@ from training.config import Config
 from training.data import Dataset, Split, load
 from training.evaluation import evaluate
 from training.learners.checked import GradientMismatch
-from training.learners.factory import make_learner
 from training.learners.manual import ManualLearner
 from training.loop import NotFiniteError
 
@@ -38,7 +37,7 @@ def data(npz: Path) -> Dataset:
 
 def config(data: Dataset, **changes: object) -> Config:
     settings = {"hidden": (4, 3), "activation": ("tanh", "sigmoid", "sigmoid"), "lr": 1.0, "batch_size": 30}
-    return Config(**(settings | {"epochs": 2} | changes)).resolved(data)  # type: ignore[arg-type]
+    return resolved(Config(**(settings | {"epochs": 2} | changes)), data)  # type: ignore[arg-type]
 
 
 # The order of the examples
@@ -208,7 +207,7 @@ def test_loss_train_is_the_mean_of_the_costs_since_it_was_last_logged(data: Data
     """Step by step with a second learner."""
     settings = config(data, log_every=5, dtype="float64", schedule="constant", l2=0.01)
     train_loop(settings, data, tmp_path)
-    learner, losses = make_learner(settings, data), []
+    learner, losses = learner_of(settings, data), []
     for epoch in range(2):
         for batch in epoch_order(0, epoch, 200).split(30):
             x, y = data.train.batch(batch, torch.float64)
@@ -222,7 +221,7 @@ def test_loss_train_is_the_mean_of_the_costs_since_it_was_last_logged(data: Data
 def test_what_is_logged_of_gradients_and_updates(data: Dataset, tmp_path: Path) -> None:
     """Plain gradient descent moves every parameter by lr times its gradient."""
     train_loop(config(data, log_every=1, dtype="float64", max_steps=3), data, tmp_path)
-    learner = make_learner(config(data, dtype="float64"), data)
+    learner = learner_of(config(data, dtype="float64"), data)
     norms, ratios = (values(tmp_path, f"{what}/layer1.weight") for what in ("gradient_norm", "update_ratio"))
     size = learner.parameters["layer1.weight"].square().mean().sqrt().item()
     assert ratios[1] == pytest.approx(1.0 * norms[1] / size)
@@ -279,7 +278,7 @@ def ones_and_zeros() -> tuple[ManualLearner, Split]:
     x = torch.tensor([[1.0, 0.0], [0.25, 0.5], [0.0, 1.0]])
     split = Split(x, torch.tensor([0, 1, 0]))
     data = Dataset("npz", split, split, (2,), ("a", "b"), "")
-    learner = make_learner(Config(hidden=(2,), activation=("identity",), epochs=1).resolved(data), data)
+    learner = learner_of(resolved(Config(hidden=(2,), activation=("identity",), epochs=1), data), data)
     for name, p in learner.parameters.items():
         p.copy_(torch.eye(2) if name.endswith("weight") else torch.zeros(2))
     assert isinstance(learner, ManualLearner)
@@ -341,7 +340,7 @@ def test_a_wrong_gradient_stops_the_run_and_is_named(
 
 @pytest.mark.usefixtures("a_wrong_derivative")
 def test_a_mismatch_is_raised_before_the_step(data: Dataset) -> None:
-    learner = make_learner(config(data, impl="both", dtype="float64"), data)
+    learner = learner_of(config(data, impl="both", dtype="float64"), data)
     before = learner.state_dict()
     with pytest.raises(GradientMismatch) as mismatch:
         learner.advance(torch.arange(30).unsqueeze(0), torch.ones(1, dtype=torch.float64))

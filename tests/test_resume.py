@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import running
 import torch
-from running import assert_same, call, flags, metrics, train_loop, values, write_npz
+from running import assert_same, call, flags, metrics, resolved, train_loop, values, write_npz
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def config(data: Dataset, **changes: object) -> Config:
     settings = {"hidden": (4, 3), "lr": 1.0, "momentum": 0.9, "l2": 1e-3, "batch_size": 30, "epochs": 2}
     settings |= {"log_every": 4, "histogram_every": 5}
-    return Config(**(settings | changes)).resolved(data)  # type: ignore[arg-type]
+    return resolved(Config(**(settings | changes)), data)  # type: ignore[arg-type]
 
 
 def assert_same_run(a: Path, b: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from running import learner_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -21,10 +22,10 @@ from training.config import Config
 from training.data import Dataset, load
 from training.data.dataset import Split
 from training.learners.base import Backpropagation
-from training.learners.factory import make_learner
 from training.loop import Loop
+from training.metrics import read_metrics
 from training.pictures import GRID_PIXELS, weight_pictures
-from training.tensorboard import MetricsWriter, read_metrics
+from training.tensorboard import MetricsWriter
 
 EVERYTHING = {"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}
 
@@ -198,7 +199,7 @@ class TestHistograms:
     def test_tags_and_counts_of_a_network(self, open_run: OpenRun, run_dir: Path, impl: str) -> None:
         data = load("points")
         config = Config(impl=impl, hidden=(5,), dtype="float64")  # type: ignore[arg-type]
-        learner = make_learner(config, data)
+        learner = learner_of(config, data)
         result = learner.backpropagate(*data.train.batch(torch.arange(7), torch.float64))
         writer = open_run(config=config, data=data)
         for step in (0, 1000):
@@ -473,7 +474,7 @@ def test_metrics_md_explains_every_tag_of_a_run(open_run: OpenRun, run_dir: Path
     data = load(dataset)
     config = Config(impl="both", dtype="float64", max_steps=2, log_every=1, histogram_every=1)
     writer = open_run(config=config, data=data)
-    loop = Loop(config, data, make_learner(config, data), writer, SilentConsole(), run_dir)
+    loop = Loop(config, data, learner_of(config, data), writer, SilentConsole(), run_dir)
     loop.run()
     loop.final_figures()
     writer.close()

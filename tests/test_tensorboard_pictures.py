@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from running import learner_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,7 +22,6 @@ from training.config import Config
 from training.data import Dataset, load
 from training.data.dataset import Split
 from training.learners.base import Learner
-from training.learners.factory import make_learner
 from training.loop import Loop
 from training.pictures import feature_maps, filter_pictures
 from training.tensorboard import MetricsWriter
@@ -89,7 +89,7 @@ class Run:
 
 def run(run_dir: Path, config: Config, data: Dataset) -> Run:
     run_dir.mkdir()
-    learner = make_learner(config, data)
+    learner = learner_of(config, data)
     with closing(MetricsWriter(run_dir, config, data, environment={})) as writer:
         loop = Loop(config, data, learner, writer, Silent(), run_dir)
         assert loop.run().finished
@@ -189,7 +189,7 @@ class TestActivations:
         """All three, after two steps, at the same state."""
         data = random_pictures((1, 28, 28))
         config = replace(request.param, dtype="float64", lr=0.1)
-        learners = {i: make_learner(replace(config, impl=i), data) for i in ("manual", "reference", "both")}
+        learners = {i: learner_of(replace(config, impl=i), data) for i in ("manual", "reference", "both")}
         learners["manual"].advance(torch.arange(20).view(2, 10), torch.full((2,), 0.1, dtype=torch.float64))
         for learner in learners.values():
             learner.load_state_dict(learners["manual"].state_dict())
@@ -244,7 +244,7 @@ class TestFeatureMaps:
     def test_a_known_filter_on_a_known_picture(self, tmp_path: Path) -> None:
         """LeNet-5, in C1 all zeros but for two maps: the picture itself, and its negative a pixel further down."""
         data = random_pictures((28, 28))
-        learner = make_learner(replace(LENET5, impl="manual"), data)
+        learner = learner_of(replace(LENET5, impl="manual"), data)
         for parameter in learner.parameters.values():
             parameter.zero_()
         learner.parameters["C1.weight"][1, 0, 2, 2] = 1.0
@@ -426,7 +426,7 @@ class TestGradientByDepth:
     def test_what_is_charted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impl: str, model: str) -> None:
         data = load("points") if model == "mlp" else random_pictures((8, 8))
         config = Config(hidden=(5, 4)) if model == "mlp" else CNN
-        learner = make_learner(replace(config, impl=impl, dtype="float64"), data)  # type: ignore[arg-type]
+        learner = learner_of(replace(config, impl=impl, dtype="float64"), data)  # type: ignore[arg-type]
         result = learner.backpropagate(*learner.batch(torch.arange(7)))
         charts = []
 
@@ -459,9 +459,7 @@ class TestGradientByDepth:
     @pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
     def test_gradients_that_are_not_finite_or_zero(self, tmp_path: Path, bad: float) -> None:
         data = load("points")
-        result = make_learner(Config(hidden=(5,)), data).backpropagate(
-            *data.train.batch(torch.arange(7), torch.float32)
-        )
+        result = learner_of(Config(hidden=(5,)), data).backpropagate(*data.train.batch(torch.arange(7), torch.float32))
         spoiled = replace(
             result,
             deltas={name: torch.full_like(d, bad) for name, d in result.deltas.items()},

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from running import call, train_loop, write_npz, write_pictures
+from running import call, resolved, train_loop, write_npz, write_pictures
 from torch import Tensor
 
 import train
@@ -106,7 +106,9 @@ def test_convolutional_networks_are_watched_too(model: str, tmp_path: Path, caps
 
 def test_it_is_said_once_even_if_the_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = train.run.load_data(Config(dataset="npz", data_dir=str(write_npz(tmp_path / "a.npz"))))
-    config = Config(dataset="npz", hidden=(4,), lr=1e-9, batch_size=2, epochs=3, device="cpu", threads=1).resolved(data)
+    config = resolved(
+        Config(dataset="npz", hidden=(4,), lr=1e-9, batch_size=2, epochs=3, device="cpu", threads=1), data
+    )
     said: list[str] = []
     monkeypatch.setattr(Silent, "notice", lambda self, text: said.append(text))
     evaluations = iter([False] * 40 + [True])
@@ -284,7 +286,7 @@ def test_advice_that_is_followed_helps(options: str, tmp_path: Path, capsys: Cap
 
 def test_a_checkpoint_from_before_there_was_a_watch_goes_on(tmp_path: Path) -> None:
     data = train.run.load_data(Config(dataset="npz", data_dir=str(write_npz(tmp_path / "a.npz"))))
-    config = replace(load_preset("3b1b"), dataset="npz", hidden=(4,), epochs=2, device="cpu", threads=1).resolved(data)
+    config = resolved(replace(load_preset("3b1b"), dataset="npz", hidden=(4,), epochs=2, device="cpu", threads=1), data)
     loop, _ = train_loop(config, data, tmp_path / "run", stop=lambda: True)
     old = {name: value for name, value in loop.progress.items() if name not in ("watch", "proof")}
     again = Loop(config, data, loop.learner, loop.writer, Silent(), tmp_path / "run", old)  # type: ignore[arg-type]

@@ -1,29 +1,23 @@
 """The configuration of a run: one frozen dataclass, checked field by field, and how it is put together.
 
 default < preset (a TOML file) < command line; what all of them leave out follows from what they set (defaults.py).
-`resolved` replaces every `auto`, so that what is written into the run directory reproduces the run.
+prepare.py replaces every `auto`, so that what is written into the run directory reproduces the run.
 """
 
 import difflib
 import json
 import math
-import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from math import prod
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-import torch
 
 from manual_backprop.losses import LOSSES
 from manual_backprop.optimizers import OPTIMIZERS
 from training import defaults
 from training.batches import steps_per_epoch
-from training.data import Dataset
 from training.errors import UserError
-from training.models import make_model
 
 Activation = Literal[
     "sigmoid", "tanh", "scaled_tanh", "relu", "leaky_relu", "softplus", "gelu", "silu", "gelu_tanh", "identity"
@@ -31,8 +25,6 @@ Activation = Literal[
 
 PRESET_DIR = Path(__file__).parent / "presets"
 DEFAULT_PRESETS = {"mlp": "3b1b", "lenet5": "lenet5", "cnn": "small-cnn"}  # where only the model is named
-MAX_PARAMETERS = 1_000_000_000  # 4 GB in float32, and a run holds several such vectors
-FOUND_THREADS = torch.get_num_threads()  # as torch begins: what affinity, a container and OMP_NUM_THREADS allow
 
 
 @dataclass(frozen=True)
@@ -257,63 +249,10 @@ class Config:
             return self.activation
         return (*self.activation * (layers - 1), "identity" if self.loss_from_logits else self.activation[0])
 
-    def resolved(self, data: Dataset) -> "Config":
-        """This configuration with nothing left open: the data that were loaded, device, threads, activations.
-
-        Raises UserError for a device that is not there or that cannot do this dtype, and for a network too large.
-        """
-        self._require_to_fit(data)
-        steps = self.total_steps(data)
-        if self.warmup >= steps:
-            raise UserError(f"--warmup is {self.warmup:,}, but it must be less than the run's {steps:,} steps")
-        return replace(
-            self,
-            dataset=data.name,  # type: ignore[arg-type]  # one of DATASETS
-            device=resolve_device(self.device, self.dtype),
-            threads=self.threads or self._best_threads(data),
-            activation=self.activations,  # type: ignore[arg-type]  # names of this very field
-            **self.optimizer_settings,
-        )
-
-    def total_steps(self, data: Dataset) -> int:
-        """Steps of the whole run, for which the schedule is laid out."""
-        steps = self.epochs * steps_per_epoch(len(data.train), self.batch_size)
+    def total_steps(self, examples: int) -> int:
+        """Steps of a whole run on so many training examples, for which the schedule is laid out."""
+        steps = self.epochs * steps_per_epoch(examples, self.batch_size)
         return min(steps, self.max_steps) if self.max_steps else steps
-
-    def _require_to_fit(self, data: Dataset) -> None:
-        parameters = sum(prod(shape) for shape in make_model(self, data).shapes.values())
-        if parameters > MAX_PARAMETERS:
-            name = "channels" if self.model == "cnn" else "hidden"
-            raise UserError(
-                f"{flag(name)} {' '.join(map(str, getattr(self, name)))} makes {parameters:,} parameters, "
-                f"but at most {MAX_PARAMETERS:,} are allowed: give narrower layers"
-            )
-        if self.model == "cnn":
-            self._require_variance(data)
-        moving = [flag(name) for name in ("shift", "rotate") if getattr(self, name)]
-        if moving and len(data.shape) != 2:
-            raise UserError(
-                f"{' and '.join(moving)} move pictures of height×width, and an example of {data.name} is "
-                f"{'×'.join(map(str, data.shape))}: give {' 0 '.join(moving)} 0"
-            )
-
-    def _require_variance(self, data: Dataset) -> None:
-        """Batch norm can train on two values per channel at least; the last stage has the fewest."""
-        height, width = (size >> len(self.channels) for size in data.shape[-2:])
-        fewest = len(data.train) % self.batch_size or self.batch_size
-        if fewest * height * width < 2:
-            batch = "every mini-batch" if self.batch_size == 1 else "an epoch's last mini-batch"
-            raise UserError(
-                f"--batch-size is {self.batch_size:,}, which leaves {batch} 1 of {len(data.train):,} examples, and the "
-                f"maps of the last stage are 1×1: batch norm needs 2 values per channel, so give another --batch-size, "
-                "or fewer --channels"
-            )
-
-    def _best_threads(self, data: Dataset) -> int:
-        """One where the matrices are small, because handing out work costs more than it saves; else as torch has it."""
-        weights = sum(prod(shape) for shape in make_model(self, data).shapes.values() if len(shape) > 1)
-        small = self.model == "mlp" and self.batch_size * weights < 10_000_000
-        return 1 if small else FOUND_THREADS
 
     def to_toml(self) -> str:
         """A TOML file that `--preset` reads back as the same configuration."""
@@ -322,20 +261,6 @@ class Config:
 
 def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def resolve_device(device: str, dtype: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device, dtype=getattr(torch, dtype)).item()
-    except (RuntimeError, AssertionError, TypeError) as error:
-        here = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if torch.mps.is_available() else [])]
-        reason = re.split(r"[.\n]\s", str(error))[0]
-        raise UserError(
-            f"--device {device} cannot be used with --dtype {dtype} here ({reason}); this machine has {', '.join(here)}"
-        ) from error
-    return device
 
 
 def preset_names() -> tuple[str, ...]:

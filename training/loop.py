@@ -72,7 +72,7 @@ class Loop:
         self.config, self.data, self.learner = config, data, learner
         self.writer, self.console, self.run_dir, self.stop = writer, console, run_dir, stop
         self.dtype = getattr(torch, config.dtype)
-        self.total = config.total_steps(data)
+        self.total = config.total_steps(len(data.train))
         self.steps_per_epoch = steps_per_epoch(len(data.train), config.batch_size)
         self.schedule, self.plateau = make_schedule(config, self.steps_per_epoch), make_plateau(config)
         self.order = torch.empty(0, dtype=torch.int64)
@@ -248,7 +248,7 @@ class Loop:
     def predict(self, x: Tensor) -> Tensor:
         """Outputs for inputs x (B, features), on the CPU."""
         x = x.to(self.data.test.x.device, self.dtype)
-        return self.learner.evaluate(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))[1].cpu()
+        return self.learner.outputs(x).cpu()
 
     def save(self, name: str) -> None:
         self.progress["metrics"] = dict(self.learner.metrics)

@@ -1,20 +1,15 @@
 """The network that a configuration asks for, by hand, and its twin."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from torch import nn
 
 from manual_backprop.models.cnn import CNN, LeNet5
 from manual_backprop.models.mlp import MLP
 from reference import cnn as reference_cnn
 from reference import mlp as reference_mlp
+from training.config import Config
 from training.data import Dataset
 from training.errors import UserError
-
-if TYPE_CHECKING:
-    from training.config import Config
+from training.step import Model
 
 
 def make_model(config: Config, data: Dataset) -> MLP | LeNet5 | CNN:
@@ -32,12 +27,13 @@ def make_model(config: Config, data: Dataset) -> MLP | LeNet5 | CNN:
         raise UserError(f"--model {config.model} does not fit {data.name}: {error}") from error
 
 
-def make_twin(model: MLP | LeNet5 | CNN) -> nn.Module:
+def make_twin(model: Model) -> nn.Module:
     """The same network as an `nn.Module`, at initial values of torch's own."""
     if isinstance(model, MLP):
         return reference_mlp.MLP(model.sizes, model.activations, model.dropout)
     if isinstance(model, LeNet5):
         return reference_cnn.LeNet5(model.shape, model.classes, model.activation)
+    assert isinstance(model, CNN)
     return reference_cnn.CNN(model.shape, model.classes, model.channels, model.blocks, model.activation, model.dropout)
 
 

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from training import checkpoint
 from training.config import Config, from_mapping
-from training.data import Dataset, Split
+from training.data import Dataset, Split, scaled
 from training.errors import UserError
-from training.evaluation import evaluate
+from training.evaluation import BLOCK
 from training.learners.factory import make_manual
 from training.learners.manual import ManualLearner
+from training.models import make_model
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,7 @@ class Trained:
 
     def outputs(self, x: Tensor) -> Tensor:
         """Outputs (B, classes) for inputs x (B, features); bytes are pictures."""
-        evaluation = evaluate(self.learner, Split(x, torch.zeros(len(x), dtype=torch.int64)), self.dtype)
-        assert evaluation is not None
-        return evaluation.outputs
+        return torch.cat([self.learner.outputs(scaled(block, self.dtype)) for block in x.split(BLOCK)])
 
     def require_like(self, data: Dataset) -> None:
         """Raises UserError unless examples and classes of `data` are what this network knows."""
@@ -56,7 +55,7 @@ def load_trained(path: Path) -> Trained:
         shape, classes = tuple(saved["data"]["shape"]), tuple(saved["data"]["classes"])
         nothing = Split(torch.empty(0, prod(shape)), torch.empty(0, dtype=torch.int64))
         data = Dataset(saved["data"]["name"], nothing, nothing, shape, classes, source="")
-        learner = make_manual(config, data)
+        learner = make_manual(config, data, make_model(config, data))
         learner.load_state_dict(saved)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the checkpoint {path} does not fit its own configuration: {error}") from error

@@ -16,7 +16,7 @@ import torch
 
 from training import checkpoint
 from training.checkpoint import Checkpoint
-from training.config import FOUND_THREADS, Config, load_preset, resolve_device
+from training.config import Config, load_preset
 from training.console import RunConsole, print_layers
 from training.data import Dataset, expand, load
 from training.errors import UserError
@@ -24,9 +24,12 @@ from training.figures import curves
 from training.interruption import Interruption
 from training.learners.factory import make_learner
 from training.loop import Loop, Outcome
+from training.metrics import METRICS, read_metrics
 from training.models import make_model
+from training.prepare import FOUND_THREADS, prepare, resolve_device
 from training.schedules import ended_early
-from training.tensorboard import METRICS, MetricsWriter, read_metrics
+from training.step import Model
+from training.tensorboard import MetricsWriter
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,11 @@ def start(config: Config, run_dir: Path, notes: Sequence[str] = ()) -> Result:
     and GradientMismatch from the training itself.
     """
     data = load_data(config)
-    config = config.resolved(data)
+    config, model = prepare(config, data)
     for note in notes:
         print(note, flush=True)
     create(run_dir, config)
-    return _run(config, data, run_dir, None)
+    return _run(config, data, model, run_dir, None)
 
 
 def resume(run_dir: Path, config: Config) -> Result:
@@ -75,7 +78,7 @@ def resume(run_dir: Path, config: Config) -> Result:
     if {"name": data.name, "shape": list(data.shape), "classes": list(data.classes)} != saved["data"]:
         raise UserError(f"the data in {config.data_dir} are not those that the run in {run_dir} was trained on")
     resolve_device(config.device, config.dtype)
-    return _run(config, data, run_dir, saved)
+    return _run(config, data, make_model(config, data), run_dir, saved)
 
 
 def load_config(run_dir: Path) -> Config:
@@ -91,11 +94,11 @@ def load_data(config: Config) -> Dataset:
     return data
 
 
-def _run(config: Config, data: Dataset, run_dir: Path, saved: Checkpoint | None) -> Result:
+def _run(config: Config, data: Dataset, model: Model, run_dir: Path, saved: Checkpoint | None) -> Result:
     torch.set_num_threads(config.threads)
     data = data.to(config.device)
-    learner = make_learner(config, data)
-    total = config.total_steps(data)
+    learner = make_learner(config, data, model)
+    total = config.total_steps(len(data.train))
     if learner.steps > total:
         raise UserError(f"the run in {run_dir} is at step {learner.steps:,} already, beyond {total:,}: give more")
     if saved is not None:
@@ -113,7 +116,7 @@ def _run(config: Config, data: Dataset, run_dir: Path, saved: Checkpoint | None)
             return Result(outcome, run_dir, seconds=0.0, signal=0)
         if config != load_config(run_dir):
             (run_dir / "config.toml").write_text(config.to_toml(), encoding="utf-8")
-    print_layers(make_model(config, data))
+    print_layers(model)
     begun = saved is not None and (learner.steps > 0 or saved["progress"]["evaluated"])  # else nothing is logged yet
     start_step = learner.steps + 1 if begun else 0
     writer = MetricsWriter(run_dir, config, data, start_step=start_step, environment=environment(config))

@@ -7,11 +7,11 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from PIL import Image
@@ -24,9 +24,9 @@ from training.config import Config
 from training.data import Dataset
 from training.evaluation import confidence
 from training.learners.base import Backpropagation
+from training.metrics import METRICS, MetricsFile
 from training.pictures import feature_maps, filter_pictures, weight_pictures
 
-METRICS = "metrics.jsonl"
 FLUSH_SECONDS = 5  # so that TensorBoard can be watched; the default is two minutes
 BINS = 64
 
@@ -45,7 +45,7 @@ class MetricsWriter:
         self.step = max(start_step - 1, 0)  # of the newest scalars
         self.writer = _event_writer(run_dir, start_step)
         self.events: Any = self.writer.file_writer
-        self.jsonl = _continue_metrics(run_dir / METRICS, start_step)
+        self.jsonl = MetricsFile(run_dir / METRICS, start_step)
         if start_step == 0:
             self.writer.add_text("config", _markdown_table("field", asdict(config)), 0)
             self.writer.add_text("environment", _markdown_table("what", environment), 0)
@@ -56,8 +56,7 @@ class MetricsWriter:
         numbers = {tag: float(value) for tag, value in values.items()}
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()])
         self.events.add_summary(summary, step)  # one event for all: a quarter of the time of an add_scalar for each
-        exact = {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}
-        self.jsonl.write(json.dumps({"step": step, **exact}) + "\n")
+        self.jsonl.write(step, numbers)
 
     def histograms(
         self,
@@ -181,14 +180,6 @@ def image_summary(tag: str, picture: Image.Image) -> Summary:
     return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
-def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a metrics.jsonl, in order; a last line that a killed process left unfinished is no part of it."""
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.endswith("\n"):
-                yield json.loads(line)
-
-
 def rms(tensor: Tensor) -> float:
     """Root mean square of the elements: a norm that does not grow with their number."""
     return tensor.cpu().double().square().mean().sqrt().item()
@@ -209,15 +200,6 @@ def _event_writer(run_dir: Path, start_step: int) -> SummaryWriter:
         writer.close()
         new.unlink()
         time.sleep(0.05)
-
-
-def _continue_metrics(path: Path, start_step: int) -> TextIO:
-    """`path`, open for appending, with only the lines before `start_step` left in it."""
-    kept = [m for m in read_metrics(path) if m["step"] < start_step] if path.exists() else []
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(metrics) + "\n" for metrics in kept), encoding="utf-8")
-    temporary.replace(path)
-    return path.open("a", buffering=1, encoding="utf-8")  # line by line, so that a kill loses none
 
 
 def _parameter_tag(name: str) -> str:

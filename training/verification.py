@@ -283,9 +283,9 @@ def verify_trained(path: Path, dtype: str, seeds: Sequence[int], data_dir: Path 
     folder = data_dir or Path(config.data_dir)
     data = load(config.dataset, folder, validation=config.validation, examples=config.examples)
     trained.require_like(data)
-    manual = make_manual(config, data)
+    manual = make_manual(config, data, trained.learner.model)
     manual.load_state_dict(trained.learner.state_dict())
-    references = [make_reference(config, data, d) for d in formats(manual.dtype)]
+    references = [make_reference(config, data, manual.model, d) for d in formats(manual.dtype)]
     check = Check("checkpoint", f"{manual.model.title} after {manual.steps:,} steps, {data.name}")
     for seed in seeds:
         batch = epoch_order(seed, 0, len(data.train))[: config.batch_size]

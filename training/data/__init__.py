@@ -5,14 +5,14 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from training.data.arrays import load_npz
-from training.data.dataset import Dataset, Split
+from training.data.dataset import Dataset, Split, scaled
 from training.data.expansion import expand
 from training.data.mnist import MNIST_COUNTS, has_mnist, load_fashion_mnist, load_mnist, load_sample
 from training.data.pictures import load_images, preparation_of, read_picture
 from training.data.synthetic import load_points, load_spiral, points_rule
 from training.errors import UserError
 
-__all__ = ["DATASETS", "Dataset", "Split", "expand", "load", "points_rule", "preparation_of", "read_picture"]
+__all__ = ["DATASETS", "Dataset", "Split", "expand", "load", "points_rule", "preparation_of", "read_picture", "scaled"]
 
 LOADERS = {
     "auto": lambda data_dir: (load_mnist if has_mnist(data_dir) else load_sample)(data_dir),

@@ -78,6 +78,10 @@ class Learner(Protocol):
         """The cost summed over these examples, and the outputs, with the model in evaluation mode."""
         ...
 
+    def outputs(self, x: Tensor) -> Tensor:
+        """The outputs for x (B, features), with the model in evaluation mode."""
+        ...
+
     def activations(self, x: Tensor) -> Mapping[str, Tensor]:
         """Every a for x (B, features), by its layer's name, with the model in evaluation mode."""
         ...

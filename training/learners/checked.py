@@ -96,6 +96,9 @@ class CheckedLearner:
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return self.manual.evaluate(x, y)
 
+    def outputs(self, x: Tensor) -> Tensor:
+        return self.manual.outputs(x)
+
     def activations(self, x: Tensor) -> Mapping[str, Tensor]:
         return self.manual.activations(x)
 

@@ -16,55 +16,56 @@ from training.learners.base import Learner
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
-from training.models import make_model, make_twin
+from training.models import make_twin
 from training.noise import dropout_masks
+from training.step import Model
 
 
-def make_learner(config: Config, data: Dataset) -> Learner:
+def make_learner(config: Config, data: Dataset, model: Model) -> Learner:
     """The learner that a resolved configuration asks for, at its initial values: the same for every implementation."""
-    manual = make_manual(config, data)
+    manual = make_manual(config, data, model)
     if config.impl == "manual" and not config.check_every:
         return manual
-    reference = make_reference(config, data, getattr(torch, config.dtype))
+    reference = make_reference(config, data, model, getattr(torch, config.dtype))
     reference.load_state_dict(manual.state_dict())
     if config.impl == "reference":
         return reference
-    truth = None if config.dtype == "float64" else make_reference(config, data, torch.float64)
+    truth = None if config.dtype == "float64" else make_reference(config, data, model, torch.float64)
     return CheckedLearner(manual, reference, truth, every=config.check_every or 1)
 
 
-def make_manual(config: Config, data: Dataset) -> ManualLearner:
+def make_manual(config: Config, data: Dataset, model: Model) -> ManualLearner:
     smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
     learner = ManualLearner(
-        make_model(config, data),
+        model,
         LOSSES[config.loss](**smoothing),
         OPTIMIZERS[config.optimizer](**config.optimizer_settings),
         data.train,
         dtype=getattr(torch, config.dtype),
-        **shared_settings(config, data),
+        **shared_settings(config, data, model),
     )
     initialize(learner.params, INITIALIZERS[config.init], config.seed)
     return learner
 
 
-def make_reference(config: Config, data: Dataset, dtype: torch.dtype) -> ReferenceLearner:
+def make_reference(config: Config, data: Dataset, model: Model, dtype: torch.dtype) -> ReferenceLearner:
     smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
     return ReferenceLearner(
-        make_twin(make_model(config, data)),
+        make_twin(model),
         partial(reference_losses.LOSSES[config.loss], **smoothing),
         data.train,
         dtype=dtype,
         optimizer=config.optimizer,
-        **shared_settings(config, data),
+        **shared_settings(config, data, model),
         **config.optimizer_settings,
     )
 
 
-def shared_settings(config: Config, data: Dataset) -> dict[str, Any]:
+def shared_settings(config: Config, data: Dataset, model: Model) -> dict[str, Any]:
     """What both implementations are told in the same words."""
     settings = {name: getattr(config, name) for name in ("l2", "l1", "clip_norm", "clip_value", "max_norm")}
     if config.dropout:
-        settings["noise"] = dropout_masks(make_model(config, data).dropped, config.dropout, config.seed)
+        settings["noise"] = dropout_masks(model.dropped, config.dropout, config.seed)
     if config.shift or config.rotate:
         settings["augment"] = make_augment(data.shape, config.shift, config.rotate, config.seed)
     return settings

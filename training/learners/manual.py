@@ -96,8 +96,12 @@ class ManualLearner:
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         with torch.inference_mode():
-            output, _, _ = self.model.forward(self.params, x, state=self.buffers, training=False)
+            output = self.outputs(x)
             return self.loss.forward(output, y, count=1)[0], output
+
+    def outputs(self, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return self.model.forward(self.params, x, state=self.buffers, training=False)[0]
 
     def activations(self, x: Tensor) -> Mapping[str, Tensor]:
         activations: dict[str, Tensor] = {}

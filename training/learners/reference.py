@@ -139,12 +139,16 @@ class ReferenceLearner:
         self.steps += 1
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.outputs(x)
+        with torch.no_grad():
+            return self.loss(output, y, 1), output
+
+    def outputs(self, x: Tensor) -> Tensor:
         self.module.eval()
         with torch.no_grad():
             output = self.module(x)
-            C = self.loss(output, y, 1)
         self.module.train()
-        return C, output
+        return output
 
     def activations(self, x: Tensor) -> Mapping[str, Tensor]:
         _, a_modules = self.module.observed()  # type: ignore[operator]

@@ -1,0 +1,89 @@
+"""From what was asked for to what is run: the network, made once, and the configuration with nothing left open."""
+
+import re
+from dataclasses import replace
+from math import prod
+
+import torch
+
+from training.config import Config, flag
+from training.data import Dataset
+from training.errors import UserError
+from training.models import make_model
+from training.step import Model
+
+MAX_PARAMETERS = 1_000_000_000  # 4 GB in float32, and a run holds several such vectors
+FOUND_THREADS = torch.get_num_threads()  # as torch begins: what affinity, a container and OMP_NUM_THREADS allow
+
+
+def prepare(config: Config, data: Dataset) -> tuple[Config, Model]:
+    """The configuration with the data that were loaded, device, threads, activations and the optimizer's defaults.
+
+    Raises UserError for a device that is not there or that cannot do this dtype, for a network too large, and for
+    settings that do not fit the data.
+    """
+    model = make_model(config, data)
+    _require_to_fit(config, data, model)
+    return replace(
+        config,
+        dataset=data.name,  # type: ignore[arg-type]  # one of DATASETS
+        device=resolve_device(config.device, config.dtype),
+        threads=config.threads or _best_threads(config, model),
+        activation=config.activations,  # type: ignore[arg-type]  # names of this very field
+        **config.optimizer_settings,
+    ), model
+
+
+def resolve_device(device: str, dtype: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device, dtype=getattr(torch, dtype)).item()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        here = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if torch.mps.is_available() else [])]
+        reason = re.split(r"[.\n]\s", str(error))[0]
+        raise UserError(
+            f"--device {device} cannot be used with --dtype {dtype} here ({reason}); this machine has {', '.join(here)}"
+        ) from error
+    return device
+
+
+def _require_to_fit(config: Config, data: Dataset, model: Model) -> None:
+    parameters = sum(map(prod, model.shapes.values()))
+    if parameters > MAX_PARAMETERS:
+        name = "channels" if config.model == "cnn" else "hidden"
+        raise UserError(
+            f"{flag(name)} {' '.join(map(str, getattr(config, name)))} makes {parameters:,} parameters, "
+            f"but at most {MAX_PARAMETERS:,} are allowed: give narrower layers"
+        )
+    if config.model == "cnn":
+        _require_variance(config, data)
+    moving = [flag(name) for name in ("shift", "rotate") if getattr(config, name)]
+    if moving and len(data.shape) != 2:
+        raise UserError(
+            f"{' and '.join(moving)} move pictures of height×width, and an example of {data.name} is "
+            f"{'×'.join(map(str, data.shape))}: give {' 0 '.join(moving)} 0"
+        )
+    steps = config.total_steps(len(data.train))
+    if config.warmup >= steps:
+        raise UserError(f"--warmup is {config.warmup:,}, but it must be less than the run's {steps:,} steps")
+
+
+def _require_variance(config: Config, data: Dataset) -> None:
+    """Batch norm can train on two values per channel at least; the last stage has the fewest."""
+    height, width = (size >> len(config.channels) for size in data.shape[-2:])
+    fewest = len(data.train) % config.batch_size or config.batch_size
+    if fewest * height * width < 2:
+        batch = "every mini-batch" if config.batch_size == 1 else "an epoch's last mini-batch"
+        raise UserError(
+            f"--batch-size is {config.batch_size:,}, which leaves {batch} 1 of {len(data.train):,} examples, and the "
+            f"maps of the last stage are 1×1: batch norm needs 2 values per channel, so give another --batch-size, "
+            "or fewer --channels"
+        )
+
+
+def _best_threads(config: Config, model: Model) -> int:
+    """One where the matrices are small, because handing out work costs more than it saves; else as torch has it."""
+    weights = sum(prod(shape) for shape in model.shapes.values() if len(shape) > 1)
+    small = config.model == "mlp" and config.batch_size * weights < 10_000_000
+    return 1 if small else FOUND_THREADS
