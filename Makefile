@@ -23,10 +23,11 @@ test:  ## run all tests
 verify:  ## compare every gradient and δ with autograd's (minutes) and write the README's table of largest errors
 	$(BIN)/python -m benchmarks.verification
 
-lint:  ## check style and types
+lint:  ## check style, types, and the arrows between rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 dashboard:  ## show all runs in TensorBoard
 	$(BIN)/tensorboard --logdir runs

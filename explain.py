@@ -9,11 +9,11 @@ import torch
 import tyro
 from torch import Tensor
 
+from explanation.numbers import Explanation, explain
+from explanation.page import charts, page
 from training.data import Dataset, load, preparation_of, read_picture
 from training.errors import UserError
-from training.explanation import Explanation, explain
 from training.output import command
-from training.page import charts, page
 from training.prediction import Trained, load_trained
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of the run's own η
@@ -98,8 +98,8 @@ def write(text: str, path: Path) -> None:
 
 def write_images(explanation: Explanation, run_dir: Path) -> None:
     """The page's figures for TensorBoard, at the step of the checkpoint."""
-    from training import tensorboard  # takes long to load, and so does what draws stills
-    from training.stills import still
+    from explanation.matplotlib_stills import still
+    from training.dashboard import tensorboard  # takes long to load, and so does what draws stills
 
     pictures = {f"explain/{name}": still(chart) for name, chart in charts(explanation).items()}
     tensorboard.write_images(run_dir, pictures, explanation.trained.learner.steps)

@@ -15,8 +15,9 @@ from rich.table import Table
 
 from gradient_check import Row
 from training.errors import UserError
+from training.learners.verification import MODELS, Check, size, verify_all, verify_model
 from training.output import Console, command
-from training.verification import MODELS, Check, size, verify_all, verify_model, verify_trained
+from training.prediction import verify_trained
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from rich.table import Table
 from benchmarks.published import PUBLISHED, Published
 from benchmarks.readme import machine, write_section
 from training.config import Config, from_mapping, load_preset
+from training.dashboard.figures import curves
+from training.dashboard.metrics import METRICS, read_metrics
 from training.errors import UserError
-from training.figures import curves
-from training.metrics import METRICS, read_metrics
 from training.output import Console, command
 from training.prepare import FOUND_THREADS
 

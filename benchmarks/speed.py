@@ -25,10 +25,9 @@ from training.batches import epoch_order
 from training.config import Config, load_preset
 from training.data import Dataset, load
 from training.learners.factory import make_manual, make_reference
-from training.models import make_twin
+from training.models import Model, make_twin
 from training.output import command
 from training.prepare import prepare
-from training.step import Model
 
 ROUNDS = 15
 STEPS = 100  # of each implementation in a round

@@ -26,8 +26,8 @@ from lessons.measure import gradient
 from lessons.runs import batch, first, learner
 from training.batches import epoch_order
 from training.config import Config
+from training.dashboard.figures import COLORS, new_figure
 from training.data import Dataset
-from training.figures import COLORS, new_figure
 from training.learners.manual import ManualLearner
 
 if TYPE_CHECKING:

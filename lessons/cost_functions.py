@@ -24,8 +24,8 @@ from lessons.runs import batch, first, learner
 from manual_backprop.losses import LOSSES
 from manual_backprop.models.mlp import MLP
 from training.config import Config
+from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
-from training.figures import BLUE, GREEN, VERMILION, new_figure
 
 TITLE = "Quadratic cost and cross-entropy: learning from bad mistakes"
 CLAIM = (

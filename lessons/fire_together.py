@@ -18,8 +18,8 @@ from lessons.drawing import signed
 from lessons.lesson import Report
 from lessons.measure import AGREE, costs, distance, gradient, new_network, train_to, wiggle
 from lessons.runs import batch
+from training.dashboard.figures import BLUE, new_figure
 from training.data import Dataset
-from training.figures import BLUE, new_figure
 from training.learners.manual import ManualLearner
 
 TITLE = "Neurons that fire together wire together"

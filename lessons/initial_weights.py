@@ -26,8 +26,8 @@ from lessons.lesson import Report
 from lessons.runs import batch, first, learner
 from manual_backprop.models.mlp import MLP
 from training.config import Config
+from training.dashboard.figures import BLUE, COLORS, VERMILION, new_figure
 from training.data import Dataset
-from training.figures import BLUE, COLORS, VERMILION, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,8 +21,8 @@ from lessons.descent import descend
 from lessons.lesson import Curve, Report
 from lessons.runs import batch, first, learner
 from training.config import Config
+from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
-from training.figures import BLUE, GREEN, VERMILION, new_figure
 from training.learners.manual import ManualLearner
 
 TITLE = "The learning rate: too low, right, too high"

@@ -109,8 +109,8 @@ def write(report: Report, run_dir: Path, facts: Mapping[str, Any]) -> None:
     """The report with these facts as report.json, its figure as figure.png and both, with its curves, as events."""
     from torch.utils.tensorboard import SummaryWriter
 
-    from training.figures import drawn  # imports matplotlib
-    from training.tensorboard import image_summary
+    from training.dashboard.figures import drawn  # imports matplotlib
+    from training.dashboard.tensorboard import image_summary
 
     picture = drawn(report.figure)
     picture.save(run_dir / FIGURE)

@@ -17,8 +17,8 @@ from lessons.lesson import Report
 from lessons.measure import distance
 from lessons.runs import batch, learner
 from training.config import Config
+from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
-from training.figures import BLUE, GREEN, VERMILION, new_figure
 
 TITLE = "The backward pass is itself a network, linear in δ"
 CLAIM = (

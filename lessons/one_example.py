@@ -19,8 +19,8 @@ from lessons.drawing import signed
 from lessons.lesson import Curve, Report
 from lessons.measure import costs, gradient, new_network, train_to
 from lessons.runs import batch
+from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
-from training.figures import BLUE, GREEN, VERMILION, new_figure
 from training.learners.manual import ManualLearner
 
 TITLE = "If the network listened to one example only"

@@ -22,9 +22,9 @@ import torch
 from lessons.lesson import Curve, Report
 from lessons.runs import curve, first, train
 from training.config import Config
+from training.dashboard.figures import BLUE, COLORS, VERMILION, new_figure
 from training.data import Dataset, Split, expand
 from training.evaluation import evaluate
-from training.figures import BLUE, COLORS, VERMILION, new_figure
 from training.prediction import load_trained
 
 TITLE = "Overfitting: 1,000 pictures learned by heart, and what helps"

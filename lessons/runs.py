@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from training.config import Config
+from training.dashboard.metrics import METRICS, read_metrics
+from training.dashboard.tensorboard import MetricsWriter
 from training.data import Dataset, Split
 from training.learners.factory import make_manual
 from training.learners.manual import ManualLearner
 from training.loop import Loop
-from training.metrics import METRICS, read_metrics
 from training.prepare import prepare
 from training.run import create, environment
-from training.tensorboard import MetricsWriter
 
 
 class Silent:

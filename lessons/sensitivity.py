@@ -17,8 +17,8 @@ from lessons.lesson import Report
 from lessons.measure import AGREE, costs, gradient, new_network, wiggle
 from lessons.runs import batch
 from manual_backprop.parameters import Parameters
+from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
-from training.figures import BLUE, GREEN, VERMILION, new_figure
 
 TITLE = "The cost is 32 times more sensitive to this weight"
 CLAIM = (

@@ -20,8 +20,8 @@ from manual_backprop.initializers import INITIALIZERS, initialize
 from manual_backprop.losses import Quadratic
 from manual_backprop.models.mlp import MLP
 from manual_backprop.parameters import Parameters
+from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
-from training.figures import BLUE, GREEN, VERMILION, new_figure
 
 TITLE = "Shared parameters and shared nodes: the gradients add"
 CLAIM = (

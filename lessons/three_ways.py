@@ -23,8 +23,8 @@ from lessons.measure import AGREE, distance, new_network, train_to, wiggle
 from lessons.runs import batch
 from manual_backprop.losses import SquaredError
 from manual_backprop.models.mlp import MLP
+from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
-from training.figures import BLUE, GREEN, VERMILION, new_figure
 
 TITLE = "Three ways to raise an output neuron"
 CLAIM = (

@@ -26,8 +26,8 @@ from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import Adam
 from manual_backprop.parameters import Parameters
 from training.config import Config
+from training.dashboard.figures import BLUE, COLORS, VERMILION, new_figure
 from training.data import Dataset, load, points_rule
-from training.figures import BLUE, COLORS, VERMILION, new_figure
 from training.prediction import load_trained
 
 TITLE = "One hidden layer approximates any function, if it is wide enough"

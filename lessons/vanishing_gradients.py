@@ -25,8 +25,8 @@ from lessons.lesson import Curve, Report
 from lessons.runs import batch, curve, first, learner, train
 from manual_backprop.layers.activations import ACTIVATIONS
 from training.config import Config
+from training.dashboard.figures import COLORS, new_figure
 from training.data import Dataset
-from training.figures import COLORS, new_figure
 
 TITLE = "Deep networks: δ vanishes or explodes, layer by layer"
 CLAIM = (

@@ -21,8 +21,8 @@ from lessons.measure import distance
 from lessons.runs import batch, first, train
 from manual_backprop.models.mlp import MLP
 from training.config import Config
+from training.dashboard.figures import new_figure
 from training.data import Dataset
-from training.figures import new_figure
 from training.prediction import load_trained
 
 TITLE = "What the neurons look for: no strokes, and no digits either"

@@ -19,8 +19,8 @@ from manual_backprop.losses import Loss
 from reference.losses import LOSSES as REFERENCE_LOSSES
 from training.data import Split
 from training.learners.reference import ReferenceLearner
-from training.step import Model
-from training.verification import examples_of
+from training.learners.verification import examples_of
+from training.models import Model
 
 LOSSES: dict[str, Loss] = {name: make() for name, make in losses.LOSSES.items()} | {
     "smoothed": losses.SoftmaxCrossEntropy(label_smoothing=0.15)

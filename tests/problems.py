@@ -10,14 +10,13 @@ from torch import Tensor
 
 from manual_backprop.initializers import INITIALIZERS, initialize
 from manual_backprop.optimizers import OPTIMIZERS
+from training.augmentation import Augment
 from training.data import Split
-from training.learners.base import Augment
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
-from training.models import make_twin
+from training.models import Model, make_twin
 from training.noise import dropout_masks
-from training.step import Model
 
 
 def manual_learner(

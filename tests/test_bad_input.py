@@ -18,9 +18,9 @@ import explain
 import predict
 import train
 import verify
+from explanation.numbers import Network
 from training import checkpoint
 from training.errors import UserError
-from training.explanation import Network
 from training.prediction import load_trained
 
 Capsys = pytest.CaptureFixture[str]

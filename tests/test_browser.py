@@ -13,8 +13,8 @@ import torch
 from running import learner_of
 
 from training.config import Config
+from training.dashboard.tensorboard import MetricsWriter
 from training.data import load
-from training.tensorboard import MetricsWriter
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 

@@ -23,17 +23,17 @@ from torch import Tensor
 
 import explain as script
 import train
+from explanation.figures import COLUMNS
+from explanation.matplotlib_stills import still
+from explanation.network_figure import NEURONS
+from explanation.numbers import Explanation, explain
+from explanation.page import COSTS, page
+from explanation.plotly_layout import Chart, Panel
+from explanation.plotly_traces import cells, number, waterfall
 from manual_backprop.losses import LOSSES
-from training.charts import Chart, Panel
 from training.config import Config
 from training.data import Dataset, Split, load
-from training.explanation import Explanation, explain
-from training.explanation_figures import COLUMNS
-from training.network_figure import NEURONS
-from training.page import COSTS, page
 from training.prediction import Trained, load_trained
-from training.stills import still
-from training.traces import cells, number, waterfall
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training import figures
+from training.dashboard import figures
 
 DIGITS = tuple("0123456789")
 BLUE = (0, 114, 178)
@@ -198,7 +198,7 @@ def test_matplotlib_is_loaded_late_and_pyplot_never() -> None:
     program = """
 import sys
 import torch
-from training import figures
+from training.dashboard import figures
 assert not [name for name in sys.modules if name.startswith("matplotlib")]
 labels = torch.tensor([0, 1])
 figures.confusion_matrix(labels, labels, ("a", "b"))

@@ -11,7 +11,7 @@ from manual_backprop import layers
 from manual_backprop.layers import linear, prelu
 from manual_backprop.layers.activations import ACTIVATIONS
 from reference import layers as twins
-from training.verification import layer_examples
+from training.learners.verification import layer_examples
 
 EXAMPLES = list(both_ways.layer_examples(layers))
 TWINS = [twin for _, _, twin, _ in layer_examples(seed=0)]

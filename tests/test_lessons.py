@@ -15,8 +15,8 @@ from benchmarks import lessons as pages
 from lessons import __main__ as script
 from lessons import lesson as lessons
 from lessons.lesson import LESSONS, Report, load_lesson, markdown, teach
+from training.dashboard.figures import new_figure
 from training.data import Dataset
-from training.figures import new_figure
 
 
 class Falling(ModuleType):

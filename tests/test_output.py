@@ -28,7 +28,7 @@ from training.output import READABLE, Console, asks_for_ascii, command, make_rea
 
 ENCODINGS = ("ascii", "cp1252", "latin-1", "cp437")
 C_LOCALE = {"LC_ALL": "C"}  # where Python by itself writes UTF-8
-ROOMS = ("manual_backprop", "reference", "gradient_check", "training", "lessons", "benchmarks")
+ROOMS = ("manual_backprop", "reference", "gradient_check", "training", "explanation", "lessons", "benchmarks")
 SOURCES = [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
 DOORS = [path for path in SOURCES if "__main__" in path.read_text(encoding="utf-8")]
 WITH_HELP = ["train.py", "verify.py", "predict.py", "explain.py", "-m lessons", "-m training.data.make_sample"]

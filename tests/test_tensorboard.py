@@ -17,15 +17,15 @@ from running import learner_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from training import figures
 from training.config import Config
+from training.dashboard import figures
+from training.dashboard.metrics import read_metrics
+from training.dashboard.tensorboard import MetricsWriter
+from training.dashboard.weight_images import GRID_PIXELS, weight_pictures
 from training.data import Dataset, load
 from training.data.dataset import Split
 from training.learners.base import Backpropagation
 from training.loop import Loop
-from training.metrics import read_metrics
-from training.pictures import GRID_PIXELS, weight_pictures
-from training.tensorboard import MetricsWriter
 
 EVERYTHING = {"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}
 

@@ -17,14 +17,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.nn import functional as F
 
-from training import figures
 from training.config import Config
+from training.dashboard import figures
+from training.dashboard.tensorboard import MetricsWriter
+from training.dashboard.weight_images import feature_maps, filter_pictures
 from training.data import Dataset, load
 from training.data.dataset import Split
 from training.learners.base import Learner
 from training.loop import Loop
-from training.pictures import feature_maps, filter_pictures
-from training.tensorboard import MetricsWriter
 
 CNN = Config(model="cnn", channels=(4, 20), blocks=1, activation=("relu",), loss="softmax-cross-entropy", init="he")
 LENET5 = Config(model="lenet5", activation=("scaled_tanh",), loss="softmax-cross-entropy", init="xavier")

@@ -18,7 +18,8 @@ from gradient_check import Report, Row
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import LOSSES
 from manual_backprop.parameters import Parameters
-from training import checkpoint, verification
+from training import checkpoint
+from training.learners import verification
 
 Capsys = pytest.CaptureFixture[str]
 LABELS = ["the cost C", "∂C/∂output", "BP1, layer 3, δ", "BP2, layer 2, δ", "BP2, layer 1, δ"] + [

@@ -1,12 +1,16 @@
 """Random augmentation of a mini-batch's pictures: a pure function of seed and step, like the noise."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from training.data.expansion import turn
-from training.learners.base import Augment
 from training.noise import step_generator
+
+Augment = Callable[[int, Tensor], Tensor]  # (steps taken, x) → x as this step shows it; the same for the same steps
+
 
 Pictures = Tensor  # (B, height, width), floating point
 

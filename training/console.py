@@ -8,8 +8,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from manual_backprop.parameters import Shape
+from training.models import Model
 from training.output import Console
-from training.step import Model
 
 
 def print_layers(model: Model) -> None:

@@ -18,12 +18,12 @@ from training import checkpoint
 from training.batches import epoch_order, steps_per_epoch
 from training.checkpoint import Checkpoint, Progress
 from training.config import Config
+from training.dashboard.tensorboard import MetricsWriter, rms
 from training.data import Dataset, Split
 from training.evaluation import Evaluation, evaluate
 from training.learners.base import Backpropagation, Learner, LearnerState
 from training.learners.comparison import tensors_of, values_of
 from training.schedules import ended_early, make_plateau, make_schedule
-from training.tensorboard import MetricsWriter, rms
 from training.watch import Watch
 
 STEPS_PER_CALL = 10  # so many that a call's cost is spread, so few that Ctrl-C is answered at once

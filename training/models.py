@@ -1,15 +1,62 @@
 """The network that a configuration asks for, by hand, and its twin."""
 
-from torch import nn
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from torch import Tensor, nn
 
 from manual_backprop.models.cnn import CNN, LeNet5
 from manual_backprop.models.mlp import MLP
+from manual_backprop.parameters import NOWHERE, Receiver, Shape
 from reference import cnn as reference_cnn
 from reference import mlp as reference_mlp
 from training.config import Config
 from training.data import Dataset
 from training.errors import UserError
-from training.step import Model
+
+Buffers = Mapping[str, Tensor]
+
+
+class Model(Protocol):
+    """What a model of manual_backprop/models offers (docs/contracts.md)."""
+
+    @property
+    def title(self) -> str: ...
+
+    def kind(self, layer: str) -> str: ...
+
+    @property
+    def dropped(self) -> tuple[int, ...]: ...
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]: ...
+
+    def initial_state(self) -> Buffers: ...
+
+    def forward(
+        self,
+        params: Mapping[str, Tensor],
+        x: Tensor,
+        *,
+        state: Buffers | None = None,
+        noise: Any = None,
+        training: bool = False,
+        outputs: Receiver = NOWHERE,
+        activations: Receiver = NOWHERE,
+    ) -> tuple[Tensor, Any, Buffers]: ...
+
+    def backward(
+        self,
+        params: Mapping[str, Tensor],
+        caches: Any,
+        d_output: Tensor,
+        gradients: Receiver,
+        *,
+        deltas: Receiver = NOWHERE,
+        need_dx: bool = False,
+    ) -> Tensor | None: ...
+
+    def equation(self, name: str) -> str: ...
 
 
 def make_model(config: Config, data: Dataset) -> MLP | LeNet5 | CNN:

@@ -1,12 +1,13 @@
 """Noise of training steps: a pure function of seed and step, the same for every implementation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from training.learners.base import Noise
+Noise = Callable[[int, Tensor], Any]  # (steps taken, x) → `noise` for the model's forward; the same for the same steps
 
 
 def step_generator(seed: int, steps: int, what: str = "") -> torch.Generator:

@@ -1,6 +1,7 @@
 """A trained network, from its checkpoint."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import torch
 from torch import Tensor
 
 from training import checkpoint
+from training.batches import epoch_order
 from training.config import Config, from_mapping
-from training.data import Dataset, Split, scaled
+from training.data import Dataset, Split, load, scaled
 from training.errors import UserError
 from training.evaluation import BLOCK
-from training.learners.factory import make_manual
+from training.learners.factory import make_manual, make_reference
 from training.learners.manual import ManualLearner
+from training.learners.verification import Check, compare, formats
 from training.models import make_model
 
 
@@ -60,6 +63,27 @@ def load_trained(path: Path) -> Trained:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the checkpoint {path} does not fit its own configuration: {error}") from error
     return Trained(config, data, learner)
+
+
+def verify_trained(path: Path, dtype: str, seeds: Sequence[int], data_dir: Path | None = None) -> Check:
+    """A trained network at its parameters, on mini-batches of its run's training set.
+
+    `data_dir` is where the data lie now; left out, where they lay for the run. Raises UserError if either is missing,
+    broken, or of another shape.
+    """
+    trained = load_trained(path)
+    config = replace(trained.config, dtype=dtype, device="cpu")  # type: ignore[arg-type]  # every format that verify has
+    folder = data_dir or Path(config.data_dir)
+    data = load(config.dataset, folder, validation=config.validation, examples=config.examples)
+    trained.require_like(data)
+    manual = make_manual(config, data, trained.learner.model)
+    manual.load_state_dict(trained.learner.state_dict())
+    references = [make_reference(config, data, manual.model, d) for d in formats(manual.dtype)]
+    check = Check("checkpoint", f"{manual.model.title} after {manual.steps:,} steps, {data.name}")
+    for seed in seeds:
+        batch = epoch_order(seed, 0, len(data.train))[: config.batch_size]
+        check.reports.append(compare(manual, references, *data.train.batch(batch, manual.dtype)))
+    return check
 
 
 def _listed(values: tuple[object, ...]) -> str:

@@ -9,8 +9,7 @@ import torch
 from training.config import Config, flag
 from training.data import Dataset
 from training.errors import UserError
-from training.models import make_model
-from training.step import Model
+from training.models import Model, make_model
 
 MAX_PARAMETERS = 1_000_000_000  # 4 GB in float32, and a run holds several such vectors
 FOUND_THREADS = torch.get_num_threads()  # as torch begins: what affinity, a container and OMP_NUM_THREADS allow

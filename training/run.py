@@ -18,18 +18,17 @@ from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.config import Config, load_preset
 from training.console import RunConsole, print_layers
+from training.dashboard.figures import curves
+from training.dashboard.metrics import METRICS, read_metrics
+from training.dashboard.tensorboard import MetricsWriter
 from training.data import Dataset, expand, load
 from training.errors import UserError
-from training.figures import curves
 from training.interruption import Interruption
 from training.learners.factory import make_learner
 from training.loop import Loop, Outcome
-from training.metrics import METRICS, read_metrics
-from training.models import make_model
+from training.models import Model, make_model
 from training.prepare import FOUND_THREADS, prepare, resolve_device
 from training.schedules import ended_early
-from training.step import Model
-from training.tensorboard import MetricsWriter
 
 
 @dataclass(frozen=True)

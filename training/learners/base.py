@@ -1,16 +1,13 @@
 """What the training loop sees of an implementation, and all it sees."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from typing import Protocol, TypedDict
 
 from torch import Tensor
 
 from training.learners.proof import Proof
-
-Buffers = Mapping[str, Tensor]
-Augment = Callable[[int, Tensor], Tensor]  # (steps taken, x) → x as this step shows it; the same for the same steps
-Noise = Callable[[int, Tensor], Any]  # (steps taken, x) → `noise` for the model's forward; the same for the same steps
+from training.models import Buffers
 
 
 @dataclass(frozen=True)

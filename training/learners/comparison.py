@@ -12,7 +12,7 @@ from gradient_check import Report, compare_gradients
 from training.learners.base import Backpropagation, LearnerState
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
-from training.step import Model
+from training.models import Model
 
 DRAWS = 3  # of random rounding, in `magnification`
 

@@ -16,9 +16,8 @@ from training.learners.base import Learner
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
-from training.models import make_twin
+from training.models import Model, make_twin
 from training.noise import dropout_masks
-from training.step import Model
 
 
 def make_learner(config: Config, data: Dataset, model: Model) -> Learner:

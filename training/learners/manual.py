@@ -9,9 +9,12 @@ from manual_backprop import clipping, regularizers
 from manual_backprop.losses import Loss
 from manual_backprop.optimizers import Optimizer
 from manual_backprop.parameters import Parameters
+from training.augmentation import Augment
 from training.data import Split
-from training.learners.base import Augment, Backpropagation, LearnerState, Noise
-from training.step import Model, backpropagate
+from training.learners.base import Backpropagation, LearnerState
+from training.learners.step import backpropagate
+from training.models import Model
+from training.noise import Noise
 
 
 class ManualLearner:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from reference import losses, optimizers, regularizers
+from training.augmentation import Augment
 from training.data import Split
-from training.learners.base import Augment, Backpropagation, LearnerState, Noise
+from training.learners.base import Backpropagation, LearnerState
+from training.noise import Noise
 
 Call = tuple[Tensor, Tensor]  # a module's output, and what went on in its place (that too, if nothing did)
 

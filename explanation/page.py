@@ -8,12 +8,11 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from training import explanation_figures as figures
-from training import network_figure
-from training.charts import Chart
-from training.explanation import Explanation, Layer, Steps, Weight
-from training.network_figure import Names, most_shown, shown
-from training.traces import number
+from explanation import figures, network_figure
+from explanation.network_figure import Names, most_shown, shown
+from explanation.numbers import Explanation, Layer, Steps, Weight
+from explanation.plotly_layout import Chart
+from explanation.plotly_traces import number
 
 TEMPLATE = Path(__file__).with_name("page.html")
 LISTED = 5  # most and least sensitive weights

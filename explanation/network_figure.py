@@ -9,11 +9,11 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from training.charts import TOP, WIDTH, Chart, Panel, Trace
+from explanation.numbers import Explanation, Layer
+from explanation.plotly_layout import TOP, WIDTH, Chart, Panel, Trace
+from explanation.plotly_traces import INK, colors, number, picture, rgba
+from training.dashboard.figures import BLUE, VERMILION, short
 from training.evaluation import confidence
-from training.explanation import Explanation, Layer
-from training.figures import BLUE, VERMILION, short
-from training.traces import INK, colors, number, picture, rgba
 
 NEURONS, NEURONS_IN_ALL = 32, 128  # of a layer and of all that are shown at most
 NETWORK_HEIGHT = 540  # pixels

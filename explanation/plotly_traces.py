@@ -6,8 +6,8 @@ from math import floor, log10
 import torch
 from torch import Tensor
 
-from training.charts import Trace
-from training.figures import BLUE, VERMILION
+from explanation.plotly_layout import Trace
+from training.dashboard.figures import BLUE, VERMILION
 
 INK, PALE = "#333333", "#b9b9b9"
 WISHES = [[0.0, VERMILION], [0.5, "#ffffff"], [1.0, BLUE]]

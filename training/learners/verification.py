@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, isnan, prod, sqrt
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -40,16 +39,12 @@ from manual_backprop.parameters import Parameters
 from reference import layers as reference_layers
 from reference import losses as reference_losses
 from reference import mlp as reference_mlp
-from training.batches import epoch_order
-from training.data import Split, load
+from training.data import Split
 from training.errors import UserError
 from training.learners.comparison import compare_passes
-from training.learners.factory import make_manual, make_reference
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
-from training.models import make_twin
-from training.prediction import load_trained
-from training.step import Model
+from training.models import Model, make_twin
 
 BATCH = 11
 NO_EXAMPLES = Split(torch.empty(0, 1), torch.empty(0, dtype=torch.int64))
@@ -270,27 +265,6 @@ def verify_all(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
     yield from verify_costs(dtype, seeds)
     for name in MODELS:
         yield from verify_model(name, dtype, seeds)
-
-
-def verify_trained(path: Path, dtype: str, seeds: Sequence[int], data_dir: Path | None = None) -> Check:
-    """A trained network at its parameters, on mini-batches of its run's training set.
-
-    `data_dir` is where the data lie now; left out, where they lay for the run. Raises UserError if either is missing,
-    broken, or of another shape.
-    """
-    trained = load_trained(path)
-    config = replace(trained.config, dtype=dtype, device="cpu")  # type: ignore[arg-type]  # every format that verify has
-    folder = data_dir or Path(config.data_dir)
-    data = load(config.dataset, folder, validation=config.validation, examples=config.examples)
-    trained.require_like(data)
-    manual = make_manual(config, data, trained.learner.model)
-    manual.load_state_dict(trained.learner.state_dict())
-    references = [make_reference(config, data, manual.model, d) for d in formats(manual.dtype)]
-    check = Check("checkpoint", f"{manual.model.title} after {manual.steps:,} steps, {data.name}")
-    for seed in seeds:
-        batch = epoch_order(seed, 0, len(data.train))[: config.batch_size]
-        check.reports.append(compare(manual, references, *data.train.batch(batch, manual.dtype)))
-    return check
 
 
 def compare(manual: ManualLearner, references: list[ReferenceLearner], x: Tensor, y: Tensor) -> Report:

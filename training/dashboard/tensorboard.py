@@ -21,11 +21,11 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from training.config import Config
+from training.dashboard.metrics import METRICS, MetricsFile
+from training.dashboard.weight_images import feature_maps, filter_pictures, weight_pictures
 from training.data import Dataset
 from training.evaluation import confidence
 from training.learners.base import Backpropagation
-from training.metrics import METRICS, MetricsFile
-from training.pictures import feature_maps, filter_pictures, weight_pictures
 
 FLUSH_SECONDS = 5  # so that TensorBoard can be watched; the default is two minutes
 BINS = 64
@@ -98,7 +98,7 @@ class MetricsWriter:
 
     def gradient_by_depth(self, step: int, result: Backpropagation) -> None:
         """The sizes of δ and of the gradients of matrices and kernels, from the first layer to the last."""
-        from training import figures
+        from training.dashboard import figures
 
         deltas = {name: rms(result.deltas[name]) for name in result.z}
         kernels = {name: result.gradients.get(f"{name}.weight") for name in deltas}
@@ -110,7 +110,7 @@ class MetricsWriter:
 
         `outputs` (N, classes) are the model's on the test set; `predict` maps inputs (M, 2), float32, to outputs.
         """
-        from training import figures  # imports matplotlib, which takes longer than many a run's first epoch
+        from training.dashboard import figures  # imports matplotlib, which takes longer than many a run's first epoch
 
         test, classes = self.data.test, self.data.classes
         outputs, labels = outputs.cpu(), test.y.cpu()

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.metrics import read_metrics
+from training.dashboard.metrics import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from training import figures
-from training.charts import WIDTH, Chart, Panel, Trace
+from explanation.plotly_layout import WIDTH, Chart, Panel, Trace
+from training.dashboard import figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

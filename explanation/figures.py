@@ -6,12 +6,10 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from training.charts import Chart, Panel, Trace
-from training.evaluation import confidence
-from training.explanation import Explanation, Steps
-from training.figures import BLUE, COLORS, VERMILION
-from training.network_figure import Names, shown
-from training.traces import (
+from explanation.network_figure import Names, shown
+from explanation.numbers import Explanation, Steps
+from explanation.plotly_layout import Chart, Panel, Trace
+from explanation.plotly_traces import (
     INK,
     PALE,
     bare,
@@ -25,6 +23,8 @@ from training.traces import (
     wide,
     words,
 )
+from training.dashboard.figures import BLUE, COLORS, VERMILION
+from training.evaluation import confidence
 
 GRID = "#e4e4e4"
 TERMS = 12  # of a sum that are shown one by one

@@ -1,0 +1,1 @@
+"""What explain.py shows: the numbers behind one training example, its figures, and the page."""
