@@ -176,6 +176,7 @@ def imports(path: Path) -> set[str]:
     return names
 
 
+OTHERS = ("explanation", "lessons", "tests", "train", "verify")
 ALLOWED = {
     "manual_backprop": {"manual_backprop"},
     "reference": {"reference"},
@@ -189,14 +190,7 @@ ALLOWED = {
 @pytest.mark.parametrize("package", ALLOWED)
 def test_arrows_run_one_way(package):
     for path in sources(package):
-        ours = {name.split(".")[0] for name in imports(path)} & {
-            *PACKAGES,
-            "explanation",
-            "lessons",
-            "tests",
-            "train",
-            "verify",
-        }
+        ours = {name.split(".")[0] for name in imports(path)} & {*PACKAGES, *OTHERS}
         assert ours <= ALLOWED[package], f"{path} imports {ours - ALLOWED[package]}"
 
 

@@ -57,6 +57,13 @@ def test_the_first_screen_says_what_it_is_in_80_words_and_sets_up_with_two_comma
     assert len(after.partition("```")[0].splitlines()) == 2
 
 
+def test_the_set_up_of_other_systems_and_the_time_of_the_tests_stand_below_the_test_command() -> None:
+    below = TEXT.partition("\n```\npytest\n```\n")[2].partition("\n![")[0]
+    assert re.search(r"That takes (about )?\d+ minutes", below)
+    for words in (r".venv\Scripts\activate", "macOS", "https://pytorch.org/get-started/locally/", "5.9 GB"):
+        assert words in below
+
+
 def test_make_help_lists_every_target() -> None:
     out = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {line.split()[0] for line in out.splitlines()} >= {
