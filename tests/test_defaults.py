@@ -264,6 +264,12 @@ def test_a_combination_that_learns_badly_is_named_with_its_figure() -> None:
     assert found, "else the sentence is for nobody"
 
 
+def test_the_cost_that_serves_better_is_named_with_its_figure() -> None:
+    (_, said) = notes("--optimizer lion --activation relu --loss quadratic")
+    better = mean(defaults.measured()["mlp"]["lion"]["softmax-cross-entropy"]["relu"])
+    assert f"; with --loss softmax-cross-entropy it reached {better:.0%} (docs/defaults.md)" in said
+
+
 def test_nothing_is_said_of_settings_that_were_not_measured() -> None:
     bad = "--optimizer lion --activation sigmoid --loss quadratic"
     assert any("reached only" in note for note in notes(bad))

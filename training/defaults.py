@@ -176,9 +176,10 @@ def doubt(values: Values) -> str:
     if accuracy is None or accuracy >= GOOD:
         return ""
     activation, optimizer = hidden_activations(values)[0], values["optimizer"]
-    better = {cost: reached(fill({**values, "loss": cost}, ["loss"])) or 0.0 for cost in COSTS}
-    cost = max(better, key=lambda cost: better[cost])
-    advice = f"; with --loss {cost} it reached {better[cost]:.0%}" if better[cost] >= GOOD else ""
+    plain = {**values, "activation": (activation,)}
+    others = {cost: reached(fill({**plain, "loss": cost}, ["loss"])) or 0.0 for cost in COSTS}
+    best = max(others, key=lambda cost: others[cost])
+    advice = f"; with --loss {best} it reached {others[best]:.0%}" if others[best] >= GOOD else ""
     return (
         f"note: {optimizer} with {activation} and {spelled(values['loss'])} reached only {accuracy:.0%} in "
         f"{measured()['epochs']} epochs of the sample{advice} (docs/defaults.md)"
