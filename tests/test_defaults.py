@@ -303,7 +303,7 @@ def test_the_figures_can_be_read_by_everybody() -> None:
 )
 def test_a_first_experiment_learns(line: str, sample: Dataset) -> None:
     config = resolved(replace(parsed(line), dataset="sample", epochs=8), sample)
-    network, total = learner(config, sample), config.total_steps(sample)
+    network, total = learner(config, sample), config.total_steps(len(sample.train))
     schedule = make_schedule(config, 100)
     for epoch in range(8):
         batches = epoch_order(0, epoch, 10_000).view(100, 100)
