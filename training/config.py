@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from manual_backprop.losses import LOSSES
 from manual_backprop.optimizers import OPTIMIZERS
 from training import defaults
 from training.batches import steps_per_epoch
@@ -237,7 +236,7 @@ class Config:
 
     @property
     def loss_from_logits(self) -> bool:
-        return LOSSES[self.loss]().from_logits
+        return defaults.takes_logits(self.loss)
 
     @property
     def activations(self) -> tuple[str, ...]:
