@@ -177,6 +177,10 @@ def test_a_run_is_resumed_with_what_it_had(tmp_path: Path) -> None:
         ("--label-smoothing 0.1", "chosen for sigmoid, label smoothing and sgd;"),
         ("--activation relu relu sigmoid", "quadratic, he, rate 0.3: chosen for relu, sigmoid outputs and sgd;"),
         ("--preset 3b1b --model lenet5", None),
+        (
+            "--model cnn --optimizer sgd --loss quadratic --init he --lr 1",
+            "L2 0: chosen for relu, quadratic and sgd; --l2",
+        ),
         ("--momentum 0.9", "chosen for sigmoid and sgd with momentum 0.9;"),
         (
             "--model cnn --optimizer sgd",

@@ -146,10 +146,8 @@ def _filled_in(values: Values, asked: Values, usual: Values, given: Collection[s
     names = {"loss": spelled(values["loss"]), "init": values["init"]}
     names |= {"lr": f"rate {values['lr']:g}", "l2": f"L2 {values['l2']:g}"}
     filled = {name: text for name, text in names.items() if name not in given}
-    if values["l2"] == usual["l2"]:
+    if values["l2"] == asked["l2"]:
         filled.pop("l2", None)
-    if [*filled] == ["l2"]:
-        return ""
     changed = any(values[name] != usual[name] for name in filled)
     if values["activation"] != asked["activation"]:
         filled["activation"], changed = "sigmoid outputs", True

@@ -231,9 +231,10 @@ class Loop:
                 self.save("best.pt")
         notice = self.watch(step, on_train, self.learner.activations)
         self.save("last.pt")
-        self.console.epoch(-(-step // self.steps_per_epoch), step, values)
+        epoch = -(-step // self.steps_per_epoch)
+        self.console.epoch(epoch, step, values)
         if notice:
-            self.console.notice(f"epoch {-(-step // self.steps_per_epoch)}: {notice}")
+            self.console.notice(f"epoch {epoch}: {notice}")
 
     def final_figures(self) -> None:
         """At the end of a run: pictures of the last evaluation, and the settings with the result for comparing runs."""
