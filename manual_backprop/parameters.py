@@ -22,16 +22,6 @@ class Receiver(Protocol):
     def __setitem__(self, name: str, value: Tensor, /) -> None: ...
 
 
-class Nowhere:
-    """A receiver that keeps nothing."""
-
-    def __setitem__(self, name: str, value: Tensor, /) -> None:
-        pass
-
-
-NOWHERE = Nowhere()
-
-
 class Parameters(Mapping[str, Tensor]):
     """A mapping from name to tensor; all tensors are views of the one vector `theta`, in the order of `shapes`.
 

@@ -29,15 +29,30 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+Noise = Callable[[str, tuple[int, ...], float], Tensor]  # (call, shape, keep) → mask
+
+
+class Dropout(nn.Dropout):
+    """With the mask of the call of this name, where `noise` draws it; left out, torch draws one."""
+
+    def __init__(self, call: str, probability: float) -> None:
+        super().__init__(probability)
+        self.call = call
+
+    def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        if noise is None:
+            return super().forward(x)
+        return dropout(x, noise(self.call, tuple(x.shape), 1.0 - self.p), 1.0 - self.p)
+
+
 def dropout(x: Tensor, mask: Tensor, keep: float) -> Tensor:
-    """`torch.nn.functional.dropout` with a mask that was drawn elsewhere."""
     return x.masked_fill(mask == 0, 0.0) / keep
 
 
 class MLP(nn.Sequential):
     """`layer1`, `activation1`, `layer2`, … for sizes (n₀, …, n_L) and one activation's name per layer.
 
-    Where forward is given a mask for every hidden layer, its activations are dropped by it, with probability `dropout`.
+    In training hidden activations are dropped with probability `dropout`, by masks from `noise` where it is given.
     """
 
     def __init__(self, sizes: Sequence[int], activations: Sequence[str], dropout: float = 0.0) -> None:
@@ -45,23 +60,23 @@ class MLP(nn.Sequential):
         for l, activation in enumerate(activations, start=1):
             modules[f"layer{l}"] = nn.Linear(sizes[l - 1], sizes[l])
             modules[f"activation{l}"] = ACTIVATIONS[activation]()
+            if dropout and l < len(activations):
+                modules[f"dropout{l}"] = Dropout(f"layer{l}.dropout", dropout)
         super().__init__(modules)
-        self.dropout = dropout
 
-    def forward(self, x: Tensor, masks: Sequence[Tensor] | None = None) -> Tensor:
-        if masks is None:
-            return super().forward(x)
-        layers, activations = (list(modules.values()) for modules in self.observed())
-        for layer, activation, mask in zip(layers, activations, [*masks, None], strict=True):
-            x = activation(layer(x))
-            if mask is not None:
-                x = dropout(x, mask, 1.0 - self.dropout)
+    def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        for module in self:
+            if not isinstance(module, Dropout):
+                x = module(x)
+            elif self.training:
+                x = module(x, noise)
         return x
 
-    def observed(self) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
-        """The modules whose outputs are z and a of each layer, by the layer's name."""
-        z = {name: module for name, module in self.named_children() if name.startswith("layer")}
-        a = {
-            name.replace("activation", "layer"): m for name, m in self.named_children() if name.startswith("activation")
-        }
-        return z, a
+    def observed(self) -> dict[str, nn.Module]:
+        """The module of each call of the hand-written model, by the call's name."""
+        observed = {}
+        for name, module in self.named_children():
+            kind = name.rstrip("0123456789")
+            layer = f"layer{name.removeprefix(kind)}"
+            observed[{"layer": layer, "activation": f"{layer}.a", "dropout": f"{layer}.dropout"}[kind]] = module
+        return observed

@@ -1,32 +1,47 @@
 """What a run prints: a table of the layers, then a progress bar on a terminal or a plain line per epoch elsewhere."""
 
 import time
+from collections.abc import Mapping
 from math import prod
 from types import TracebackType
 
+import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from torch import Tensor
 
-from manual_backprop.parameters import Shape
+from manual_backprop.tape import Tape
 from training.models import Model
 from training.output import Console
 
 
-def print_layers(model: Model) -> None:
-    """A table of the layers that have parameters, with their shapes and number."""
-    layers: dict[str, dict[str, Shape]] = {}
-    for name, shape in model.shapes.items():
-        layer, _, kind = name.rpartition(".")
-        layers.setdefault(layer, {})[kind] = shape
-    table = Table(title=model.title, title_justify="left")
-    for heading in ("layer", "kind", "weight", "bias"):
+def print_layers(title: str, model: Model, state: Mapping[str, Tensor], x: Tensor) -> None:
+    """A table of the layers that have parameters, as the forward pass of x calls them.
+
+    Layers without parameters stand beside the one before them. `state` has parameters and buffers by name.
+    """
+    tape = Tape(buffers=state, records=False, observes=True)
+    with torch.inference_mode():
+        model.forward(state, x, tape)
+    names = {id(state[name]): name for name in model.shapes}
+    rows: list[tuple[str, list[str], list[str]]] = []  # layer, kinds, parameters
+    for name, call in tape.calls.items():
+        used = [names[id(argument)] for argument, _, _ in call.given if id(argument) in names]
+        if used or not rows:
+            rows.append((name, [], used))
+        rows[-1][1].append(call.kind)
+    table = Table(title=title, title_justify="left")
+    for heading in ("layer", "kind", "parameters"):
         table.add_column(heading)
-    table.add_column("parameters", justify="right")
-    for layer, shapes in layers.items():
-        sizes = [str(shapes[kind]) if kind in shapes else "" for kind in ("weight", "bias")]
-        table.add_row(layer, model.kind(layer), *sizes, f"{sum(map(prod, shapes.values())):,}")
+    table.add_column("number", justify="right")
+    counted: set[str] = set()
+    for name, kinds, used in rows:
+        shapes = [f"{parameter.removeprefix(f'{name}.')} {tuple(state[parameter].shape)}" for parameter in used]
+        number = sum(state[parameter].numel() for parameter in used if parameter not in counted)
+        counted.update(used)
+        table.add_row(name, ", ".join(kinds), ", ".join(shapes), f"{number:,}" if number else "")
     table.add_section()
-    table.add_row("", "", "", "", f"{sum(map(prod, model.shapes.values())):,}")
+    table.add_row("", "", "", f"{sum(map(prod, model.shapes.values())):,}")
     Console(highlight=False).print(table)
 
 

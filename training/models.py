@@ -1,14 +1,17 @@
 """The network that a configuration asks for, by hand, and its twin."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
-from manual_backprop.models.cnn import CNN, LeNet5
+from manual_backprop.models.cnn import CNN
+from manual_backprop.models.lenet5 import LeNet5
 from manual_backprop.models.mlp import MLP
-from manual_backprop.parameters import NOWHERE, Receiver, Shape
+from manual_backprop.parameters import Receiver, Shape
+from manual_backprop.tape import Tape
 from reference import cnn as reference_cnn
+from reference import lenet5 as reference_lenet5
 from reference import mlp as reference_mlp
 from training.config import Config
 from training.data import Dataset
@@ -21,42 +24,13 @@ class Model(Protocol):
     """What a model of manual_backprop/models offers (docs/contracts.md)."""
 
     @property
-    def title(self) -> str: ...
-
-    def kind(self, layer: str) -> str: ...
-
-    @property
-    def dropped(self) -> tuple[int, ...]: ...
-
-    @property
     def shapes(self) -> Mapping[str, Shape]: ...
 
-    def initial_state(self) -> Buffers: ...
+    def buffers(self) -> Buffers: ...
 
-    def forward(
-        self,
-        params: Mapping[str, Tensor],
-        x: Tensor,
-        *,
-        state: Buffers | None = None,
-        noise: Any = None,
-        training: bool = False,
-        outputs: Receiver = NOWHERE,
-        activations: Receiver = NOWHERE,
-    ) -> tuple[Tensor, Any, Buffers]: ...
+    def forward(self, p: Mapping[str, Tensor], x: Tensor, tape: Tape) -> Tensor: ...
 
-    def backward(
-        self,
-        params: Mapping[str, Tensor],
-        caches: Any,
-        d_output: Tensor,
-        gradients: Receiver,
-        *,
-        deltas: Receiver = NOWHERE,
-        need_dx: bool = False,
-    ) -> Tensor | None: ...
-
-    def equation(self, name: str) -> str: ...
+    def backward(self, p: Mapping[str, Tensor], d_output: Tensor, g: Receiver, tape: Tape) -> Tensor | None: ...
 
 
 def make_model(config: Config, data: Dataset) -> MLP | LeNet5 | CNN:
@@ -79,7 +53,7 @@ def make_twin(model: Model) -> nn.Module:
     if isinstance(model, MLP):
         return reference_mlp.MLP(model.sizes, model.activations, model.dropout)
     if isinstance(model, LeNet5):
-        return reference_cnn.LeNet5(model.shape, model.classes, model.activation)
+        return reference_lenet5.LeNet5(model.shape, model.classes, model.activation)
     assert isinstance(model, CNN)
     return reference_cnn.CNN(model.shape, model.classes, model.channels, model.blocks, model.activation, model.dropout)
 

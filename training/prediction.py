@@ -79,7 +79,7 @@ def verify_trained(path: Path, dtype: str, seeds: Sequence[int], data_dir: Path 
     manual = make_manual(config, data, trained.learner.model)
     manual.load_state_dict(trained.learner.state_dict())
     references = [make_reference(config, data, manual.model, d) for d in formats(manual.dtype)]
-    check = Check("checkpoint", f"{manual.model.title} after {manual.steps:,} steps, {data.name}")
+    check = Check("checkpoint", f"{config.model} after {manual.steps:,} steps, {data.name}")
     for seed in seeds:
         batch = epoch_order(seed, 0, len(data.train))[: config.batch_size]
         check.reports.append(compare(manual, references, *data.train.batch(batch, manual.dtype)))

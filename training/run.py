@@ -115,7 +115,8 @@ def _run(config: Config, data: Dataset, model: Model, run_dir: Path, saved: Chec
             return Result(outcome, run_dir, seconds=0.0, signal=0)
         if config != load_config(run_dir):
             (run_dir / "config.toml").write_text(config.to_toml(), encoding="utf-8")
-    print_layers(model)
+    first, _ = data.train.batch(torch.arange(1, device=learner.device), getattr(torch, config.dtype))
+    print_layers(config.model, model, learner.state_dict()["model"], first)
     begun = saved is not None and (learner.steps > 0 or saved["progress"]["evaluated"])  # else nothing is logged yet
     start_step = learner.steps + 1 if begun else 0
     writer = MetricsWriter(run_dir, config, data, start_step=start_step, environment=environment(config))

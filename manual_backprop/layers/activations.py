@@ -11,8 +11,9 @@ tanh); Maas et al. 2013 (leaky relu); Dugas et al. 2000 (softplus); Hendrycks an
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from math import pi, sqrt
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,11 +21,18 @@ from torch import Tensor
 Cache = tuple[Tensor | None, Tensor]
 
 
-class Activation(NamedTuple):
+@dataclass(frozen=True)
+class Activation:
     """A value and its derivative, and from these two the layer: `forward(z)`, `backward(da, cache)`."""
 
     value: Callable[[Tensor], Tensor]  # σ(z)
     derivative: Callable[[Any, Tensor], Tensor]  # σ′ from z and a
+
+    EQUATIONS: ClassVar = ("AC1",)
+
+    @property
+    def name(self) -> str:
+        return self.value.__name__
 
     def forward(self, z: Tensor) -> tuple[Tensor, Cache]:
         a = self.value(z)

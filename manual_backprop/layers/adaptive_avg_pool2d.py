@@ -17,6 +17,8 @@ from torch import Generator, Tensor
 
 from manual_backprop.layers.windows import pair
 
+EQUATIONS = ("AA1",)
+
 Cache = tuple[Tensor, Tensor, Tensor]
 
 

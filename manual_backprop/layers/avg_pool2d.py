@@ -18,6 +18,8 @@ from torch import Generator, Tensor
 
 from manual_backprop.layers.windows import Pair, every, framed, pair, pooled
 
+EQUATIONS = ("AP1",)
+
 Cache = tuple[Tensor, torch.Size, Pair, Pair, Pair, Pair]
 
 

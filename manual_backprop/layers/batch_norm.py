@@ -9,19 +9,21 @@
 `forward` is for training. It also returns the new running statistics, (1 − momentum) old + momentum new, whose variance
 is the one with n − 1, as torch keeps it. `evaluate` takes these for μ and σ², so that no example depends on the others:
 
-    BN4  dx = (γ/σ) dy
+    BN4  dx = (γ/σ) dy                     `evaluation` is that layer, of `evaluate` and `backward_of_evaluate`
 
 Raises ValueError for vectors that do not fit the channels and, in training, for fewer than two values per channel.
 Source: Ioffe and Szegedy 2015.
 """
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import torch
 from torch import Generator, Tensor
 
 from manual_backprop.layers.standardize import channel_sums, per_channel, standardize
 
+EQUATIONS = ("BN3", "BN2", "BN1")
 not_differentiable = ("running_mean", "running_var")
 
 Cache = tuple[Tensor, Tensor, Tensor]
@@ -75,6 +77,15 @@ def backward_of_evaluate(dy: Tensor, cache: Cache) -> tuple[Tensor, Tensor, Tens
     dgamma = channel_sums(dy * xhat)  # BN2
     dx = per_channel(gamma / sigma, dy) * dy  # BN4
     return dx, dgamma, dbeta
+
+
+evaluation = SimpleNamespace(
+    name="batch_norm",
+    EQUATIONS=("BN4", "BN2", "BN1"),
+    forward=evaluate,
+    backward=backward_of_evaluate,
+    not_differentiable=not_differentiable,
+)
 
 
 def check(x: Tensor, *vectors: Tensor) -> None:

@@ -23,6 +23,8 @@ from manual_backprop.layers.windows import Pair, every, pair
 
 TOGETHER = 64  # images of whose windows copies are made at a time, few enough for the processor's cache
 
+EQUATIONS = ("CV1", "CV2", "CV3")
+
 Cache = tuple[Tensor, Tensor, bool, Pair, Pair, Pair, int]
 
 

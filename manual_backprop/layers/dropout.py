@@ -1,7 +1,8 @@
 """Dropout: in training every activation is kept with probability `keep`, and enlarged to keep its mean.
 
     y = x ⊙ m / keep             m of ones (kept) and zeros (dropped), of the shape of x
-    dx = dy ⊙ m / keep
+
+    DO1  dx = dy ⊙ m / keep
 
 m is drawn outside and comes in as a tensor. In evaluation there is no such layer. Source: Srivastava et al. 2014.
 """
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor
 
+EQUATIONS = ("DO1",)
 not_differentiable = ("mask",)
 
 Cache = tuple[Tensor, float]
@@ -22,7 +24,7 @@ def forward(x: Tensor, mask: Tensor, keep: float) -> tuple[Tensor, Cache]:
 
 def backward(dy: Tensor, cache: Cache) -> Tensor:
     mask, keep = cache
-    return dy * mask / keep
+    return dy * mask / keep  # DO1
 
 
 def examples(generator: Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Tensor, Tensor, float]]:

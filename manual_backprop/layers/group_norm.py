@@ -18,6 +18,8 @@ from torch import Generator, Tensor
 
 from manual_backprop.layers.standardize import channel_sums, per_channel, standardize
 
+EQUATIONS = ("GN3", "GN2", "GN1")
+
 Cache = tuple[Tensor, Tensor, Tensor]
 
 

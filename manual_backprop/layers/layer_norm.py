@@ -17,6 +17,8 @@ from torch import Generator, Tensor
 
 from manual_backprop.layers.standardize import standardize
 
+EQUATIONS = ("LN3", "LN2", "LN1")
+
 Cache = tuple[Tensor, Tensor, Tensor]
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor
 
+EQUATIONS = ("LI1", "LI2", "LI3")
+
 Cache = tuple[Tensor, Tensor]
 
 

@@ -21,6 +21,8 @@ from torch import Generator, Tensor
 
 from manual_backprop.layers.windows import Pair, every, framed, pair, pooled
 
+EQUATIONS = ("MP1",)
+
 Cache = tuple[list[Tensor], Tensor, Pair, Pair, Pair, Pair]
 
 

@@ -16,6 +16,8 @@ from torch import Generator, Tensor
 
 from manual_backprop.layers.standardize import channel_sums, per_channel
 
+EQUATIONS = ("PR1", "PR2")
+
 Cache = tuple[Tensor, Tensor]
 
 

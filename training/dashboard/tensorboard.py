@@ -25,7 +25,7 @@ from training.dashboard.metrics import METRICS, MetricsFile
 from training.dashboard.weight_images import feature_maps, filter_pictures, weight_pictures
 from training.data import Dataset
 from training.evaluation import confidence
-from training.learners.base import Backpropagation
+from training.learners.base import Backpropagation, activations, without_activations
 
 FLUSH_SECONDS = 5  # so that TensorBoard can be watched; the default is two minutes
 BINS = 64
@@ -70,8 +70,12 @@ class MetricsWriter:
         for name, tensor in (buffers or {}).items():
             if name.endswith((".running_mean", ".running_var")):
                 tensors[f"batch_norm/{name}"] = tensor
-        for kind in ("gradients", "deltas", "activations"):
-            tensors |= {f"{kind}/{name}": tensor for name, tensor in getattr(result, kind).items()}
+        for folder, named in {
+            "gradients": result.gradients,
+            "deltas": without_activations(result.deltas),
+            "activations": activations(result.outputs),
+        }.items():
+            tensors |= {f"{folder}/{name}": tensor for name, tensor in named.items()}
         for tag, tensor in tensors.items():
             self._histogram(tag, tensor, step)
 
@@ -100,7 +104,7 @@ class MetricsWriter:
         """The sizes of δ and of the gradients of matrices and kernels, from the first layer to the last."""
         from training.dashboard import figures
 
-        deltas = {name: rms(result.deltas[name]) for name in result.z}
+        deltas = {name: rms(result.deltas[name]) for name in without_activations(result.outputs)}
         kernels = {name: result.gradients.get(f"{name}.weight") for name in deltas}
         weights = {name: rms(g) for name, g in kernels.items() if g is not None and g.ndim > 1}
         self._image("gradient_by_depth", figures.gradient_by_depth(deltas, weights), step)

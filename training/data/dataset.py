@@ -15,6 +15,8 @@ class Split:
     x: Tensor
     y: Tensor
 
+    carries = False  # a batch does not go on with the sequences of the one before
+
     def __len__(self) -> int:
         return len(self.y)
 

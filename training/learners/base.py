@@ -1,9 +1,10 @@
 """What the training loop sees of an implementation, and all it sees."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypedDict
 
+import torch
 from torch import Tensor
 
 from training.learners.proof import Proof
@@ -14,17 +15,29 @@ from training.models import Buffers
 class Backpropagation:
     """What one forward and backward pass computed at one θ.
 
-    `deltas` holds each layer's δ by its name and, as `output`, the gradient of the cost with respect to the model's
-    output. `z` and `activations` are named like the deltas. `buffers` are the model's after the pass. The gradients
-    stand until the learner's next pass.
+    `outputs` and `deltas` hold each layer call's output and its δ by the call's name, the activation of layer1 as
+    `layer1.a`; `deltas` has also, as `output`, the gradient of the cost with respect to the model's output. `buffers`
+    and `memory` are the model's after the pass. The gradients stand until the learner's next pass.
     """
 
     loss: Tensor
     gradients: Mapping[str, Tensor]
     deltas: Mapping[str, Tensor]
-    z: Mapping[str, Tensor]
-    activations: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
     buffers: Buffers
+    memory: Buffers
+    labels: Mapping[str, str] = field(default_factory=dict)  # of the deltas: "BP2"; the hand-written learner's only
+    equations: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # of the gradients: ("BP4", "W")
+
+
+def activations(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those outputs that are activations, by the name of what they are made of: `layer1` for `layer1.a`."""
+    return {name.removesuffix(".a"): a for name, a in outputs.items() if name.endswith(".a")}
+
+
+def without_activations(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The outputs, or the deltas, of all other calls."""
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(".a")}
 
 
 class LearnerState(TypedDict):
@@ -32,6 +45,7 @@ class LearnerState(TypedDict):
 
     model: dict[str, Tensor]  # as in nn.Module.state_dict(): parameters and buffers
     optimizer: dict[str, dict[str, Tensor]]  # "velocity" → parameter's name → tensor
+    memory: dict[str, Tensor]  # what the last batch handed on to the next
     steps: int  # how many were taken
 
 
@@ -44,6 +58,11 @@ class Learner(Protocol):
     @property
     def proof(self) -> Proof | None:
         """What comparing with another implementation has shown since the run began; None where nothing is compared."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where parameters and data lie."""
         ...
 
     @property
@@ -81,6 +100,10 @@ class Learner(Protocol):
 
     def activations(self, x: Tensor) -> Mapping[str, Tensor]:
         """Every a for x (B, features), by its layer's name, with the model in evaluation mode."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what the last batch handed on: the next begins anew."""
         ...
 
     def state_dict(self) -> LearnerState: ...

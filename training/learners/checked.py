@@ -27,11 +27,12 @@ class GradientMismatch(Exception):
 class CheckedLearner:
     """Trains by hand; every `every`-th step is taken by the reference too, from the same θ, and compared.
 
-    Compared are the cost, every z, a, δ and gradient, and the parameters, the buffers and the optimizer's state after
-    the step. Before a checked step the reference takes over the manual state, and for the step the manual gradient,
-    because two right implementations left to drift apart do so by chaos. Below float64 a second reference, `truth`,
-    takes the step in float64 on the same rounded inputs, and both are judged against it. `zeros` names the gradients
-    that are zero in exact arithmetic (a bias before batch norm), each with the δs whose elements cancel in it.
+    Compared are the cost, every layer call's output and δ, every gradient, and after the step the parameters, the
+    buffers, the memory and the optimizer's state. Before a checked step the reference takes over the manual state, and
+    for the step the manual gradient, because two right implementations left to drift apart do so by chaos. Below
+    float64 a second reference, `truth`, takes the step in float64 on the same rounded inputs, and both are judged
+    against it. `zeros` names the gradients that are zero in exact arithmetic (a bias before batch norm), each with the
+    δs whose elements cancel in it.
     """
 
     def __init__(
@@ -46,6 +47,10 @@ class CheckedLearner:
         self.proof = Proof(every)
         self.others: list[ReferenceLearner] = [reference] if truth is None else [reference, truth]
         self.metrics: dict[str, float] = {}  # MAX_ERROR: of all checks since it was last logged
+
+    @property
+    def device(self) -> torch.device:
+        return self.manual.device
 
     @property
     def steps(self) -> int:
@@ -101,6 +106,9 @@ class CheckedLearner:
 
     def activations(self, x: Tensor) -> Mapping[str, Tensor]:
         return self.manual.activations(x)
+
+    def forget(self) -> None:
+        self.manual.forget()
 
     def state_dict(self) -> LearnerState:
         return self.manual.state_dict()

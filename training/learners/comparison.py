@@ -12,9 +12,9 @@ from gradient_check import Report, compare_gradients
 from training.learners.base import Backpropagation, LearnerState
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
-from training.models import Model
 
 DRAWS = 3  # of random rounding, in `magnification`
+SYMBOLS = {"gamma": "γ", "beta": "β", "alpha": "α"}  # arguments of layers in the equations, where they differ
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def compare_passes(
     y: Tensor,
     zeros: Mapping[str, Sequence[str]] | None = None,
 ) -> Passes:
-    """Compare the cost, every z, a, δ and gradient, and the new buffers of learners that are at the same θ.
+    """Compare the cost, every output, δ and gradient, the new buffers and memory of learners at the same θ.
 
     `others` is the reference and, below float64, a reference in float64 that is the truth. ∂C/∂output is a difference
     that may be all rounding (`condition`): it is compared by itself, and then all propagate the manual one back. Where
@@ -46,10 +46,10 @@ def compare_passes(
     mine = manual.backpropagate(x, y)
     d_output = mine.deltas["output"].clone()
     sizes = {f"∂C/∂ {p}": sum(mine.deltas[d].norm().item() for d in deltas) for p, deltas in (zeros or {}).items()}
-    labels = {name: describe(name, manual.model) for name in tensors_of(mine)}
+    labels = {name: describe(name, mine) for name in tensors_of(mine)}
     for at in (None, mine):
         theirs = [
-            learner.backpropagate(x.to(learner.dtype), y, d_output.to(learner.dtype), at=at) for learner in others
+            learner.backpropagate(_as(learner.dtype, x), y, d_output.to(learner.dtype), at=at) for learner in others
         ]
         named = [tensors_of(result) for result in (mine, *theirs)]
         conditions = dict.fromkeys(("C", "δ output"), condition(theirs[-1], mine.deltas["output"].dtype))
@@ -82,26 +82,31 @@ def _with(result: Backpropagation, gradients: Mapping[str, Tensor]) -> Backpropa
 
 
 def values_of(state: LearnerState) -> dict[str, Tensor]:
-    """Parameters and buffers by their names, and the optimizer's tensors as `velocity of layer1.weight`."""
-    memory = {f"{key} of {name}": tensor for key, named in state["optimizer"].items() for name, tensor in named.items()}
-    return _floating(state["model"]) | memory
+    """Parameters and buffers by their names, `memory h`, and the optimizer's tensors as `velocity of layer1.weight`."""
+    memory = {f"memory {name}": tensor for name, tensor in _floating(state["memory"]).items()}
+    optimizer = {f"{key} of {name}": t for key, named in state["optimizer"].items() for name, t in named.items()}
+    return _floating(state["model"]) | memory | optimizer
 
 
 def tensors_of(result: Backpropagation) -> dict[str, Tensor]:
-    """All that was computed, as `z layer1`, `δ layer1`, `∂C/∂ layer1.weight` and so on, causes before effects."""
-    named = {}
-    for name, z in result.z.items():
-        named[f"z {name}"] = z
-        if name in result.activations:
-            named[f"a {name}"] = result.activations[name]
+    """All that was computed, causes before effects: `z layer1`, `a layer1`, `C`, `δ layer1`, `∂C/∂ layer1.weight`, ….
+
+    What comes back to an activation is `∂C/∂a layer1`.
+    """
+    named = {_named(name, "z", "a"): tensor for name, tensor in result.outputs.items()}
     named["C"] = result.loss
-    named |= {f"δ {name}": delta for name, delta in result.deltas.items()}
+    named |= {_named(name, "δ", "∂C/∂a"): delta for name, delta in result.deltas.items()}
     named |= {f"∂C/∂ {name}": gradient for name, gradient in reversed(list(result.gradients.items()))}
-    return named | {f"buffer {name}": tensor for name, tensor in _floating(result.buffers).items()}
+    named |= {f"buffer {name}": tensor for name, tensor in _floating(result.buffers).items()}
+    return named | {f"memory {name}": tensor for name, tensor in _floating(result.memory).items()}
 
 
-def describe(name: str, model: Model) -> str:
-    """A name of `tensors_of` with its equation: "BP4, layer 2, ∂C/∂W"."""
+def _named(call: str, kind: str, of_activation: str) -> str:
+    return f"{of_activation} {call.removesuffix('.a')}" if call.endswith(".a") else f"{kind} {call}"
+
+
+def describe(name: str, result: Backpropagation) -> str:
+    """A name of `tensors_of` with its equation: "BP4, layer 2, ∂C/∂W". `result` is the hand-written learner's."""
     kind, _, tensor = name.partition(" ")
     if not tensor:
         return "the cost C"
@@ -110,12 +115,13 @@ def describe(name: str, model: Model) -> str:
     layer, _, part = tensor.rpartition(".") if kind in ("∂C/∂", "buffer") else (tensor, "", "")
     place = re.sub(r"([a-z])(\d+)", r"\1 \2", layer).replace(".", " ")
     if kind == "∂C/∂":
-        equation = model.equation(tensor)
-        symbol = {"BN1": "β", "BN2": "γ"}.get(equation) or {"weight": "W", "bias": "b"}.get(part, part)
-        return f"{equation}, {place}, ∂C/∂{symbol}"
+        label, symbol = result.equations.get(tensor, ("", ""))
+        symbol = SYMBOLS.get(symbol, symbol) or {"weight": "W", "bias": "b"}.get(part, part)
+        return ", ".join(filter(None, (label, place, f"∂C/∂{symbol}")))
     if kind == "buffer":
         return f"{place}, {part}" if layer else part
-    return f"{model.equation(tensor)}, {place}, δ" if kind == "δ" else f"{place}, {kind}"
+    label = result.labels.get(f"{tensor}.a" if kind == "∂C/∂a" else tensor, "") if kind in ("δ", "∂C/∂a") else ""
+    return ", ".join(filter(None, (label, place, kind)))
 
 
 def condition(result: Backpropagation, dtype: torch.dtype) -> float:
@@ -186,6 +192,11 @@ def _compare(
 
 def _floating(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+
+
+def _as(dtype: torch.dtype, x: Tensor) -> Tensor:
+    """x in this format; whole numbers stay."""
+    return x.to(dtype) if x.is_floating_point() else x
 
 
 def _finite(tensors: Mapping[str, Tensor]) -> bool:

@@ -17,7 +17,7 @@ from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
 from training.models import Model, make_twin
-from training.noise import dropout_masks
+from training.noise import dropout_noise
 
 
 def make_learner(config: Config, data: Dataset, model: Model) -> Learner:
@@ -30,7 +30,8 @@ def make_learner(config: Config, data: Dataset, model: Model) -> Learner:
     if config.impl == "reference":
         return reference
     truth = None if config.dtype == "float64" else make_reference(config, data, model, torch.float64)
-    return CheckedLearner(manual, reference, truth, every=config.check_every or 1)
+    zeros = getattr(model, "zeros", {})
+    return CheckedLearner(manual, reference, truth, every=config.check_every or 1, zeros=zeros)
 
 
 def make_manual(config: Config, data: Dataset, model: Model) -> ManualLearner:
@@ -41,7 +42,7 @@ def make_manual(config: Config, data: Dataset, model: Model) -> ManualLearner:
         OPTIMIZERS[config.optimizer](**config.optimizer_settings),
         data.train,
         dtype=getattr(torch, config.dtype),
-        **shared_settings(config, data, model),
+        **shared_settings(config, data),
     )
     initialize(learner.params, INITIALIZERS[config.init], config.seed)
     return learner
@@ -55,16 +56,15 @@ def make_reference(config: Config, data: Dataset, model: Model, dtype: torch.dty
         data.train,
         dtype=dtype,
         optimizer=config.optimizer,
-        **shared_settings(config, data, model),
+        **shared_settings(config, data),
         **config.optimizer_settings,
     )
 
 
-def shared_settings(config: Config, data: Dataset, model: Model) -> dict[str, Any]:
+def shared_settings(config: Config, data: Dataset) -> dict[str, Any]:
     """What both implementations are told in the same words."""
-    settings = {name: getattr(config, name) for name in ("l2", "l1", "clip_norm", "clip_value", "max_norm")}
-    if config.dropout:
-        settings["noise"] = dropout_masks(model.dropped, config.dropout, config.seed)
+    limits = ("l2", "l1", "clip_norm", "clip_value", "max_norm")
+    settings = {name: getattr(config, name) for name in limits} | {"noise": dropout_noise(config.seed)}
     if config.shift or config.rotate:
         settings["augment"] = make_augment(data.shape, config.shift, config.rotate, config.seed)
     return settings

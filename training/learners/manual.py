@@ -9,9 +9,10 @@ from manual_backprop import clipping, regularizers
 from manual_backprop.losses import Loss
 from manual_backprop.optimizers import Optimizer
 from manual_backprop.parameters import Parameters
+from manual_backprop.tape import Tape
 from training.augmentation import Augment
 from training.data import Split
-from training.learners.base import Backpropagation, LearnerState
+from training.learners.base import Backpropagation, LearnerState, activations
 from training.learners.step import backpropagate
 from training.models import Model
 from training.noise import Noise
@@ -22,8 +23,8 @@ class ManualLearner:
 
     `l2` is λ of manual_backprop/optimizers.py and `l1` that of regularizers.py, both for matrices and kernels only. A
     step adds the L1 penalty's gradient, clips the sum (clipping.py), lets the optimizer add L2 and move θ, and bounds
-    the weights by `max_norm`; 0 leaves a part out. `noise` draws what the model's forward takes as such, `augment`
-    changes the pictures. A fresh learner's parameters are all zeros.
+    the weights by `max_norm`; 0 leaves a part out. `noise` draws the masks of dropout, `augment` changes the pictures.
+    A fresh learner's parameters are all zeros.
     """
 
     def __init__(
@@ -47,7 +48,8 @@ class ManualLearner:
         self.dtype, self.device = dtype, train.x.device
         self.params = Parameters(model.shapes, dtype=dtype, device=self.device)
         self.gradients = self.params.zeros_like()
-        self.buffers = {name: self._own(tensor) for name, tensor in model.initial_state().items()}
+        self.buffers = {name: self._own(tensor) for name, tensor in model.buffers().items()}
+        self.memory: Mapping[str, Tensor] = {}
         self.decay, self.l1_decay = self._on_weights(l2), self._on_weights(l1)
         self.clip_norm, self.clip_value, self.max_norm = clip_norm, clip_value, max_norm
         self.optimizer_state = optimizer.init(self.params.theta)
@@ -62,7 +64,7 @@ class ManualLearner:
     def advance(self, batches: Tensor, learning_rates: Tensor) -> Tensor:
         losses = []
         for indices, lr in zip(batches.to(self.device), learning_rates, strict=True):
-            result = self._backpropagate(*self.batch(indices), keep=False)
+            result = self._backpropagate(*self.batch(indices), observes=False)
             self.apply(result, lr)
             losses.append(result.loss)
         return torch.stack(losses)
@@ -72,11 +74,13 @@ class ManualLearner:
         return self.augment(self.steps, x) if self.augment else x, y
 
     def backpropagate(self, x: Tensor, y: Tensor) -> Backpropagation:
-        return self._backpropagate(x, y, keep=True)
+        return self._backpropagate(x, y, observes=True)
 
-    def _backpropagate(self, x: Tensor, y: Tensor, keep: bool) -> Backpropagation:
-        noise = self.noise(self.steps, x) if self.noise else None
-        return backpropagate(self.model, self.loss, self.params, self.buffers, x, y, self.gradients, noise, keep)
+    def _backpropagate(self, x: Tensor, y: Tensor, observes: bool) -> Backpropagation:
+        tape = Tape(training=True, buffers=self.buffers, memory=self.memory, observes=observes)
+        if self.noise:
+            tape.noise = self.noise(self.steps, self.device, self.dtype)
+        return backpropagate(self.model, self.loss, self.params, x, y, self.gradients, tape)
 
     def apply(self, result: Backpropagation, lr: Tensor) -> None:
         """Take the step that `result`, the newest from `backpropagate`, calls for."""
@@ -95,6 +99,8 @@ class ManualLearner:
                     if W.dim() > 1:
                         W.copy_(regularizers.max_norm(W, self.max_norm))
         self.buffers = dict(result.buffers)
+        if self.train.carries:
+            self.memory = result.memory
         self.steps += 1
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,13 +110,16 @@ class ManualLearner:
 
     def outputs(self, x: Tensor) -> Tensor:
         with torch.inference_mode():
-            return self.model.forward(self.params, x, state=self.buffers, training=False)[0]
+            return self.model.forward(self.params, x, Tape(buffers=self.buffers, records=False))
 
     def activations(self, x: Tensor) -> Mapping[str, Tensor]:
-        activations: dict[str, Tensor] = {}
+        tape = Tape(buffers=self.buffers, records=False, observes=True)
         with torch.inference_mode():
-            self.model.forward(self.params, x, state=self.buffers, training=False, activations=activations)
-        return activations
+            self.model.forward(self.params, x, tape)
+        return activations(tape.outputs)
+
+    def forget(self) -> None:
+        self.memory = {}
 
     def state_dict(self) -> LearnerState:
         return {
@@ -119,6 +128,7 @@ class ManualLearner:
                 key: {name: piece.clone() for name, piece in self.params.split(vector).items()}
                 for key, vector in self.optimizer_state.items()
             },
+            "memory": {name: tensor.clone() for name, tensor in self.memory.items()},
             "steps": self.steps,
         }
 
@@ -135,6 +145,7 @@ class ManualLearner:
             pieces = self.params.zeros_like()
             pieces.load_state_dict(tensors)
             self.optimizer_state[key] = pieces.theta
+        self.memory = {name: self._own(tensor) for name, tensor in state["memory"].items()}
         self.steps = state["steps"]
 
     def _on_weights(self, decay: float) -> Tensor | None:

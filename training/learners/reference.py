@@ -1,5 +1,6 @@
 """The autograd implementation as a learner: `nn.Module`, `Tensor.backward()`, `torch.optim`."""
 
+import inspect
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -12,17 +13,21 @@ from torch import Tensor, nn
 from reference import losses, optimizers, regularizers
 from training.augmentation import Augment
 from training.data import Split
-from training.learners.base import Backpropagation, LearnerState
+from training.learners.base import Backpropagation, LearnerState, activations
 from training.noise import Noise
 
-Call = tuple[Tensor, Tensor]  # a module's output, and what went on in its place (that too, if nothing did)
+Call = tuple[Tensor, Tensor]  # a module's output, and the tensor that the next module was given in its place
 
 
 class Twin(Protocol):
-    """What a module of reference/ offers beside `nn.Module`'s own methods."""
+    """What a module of reference/ offers beside `nn.Module`'s own methods.
 
-    def observed(self) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
-        """The modules whose outputs are the hand-written model's z, and those whose outputs are its a, by its names."""
+    Its forward takes x; one that drops also takes `noise`, and one that hands something on to the next batch `memory`,
+    a dictionary that it reads and writes, as the hand-written model does with its tape.
+    """
+
+    def observed(self) -> dict[str, nn.Module]:
+        """The module whose output is that of a call of the hand-written model, by the call's name."""
         ...
 
 
@@ -48,6 +53,8 @@ class ReferenceLearner:
         self.train, self.dtype, self.device = train, dtype, train.x.device
         self.noise, self.augment = noise, augment
         self.module = module.to(self.device, dtype)
+        self.takes = inspect.signature(module.forward).parameters.keys()
+        self.memory: Mapping[str, Tensor] = {}
         self.loss = loss
         self.optimizer = optimizers.OPTIMIZERS[optimizer](self.module, **settings)
         self.l1, self.clip_norm, self.clip_value, self.max_norm = l1, clip_norm, clip_value, max_norm
@@ -64,9 +71,10 @@ class ReferenceLearner:
         for indices, lr in zip(batches.to(self.device), learning_rates, strict=True):
             x, y = self.batch(indices)
             self.optimizer.zero_grad()
-            C = self.loss(self._forward(x), y, len(x))
+            output, memory = self._forward(x)
+            C = self.loss(output, y, len(y))
             C.backward()
-            self._step(lr)
+            self._step(lr, memory)
             losses.append(C.detach())
         return torch.stack(losses)
 
@@ -82,46 +90,53 @@ class ReferenceLearner:
         rounding: torch.Generator | None = None,
         at: Backpropagation | None = None,
     ) -> Backpropagation:
-        """As for every learner; `apply` can take the step afterwards. Hooks keep every z and a with its gradient.
+        """As for every learner; `apply` can take the step afterwards. Hooks keep every output with its gradient.
 
         With `d_output` that is propagated back in the place of this learner's own ∂C/∂output, which is still reported.
-        With `rounding` every z, every a and what is propagated back are off by one unit of rounding, up or down, and so
+        With `rounding` every output and what is propagated back are off by one unit of rounding, up or down, and so
         is every σ′, in units of 1: it is a difference of such numbers (1 − a², a − a²). With `at`, every module's own
-        output is reported, but that pass's z or a goes on in its place.
+        output is reported, but the next module is given that pass's output in its place.
         """
         before = {name: tensor.clone() for name, tensor in self.module.named_buffers()}
-        z_modules, a_modules = self.module.observed()  # type: ignore[operator]
+        there = at.outputs if at else {}
         with ExitStack() as hooks:
-            z_calls, a_calls = (
-                {name: _record(name, module, hooks, rounding, there) for name, module in modules.items()}
-                for modules, there in ((z_modules, at.z if at else {}), (a_modules, at.activations if at else {}))
-            )
+            calls = {
+                name: _record(name, module, hooks, rounding, there)
+                for name, module in self.module.observed().items()  # type: ignore[operator]
+            }
             self.optimizer.zero_grad()
-            output = self._forward(x)
+            output, memory = self._forward(x)
             if rounding is not None:
-                for name in z_calls.keys() & a_calls.keys():
-                    for (_, z_t), (_, a_t) in zip(z_calls[name], a_calls[name], strict=True):
-                        z_t.register_hook(partial(_rounded_delta, a_t, rounding))
+                for name in calls:
+                    for (_, z), (_, a) in zip(calls[name], calls.get(f"{name}.a", []), strict=False):
+                        z.register_hook(partial(_rounded_delta, a, rounding))
             leaf = output.detach().requires_grad_()  # the chain is cut here, into the cost's part and the module's
-            C = self.loss(leaf, y, len(x))
+            C = self.loss(leaf, y, len(y))
             C.backward()
             own_d_output = _gradient(leaf)
             output.backward(_rounded(own_d_output if d_output is None else d_output, rounding))
-        z, a = _numbered(z_calls), _numbered(a_calls)
+        observed = _numbered(calls)
         buffers = {name: tensor.clone() for name, tensor in self.module.named_buffers()}
         for name, tensor in self.module.named_buffers():
             tensor.copy_(before[name])
         return Backpropagation(
             C.detach(),
             {name: _gradient(p) for name, p in self.module.named_parameters()},
-            {"output": own_d_output} | {name: _gradient(passed_on) for name, (_, passed_on) in z.items()},
-            {name: own.detach() for name, (own, _) in z.items()},
-            {name: own.detach() for name, (own, _) in a.items()},
+            {"output": own_d_output} | {name: _gradient(passed_on) for name, (_, passed_on) in observed.items()},
+            {name: own.detach() for name, (own, _) in observed.items()},
             buffers,
+            memory,
         )
 
-    def _forward(self, x: Tensor) -> Tensor:
-        return self.module(x, self.noise(self.steps, x)) if self.noise else self.module(x)
+    def _forward(self, x: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The output, and what this batch hands on to the next."""
+        given: dict[str, Any] = {}
+        if self.noise and "noise" in self.takes:
+            given["noise"] = self.noise(self.steps, self.device, self.dtype)
+        if "memory" in self.takes:
+            given["memory"] = dict(self.memory)
+        output = self.module(x, **given)
+        return output, {name: tensor.detach() for name, tensor in given.get("memory", {}).items()}
 
     def apply(self, result: Backpropagation, lr: Tensor) -> None:
         """Take the step that `result`, from `backpropagate`, calls for."""
@@ -129,15 +144,17 @@ class ReferenceLearner:
             tensor.copy_(result.buffers[name])
         for name, p in self.module.named_parameters():
             p.grad = result.gradients[name]
-        self._step(lr)
+        self._step(lr, result.memory)
 
-    def _step(self, lr: Tensor) -> None:
+    def _step(self, lr: Tensor, memory: Mapping[str, Tensor]) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr.item()
         regularizers.prepare_gradients(self.module, self.l1, self.clip_norm, self.clip_value)
         self.optimizer.step()
         if self.max_norm:
             regularizers.max_norm(self.module, self.max_norm)
+        if self.train.carries:
+            self.memory = memory
         self.steps += 1
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,18 +170,22 @@ class ReferenceLearner:
         return output
 
     def activations(self, x: Tensor) -> Mapping[str, Tensor]:
-        _, a_modules = self.module.observed()  # type: ignore[operator]
         self.module.eval()
         with ExitStack() as hooks:
-            calls = {name: _record(name, module, hooks) for name, module in a_modules.items()}
+            modules = self.module.observed()  # type: ignore[operator]
+            calls = {name: _record(name, module, hooks) for name, module in modules.items()}
             self.module(x)
         self.module.train()
-        return {name: own.detach() for name, (own, _) in _numbered(calls).items()}
+        return activations({name: own.detach() for name, (own, _) in _numbered(calls).items()})
+
+    def forget(self) -> None:
+        self.memory = {}
 
     def state_dict(self) -> LearnerState:
         return {
             "model": {name: tensor.clone() for name, tensor in self.module.state_dict().items()},
             "optimizer": optimizers.state_of(self.optimizer, self.module),
+            "memory": {name: tensor.clone() for name, tensor in self.memory.items()},
             "steps": self.steps,
         }
 
@@ -174,6 +195,10 @@ class ReferenceLearner:
         except RuntimeError as error:  # torch's way to say that names or shapes differ
             raise ValueError(" ".join(str(error).split())) from error
         optimizers.load_state(self.optimizer, self.module, state["optimizer"], state["steps"])
+        self.memory = {
+            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+            for name, tensor in state["memory"].items()
+        }
         self.steps = state["steps"]
 
 

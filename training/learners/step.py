@@ -1,4 +1,4 @@
-"""One training step of a hand-written model: forward, cost, backward, update.
+"""One training step of a hand-written model: forward, cost, backward.
 
 All speed lives here. This is the plain, eager form, and it decides the grad mode: the whole step runs under
 `torch.inference_mode()`, where autograd cannot take part even by accident. θ and the optimizer's state are made
@@ -6,41 +6,36 @@ outside of it.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from manual_backprop.losses import Loss
-from manual_backprop.parameters import NOWHERE, Parameters
+from manual_backprop.parameters import Parameters
+from manual_backprop.tape import Tape
 from training.learners.base import Backpropagation
-from training.models import Buffers, Model
+from training.models import Model
 
 
 def backpropagate(
-    model: Model,
-    loss: Loss,
-    params: Mapping[str, Tensor],
-    state: Buffers,
-    x: Tensor,
-    y: Tensor,
-    gradients: Parameters,
-    noise: Any = None,
-    keep: bool = True,
+    model: Model, loss: Loss, params: Mapping[str, Tensor], x: Tensor, y: Tensor, gradients: Parameters, tape: Tape
 ) -> Backpropagation:
     """The cost of a batch and its whole gradient, which is handed to `gradients` tensor by tensor. θ does not move.
 
-    Only with `keep` are z, activations and deltas there afterwards; without, each is let go as soon as it is used.
+    Only if the tape observes are outputs and deltas there afterwards; else each is let go as soon as it is used.
     """
-    z: dict[str, Tensor] = {}
-    activations: dict[str, Tensor] = {}
-    deltas: dict[str, Tensor] = {}
-    to_z, to_activations, to_deltas = (z, activations, deltas) if keep else (NOWHERE,) * 3
     with torch.inference_mode():
-        output, caches, new_state = model.forward(
-            params, x, state=state, noise=noise, training=True, outputs=to_z, activations=to_activations
-        )
+        output = model.forward(params, x, tape)
         C, cache = loss.forward(output, y)
-        to_deltas["output"] = d_output = loss.backward(1.0, cache)
-        model.backward(params, caches, d_output, gradients, deltas=to_deltas)
-    return Backpropagation(C, gradients, deltas, z, activations, new_state)
+        d_output = loss.backward(1.0, cache)
+        model.backward(params, d_output, gradients, tape)
+    return Backpropagation(
+        loss=C,
+        gradients=gradients,
+        deltas={"output": d_output, **tape.deltas},
+        outputs=tape.outputs,
+        buffers={**tape.buffers, **tape.new_buffers},
+        memory=tape.new_memory,
+        labels=tape.labels,
+        equations=tape.equations(params) if tape.observes else {},
+    )

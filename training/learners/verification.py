@@ -32,7 +32,8 @@ from manual_backprop.layers import (
 )
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import LOSSES, Loss, SoftmaxCrossEntropy
-from manual_backprop.models.cnn import CNN, LeNet5
+from manual_backprop.models.cnn import CNN
+from manual_backprop.models.lenet5 import LeNet5
 from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import SGD
 from manual_backprop.parameters import Parameters
@@ -158,7 +159,7 @@ def cnns() -> Iterator[Network]:
 
 def _pictures(model: LeNet5 | CNN, variant: str, loss: str) -> Network:
     sizes = "×".join(map(str, model.shape))
-    title = f"{model.title}, {model.activation}, {loss} cost, {sizes}"
+    title = f"{variant}, {model.activation}, {loss} cost, {sizes}"
     return Network(variant, loss, model, partial(make_twin, model), (prod(model.shape),), model.classes, title)
 
 
