@@ -9,7 +9,7 @@ from against_torch import assert_same, assert_torchs, normal
 
 from gradient_check import check_backward
 from manual_backprop.layers import adaptive_avg_pool2d, avg_pool2d, max_pool2d
-from manual_backprop.layers.windows import framed, pooled
+from manual_backprop.layers.windows import pad, pooled
 from reference import layers as twins
 
 POOLS = {"max": (max_pool2d, twins.max_pool2d), "average": (avg_pool2d, twins.avg_pool2d)}
@@ -236,5 +236,5 @@ def test_the_cache_of_max_pooling_holds_no_picture():
 
 def test_a_picture_without_a_frame_is_not_copied():
     x = normal(0, 2, 3)
-    assert framed(x, (0, 0, 0, 0)) is x
-    assert framed(x, (0, 1, 0, 0), 7.0).tolist() == [[*row, 7.0] for row in x.tolist()]
+    assert pad(x, (0, 0, 0, 0)) is x
+    assert pad(x, (0, 1, 0, 0), 7.0).tolist() == [[*row, 7.0] for row in x.tolist()]

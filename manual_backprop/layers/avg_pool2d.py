@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from manual_backprop.layers.windows import Pair, every, framed, pair, pooled
+from manual_backprop.layers.windows import Pair, pad, pair, pooled, strided
 
 EQUATIONS = ("AP1",)
 
@@ -34,11 +34,11 @@ def forward(
     sh, sw = pair("stride", kernel if stride is None else stride, 1)
     rows, below = pooled(x.shape[-2], kh, sh, ph, ceil_mode)
     columns, behind = pooled(x.shape[-1], kw, sw, pw, ceil_mode)
-    padded = framed(x, (pw, pw + behind, ph, ph + below))
+    padded = pad(x, (pw, pw + behind, ph, ph + below))
     n_u = seen(x, rows, kh, sh, padded.shape[-2] - below)
     n_v = seen(x, columns, kw, sw, padded.shape[-1] - behind)
     n = n_u.unsqueeze(1) * n_v
-    total = sum(padded[..., every(i, sh, rows), every(j, sw, columns)] for i, j in product(range(kh), range(kw)))
+    total = sum(padded[..., strided(i, sh, rows), strided(j, sw, columns)] for i, j in product(range(kh), range(kw)))
     return total / n, (n, padded.shape, (kh, kw), (sh, sw), (ph, pw), (x.shape[-2], x.shape[-1]))
 
 
@@ -48,7 +48,7 @@ def backward(dy: Tensor, cache: Cache) -> Tensor:
     share = dy / n
     dx = dy.new_zeros(shape)
     for i, j in product(range(kh), range(kw)):
-        dx[..., every(i, sh, rows), every(j, sw, columns)] += share  # AP1
+        dx[..., strided(i, sh, rows), strided(j, sw, columns)] += share  # AP1
     return dx[..., ph : ph + height, pw : pw + width]
 
 

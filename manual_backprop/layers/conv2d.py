@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from manual_backprop.layers.windows import Pair, every, pair
+from manual_backprop.layers.windows import Pair, pair, strided
 
 TOGETHER = 64  # images of whose windows copies are made at a time, few enough for the processor's cache
 
@@ -67,9 +67,9 @@ def weight_gradient(
     (ph, pw), (sh, sw), (dh, dw) = padding, stride, dilation
     lines = x.unflatten(1, (groups, -1)).permute(1, 3, 0, 4, 2)  # (groups, H, B, W, C/groups)
     lines = torch.constant_pad_nd(lines, (0, 0, pw, pw, 0, 0, ph, ph))
-    seen = torch.cat([lines[..., every(dw * j, sw, columns), :] for j in range(kw)], dim=-1)  # (…, W′, kw·C/groups)
+    seen = torch.cat([lines[..., strided(dw * j, sw, columns), :] for j in range(kw)], dim=-1)  # (…, W′, kw·C/groups)
     delta = dz.unflatten(1, (groups, -1)).permute(1, 3, 0, 4, 2).flatten(1, 3)  # (groups, H′·B·W′, O/groups)
-    dW = [delta.mT @ seen[:, every(dh * i, sh, rows)].flatten(1, 3) for i in range(kh)]
+    dW = [delta.mT @ seen[:, strided(dh * i, sh, rows)].flatten(1, 3) for i in range(kh)]
     return torch.stack(dW, dim=2).flatten(0, 1).unflatten(2, (kw, -1)).permute(0, 3, 1, 2)
 
 

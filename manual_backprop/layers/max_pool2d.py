@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from manual_backprop.layers.windows import Pair, every, framed, pair, pooled
+from manual_backprop.layers.windows import Pair, pad, pair, pooled, strided
 
 EQUATIONS = ("MP1",)
 
@@ -37,8 +37,8 @@ def forward(
     sh, sw = pair("stride", kernel if stride is None else stride, 1)
     rows, below = pooled(x.shape[-2], kh, sh, ph, ceil_mode)
     columns, behind = pooled(x.shape[-1], kw, sw, pw, ceil_mode)
-    padded = framed(x, (pw, pw + behind, ph, ph + below), -inf)
-    seen = [padded[..., every(i, sh, rows), every(j, sw, columns)] for i, j in product(range(kh), range(kw))]
+    padded = pad(x, (pw, pw + behind, ph, ph + below), -inf)
+    seen = [padded[..., strided(i, sh, rows), strided(j, sw, columns)] for i, j in product(range(kh), range(kw))]
     pixels = [view.clone() for view in seen]  # dense, because each is read several times
     y = reduce(torch.maximum, pixels)
     largest, left = [], torch.ones_like(y, dtype=torch.bool)
@@ -54,7 +54,7 @@ def backward(dy: Tensor, cache: Cache) -> Tensor:
     rows, columns = dy.shape[-2:]
     dx = torch.zeros_like(empty, device=dy.device)
     for k, (i, j) in enumerate(product(range(kh), range(kw))):
-        dx[..., every(i, sh, rows), every(j, sw, columns)] += dy * largest[k]  # MP1
+        dx[..., strided(i, sh, rows), strided(j, sw, columns)] += dy * largest[k]  # MP1
     return dx[..., ph : ph + height, pw : pw + width]
 
 

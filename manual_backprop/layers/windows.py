@@ -16,14 +16,14 @@ def pair(name: str, value: int | Sequence[int], least: int) -> Pair:
     return both[0], both[1]
 
 
-def every(start: int, stride: int, count: int) -> slice:
-    """The places start, start + stride, …: `count` of them."""
+def strided(start: int, stride: int, count: int) -> slice:
+    """The `count` places start, start + stride, start + 2·stride, …, as a slice."""
     return slice(start, start + stride * (count - 1) + 1, stride)
 
 
-def framed(x: Tensor, frame: tuple[int, ...], value: float = 0.0) -> Tensor:
-    """x within a frame of so many of `value` on the left, right, above and below; x itself if there is none."""
-    return torch.constant_pad_nd(x, frame, value) if any(frame) else x
+def pad(x: Tensor, sizes: tuple[int, ...], value: float = 0.0) -> Tensor:
+    """x with so many places of `value` added on the left, on the right, above and below; x itself if none are."""
+    return torch.constant_pad_nd(x, sizes, value) if any(sizes) else x
 
 
 def pooled(length: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> Pair:

@@ -1,0 +1,1 @@
+"""One file per layer, as in manual_backprop/layers."""
