@@ -1,12 +1,12 @@
 """Initial values: where on the cost surface the descent starts.
 
-An initializer is a pair of functions, for weights (out, in) and for biases (out,), that draw from a generator. They
-draw in float64 on the CPU whatever the network's dtype and device, so that one seed is one start everywhere.
+An initializer is a function of a parameter's name and shape that draws from a generator. It draws in float64 on the
+CPU whatever the network's dtype and device, so that one seed is one start everywhere.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod, sqrt
-from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -14,11 +14,24 @@ from torch import Generator, Tensor
 from manual_backprop.parameters import Parameters, Shape
 
 Draw = Callable[[Shape, Generator], Tensor]
+Initializer = Callable[[str, Shape, Generator], Tensor]  # (name, shape, generator) → initial values
 
 
-class Initializer(NamedTuple):
+@dataclass(frozen=True)
+class WeightsAndBiases:
+    """An initializer that draws weights and biases, each in its own way.
+
+    Names that end in `.bias` are biases; of the others, matrices and kernels are weights, and vectors are scales (the γ
+    of a normalization), which start at 1.
+    """
+
     weight: Draw
     bias: Draw
+
+    def __call__(self, name: str, shape: Shape, generator: Generator) -> Tensor:
+        if name.endswith(".bias"):
+            return self.bias(shape, generator)
+        return self.weight(shape, generator) if len(shape) > 1 else torch.ones(shape, dtype=torch.float64)
 
 
 def standard_normal(shape: Shape, generator: Generator) -> Tensor:
@@ -67,28 +80,19 @@ def fan_out(shape: Shape) -> int:
     return shape[0] * prod(shape[2:])
 
 
-INITIALIZERS = {
-    "standard-normal": Initializer(standard_normal, standard_normal),
-    "scaled-normal": Initializer(scaled_normal, standard_normal),
-    "small-normal": Initializer(small_normal, zeros),
-    "xavier": Initializer(xavier, zeros),
-    "he": Initializer(he, zeros),
-    "zeros": Initializer(zeros, zeros),
-    "constant": Initializer(constant, zeros),
+INITIALIZERS: dict[str, Initializer] = {
+    "standard-normal": WeightsAndBiases(standard_normal, standard_normal),
+    "scaled-normal": WeightsAndBiases(scaled_normal, standard_normal),
+    "small-normal": WeightsAndBiases(small_normal, zeros),
+    "xavier": WeightsAndBiases(xavier, zeros),
+    "he": WeightsAndBiases(he, zeros),
+    "zeros": WeightsAndBiases(zeros, zeros),
+    "constant": WeightsAndBiases(constant, zeros),
 }
 
 
 def initialize(parameters: Parameters, initializer: Initializer, seed: int) -> None:
-    """Fill every parameter, in order, from one generator.
-
-    Names that end in `.bias` are biases; of the others, matrices and kernels are weights, and vectors are scales (the γ
-    of a normalization), which start at 1.
-    """
+    """Fill every parameter, in order, from one generator."""
     generator = Generator().manual_seed(seed)
     for name, tensor in parameters.items():
-        if name.endswith(".bias"):
-            tensor.copy_(initializer.bias(tuple(tensor.shape), generator))
-        elif tensor.dim() > 1:
-            tensor.copy_(initializer.weight(tuple(tensor.shape), generator))
-        else:
-            tensor.fill_(1)
+        tensor.copy_(initializer(name, tuple(tensor.shape), generator))

@@ -117,3 +117,17 @@ def test_weights_biases_and_scales_are_told_apart():
     parameters = Parameters({"conv.weight": (3, 2), "conv.bias": (3,), "norm.weight": (4,), "norm.bias": (4,)})
     initialize(parameters, INITIALIZERS["constant"], 0)
     assert parameters.theta.tolist() == [0.5] * 6 + [0.0] * 3 + [1.0] * 4 + [0.0] * 4
+
+
+def test_an_initializer_sees_the_name_of_each_parameter():
+    """So that one may treat some of them otherwise: GPT-2 makes the last projection of each block smaller."""
+    seen: list[tuple[str, tuple[int, ...]]] = []
+
+    def by_name(name: str, shape: tuple[int, ...], generator: Generator) -> torch.Tensor:
+        seen.append((name, shape))
+        return torch.full(shape, 2.0 if name.startswith("project") else 1.0)
+
+    parameters = Parameters({"fc.weight": (3, 2), "project.weight": (2, 3)})
+    initialize(parameters, by_name, 0)
+    assert seen == [("fc.weight", (3, 2)), ("project.weight", (2, 3))]
+    assert parameters.theta.tolist() == [1.0] * 6 + [2.0] * 6
