@@ -21,7 +21,11 @@ Buffers = Mapping[str, Tensor]
 
 
 class Model(Protocol):
-    """What a model of manual_backprop/models offers (docs/contracts.md)."""
+    """What a model of manual_backprop/models offers (docs/contracts.md).
+
+    Where a gradient is zero in exact arithmetic (a bias before batch norm), it also has `zeros`, which maps its name to
+    those of the calls whose δs cancel in it.
+    """
 
     @property
     def shapes(self) -> Mapping[str, Shape]: ...

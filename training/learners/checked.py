@@ -1,6 +1,6 @@
 """Manual and reference in lock step: the proof on every step, or on every N-th."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -31,8 +31,7 @@ class CheckedLearner:
     buffers, the memory and the optimizer's state. Before a checked step the reference takes over the manual state, and
     for the step the manual gradient, because two right implementations left to drift apart do so by chaos. Below
     float64 a second reference, `truth`, takes the step in float64 on the same rounded inputs, and both are judged
-    against it. `zeros` names the gradients that are zero in exact arithmetic (a bias before batch norm), each with the
-    δs whose elements cancel in it.
+    against it.
     """
 
     def __init__(
@@ -41,9 +40,8 @@ class CheckedLearner:
         reference: ReferenceLearner,
         truth: ReferenceLearner | None = None,
         every: int = 1,
-        zeros: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self.manual, self.every, self.zeros = manual, every, zeros or {}
+        self.manual, self.every = manual, every
         self.proof = Proof(every)
         self.others: list[ReferenceLearner] = [reference] if truth is None else [reference, truth]
         self.metrics: dict[str, float] = {}  # MAX_ERROR: of all checks since it was last logged
@@ -76,7 +74,7 @@ class CheckedLearner:
         x, y = self.batch(indices.to(self.manual.device))
         for learner in self.others:
             learner.load_state_dict(before)
-        passes = compare_passes(self.manual, self.others, x, y, self.zeros)
+        passes = compare_passes(self.manual, self.others, x, y)
         self._require(step, passes.report)
 
         loss = passes.manual.loss.clone()

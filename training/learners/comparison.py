@@ -26,13 +26,7 @@ class Passes:
     report: Report
 
 
-def compare_passes(
-    manual: ManualLearner,
-    others: Sequence[ReferenceLearner],
-    x: Tensor,
-    y: Tensor,
-    zeros: Mapping[str, Sequence[str]] | None = None,
-) -> Passes:
+def compare_passes(manual: ManualLearner, others: Sequence[ReferenceLearner], x: Tensor, y: Tensor) -> Passes:
     """Compare the cost, every output, δ and gradient, the new buffers and memory of learners at the same θ.
 
     `others` is the reference and, below float64, a reference in float64 that is the truth. ∂C/∂output is a difference
@@ -40,12 +34,11 @@ def compare_passes(
     anything still differs, a z next to a kink may lie on the other side of it (relu), or another pixel be the largest
     (max pooling): then the others go through each layer from the manual z and a of the one before, so that every layer
     is compared by itself. If that differs too, rounding may have been magnified on its way, and it is measured how much
-    (`magnification`). `zeros` maps the gradients that are zero in exact arithmetic to the δs whose elements cancel in
-    them.
+    (`magnification`). A gradient that is zero in exact arithmetic is judged by the size of the δs that cancel in it.
     """
     mine = manual.backpropagate(x, y)
     d_output = mine.deltas["output"].clone()
-    sizes = {f"∂C/∂ {p}": sum(mine.deltas[d].norm().item() for d in deltas) for p, deltas in (zeros or {}).items()}
+    sizes = {f"∂C/∂ {p}": sum(mine.deltas[d].norm().item() for d in deltas) for p, deltas in manual.zeros.items()}
     labels = {name: describe(name, mine) for name in tensors_of(mine)}
     for at in (None, mine):
         theirs = [

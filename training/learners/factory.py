@@ -30,8 +30,7 @@ def make_learner(config: Config, data: Dataset, model: Model) -> Learner:
     if config.impl == "reference":
         return reference
     truth = None if config.dtype == "float64" else make_reference(config, data, model, torch.float64)
-    zeros = getattr(model, "zeros", {})
-    return CheckedLearner(manual, reference, truth, every=config.check_every or 1, zeros=zeros)
+    return CheckedLearner(manual, reference, truth, every=config.check_every or 1)
 
 
 def make_manual(config: Config, data: Dataset, model: Model) -> ManualLearner:

@@ -1,6 +1,6 @@
 """The hand-written implementation as a learner."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -53,6 +53,7 @@ class ManualLearner:
         self.decay, self.l1_decay = self._on_weights(l2), self._on_weights(l1)
         self.clip_norm, self.clip_value, self.max_norm = clip_norm, clip_value, max_norm
         self.optimizer_state = optimizer.init(self.params.theta)
+        self.zeros: Mapping[str, Sequence[str]] = getattr(model, "zeros", {})
         self.metrics: dict[str, float] = {}
         self.proof = None
         self.steps = 0
