@@ -29,7 +29,7 @@ class Call:
     given: list[tuple[Tensor, str, str]]  # differentiable arguments: each with its gradient's label and its own name
 
 
-@dataclass
+@dataclass(slots=True)
 class Tape:
     """One forward and backward pass. Forward reads `buffers` and `memory` and writes `new_buffers` and `new_memory`.
 

@@ -56,7 +56,7 @@ class ManualLearner:
         self.zeros: Mapping[str, Sequence[str]] = getattr(model, "zeros", {})
         self.metrics: dict[str, float] = {}
         self.proof = None
-        self.steps = 0
+        self.steps, self.t = 0, torch.zeros((), dtype=torch.float64)  # taken; the number of the next, for the optimizer
 
     @property
     def parameters(self) -> Mapping[str, Tensor]:
@@ -86,7 +86,7 @@ class ManualLearner:
     def apply(self, result: Backpropagation, lr: Tensor) -> None:
         """Take the step that `result`, the newest from `backpropagate`, calls for."""
         with torch.inference_mode():
-            t = torch.tensor(self.steps + 1, dtype=torch.float64)
+            self.t.fill_(self.steps + 1)
             theta, gradient = self.params.theta, self.gradients.theta
             if self.l1_decay is not None:
                 gradient = gradient + regularizers.l1_subgradient(theta, self.l1_decay)
@@ -94,7 +94,7 @@ class ManualLearner:
                 gradient = clipping.by_norm(gradient, self.clip_norm)
             if self.clip_value:
                 gradient = clipping.by_value(gradient, self.clip_value)
-            self.optimizer.update(theta, gradient, self.optimizer_state, lr, t, self.decay, self.params.split)
+            self.optimizer.update(theta, gradient, self.optimizer_state, lr, self.t, self.decay, self.params.split)
             if self.max_norm:
                 for W in self.params.values():
                     if W.dim() > 1:
