@@ -89,6 +89,7 @@ class MLP:
         for l in range(L, 0, -1):
             W, sigma = p[f"layer{l}.weight"], ACTIVATIONS[self.activations[l - 1]]
             if self._drops(l, tape):
+                tape.see(f"layer{l}.dropout", da, "BP2")
                 da = tape.backward(dropout, f"layer{l}.dropout", da)
             tape.see(f"layer{l}.a", da, "BP2")
             a_before, z, a = tape.take(f"layer{l}")
