@@ -17,6 +17,7 @@ from torch import Tensor
 from benchmarks.readme import machine, write_section
 from gradient_check import check_backward, check_function
 from manual_backprop.models.mlp import MLP
+from manual_backprop.tape import Tape
 from training.output import command
 
 ROUNDS = 3
@@ -27,14 +28,16 @@ BATCH = 32
 
 def forward(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Any]:
     params = dict(zip(NAMES, parameters, strict=True))
-    output, caches, _ = MODEL.forward(params, x)
-    return output, (params, caches)
+    tape = Tape()
+    output = MODEL.forward(params, x, tape)
+    return output, (params, tape.caches)
 
 
 def backward(d_output: Tensor, cache: Any) -> tuple[Tensor | None, ...]:
     params, caches = cache
     gradients: dict[str, Tensor] = {}
-    dx = MODEL.backward(params, caches, d_output, gradients, need_dx=True)
+    tape = Tape(need_dx=True, caches=dict(caches))  # a copy: the check goes back several times, and a tape once
+    dx = MODEL.backward(params, d_output, gradients, tape)
     return dx, *(gradients[name] for name in NAMES)
 
 

@@ -16,6 +16,7 @@ from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import Loss, SoftmaxCrossEntropy, one_hot
 from manual_backprop.models.mlp import MLP
 from manual_backprop.parameters import Parameters
+from manual_backprop.tape import Tape
 from training.errors import UserError
 from training.prediction import Trained
 
@@ -163,17 +164,17 @@ class Network:
 
     def gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """∇C, as long as θ, of the mean cost of examples x (B, features) with classes y (B,)."""
-        gradient = self.params.zeros_like()
+        gradient, tape = self.params.zeros_like(), Tape()
         with torch.inference_mode():
-            output, caches, _ = self.model.forward(self.params, x)
+            output = self.model.forward(self.params, x, tape)
             _, cache = self.loss.forward(output, y)
-            self.model.backward(self.params, caches, self.loss.backward(1.0, cache), gradient)
+            self.model.backward(self.params, self.loss.backward(1.0, cache), gradient, tape)
         return gradient.theta
 
     def costs(self, x: Tensor, y: Tensor) -> Tensor:
         """(B,): each example's own cost."""
         with torch.inference_mode():
-            output, _, _ = self.model.forward(self.params, x)
+            output = self.model.forward(self.params, x, Tape(records=False))
             return torch.stack([self.loss.forward(output[i : i + 1], y[i : i + 1])[0] for i in range(len(y))])
 
     def after(self, direction: Tensor, rate: float) -> "Network":
@@ -223,37 +224,35 @@ def _one_example(network: Network, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor
     """Output, targets, the cost's summands, layers and ∂C/∂x of the one example x (1, features)."""
     model, params = network.model, network.params
     gradients: dict[str, Tensor] = {}
-    deltas: dict[str, Tensor] = {}
+    tape = Tape(observes=True, need_dx=True)
     with torch.inference_mode():
-        output, caches, _ = model.forward(params, x)
+        output = model.forward(params, x, tape)
         _, cache = network.loss.forward(output, y)
-        da = network.loss.backward(1.0, cache)
-        dx = model.backward(params, caches, da, gradients, deltas=deltas, need_dx=True)
+        dx = model.backward(params, network.loss.backward(1.0, cache), gradients, tape)
         assert dx is not None
-        layers = []
-        for l in range(len(model.activations), 0, -1):
-            a_before, z, a = caches[l - 1]
-            W, delta = params[f"layer{l}.weight"], deltas[f"layer{l}"]
-            sigma = ACTIVATIONS[model.activations[l - 1]]
+        layers, a_before = [], x
+        for l, activation in enumerate(model.activations, start=1):
+            name = f"layer{l}"
+            z, a = tape.outputs[name], tape.outputs[f"{name}.a"]
             layer = Layer(
                 number=l,
-                activation=model.activations[l - 1],
-                equation=model.equation(f"layer{l}"),
-                W=W,
-                b=params[f"layer{l}.bias"],
+                activation=activation,
+                equation=tape.labels[name],
+                W=params[f"{name}.weight"],
+                b=params[f"{name}.bias"],
                 a_before=a_before[0],
                 z=z[0],
                 a=a[0],
-                slope=sigma.derivative(z, a)[0],
-                da=da[0],
-                delta=delta[0],
-                dW=gradients[f"layer{l}.weight"],
-                db=gradients[f"layer{l}.bias"],
+                slope=ACTIVATIONS[activation].derivative(z, a)[0],
+                da=tape.deltas[f"{name}.a"][0],
+                delta=tape.deltas[name][0],
+                dW=gradients[f"{name}.weight"],
+                db=gradients[f"{name}.bias"],
             )
             layers.append(layer)
-            da = delta @ W  # BP2, its first factor
+            a_before = a
         targets, terms = _cost_terms(network.loss, output, y)
-    return output[0], targets, terms, tuple(reversed(layers)), dx[0]
+    return output[0], targets, terms, tuple(layers), dx[0]
 
 
 def _cost_terms(loss: Loss, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

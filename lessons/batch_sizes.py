@@ -28,6 +28,7 @@ from training.batches import epoch_order
 from training.config import Config
 from training.dashboard.figures import COLORS, new_figure
 from training.data import Dataset
+from training.learners.base import activations
 from training.learners.manual import ManualLearner
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def noise_of_one(network: ManualLearner, x: Tensor, y: Tensor) -> float:
     """S = (1/N) Σᵢ ‖gᵢ‖² − ‖g‖² from one pass: by BP3 and BP4 ‖gᵢ‖² = Σ_l ‖δᵢˡ‖² (1 + ‖aᵢˡ⁻¹‖²)."""
     result = network.backpropagate(x, y)
     squares, before = torch.zeros(len(x), dtype=x.dtype), x
-    for layer, a in result.activations.items():
+    for layer, a in activations(result.outputs).items():
         delta = len(x) * result.deltas[layer]  # the mean's 1/N is in it
         squares += delta.square().sum(dim=1) * (1 + before.square().sum(dim=1))
         before = a

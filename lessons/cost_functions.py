@@ -23,6 +23,7 @@ from lessons.lesson import Report
 from lessons.runs import batch, first, learner
 from manual_backprop.losses import LOSSES
 from manual_backprop.models.mlp import MLP
+from manual_backprop.tape import Tape
 from training.config import Config
 from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
@@ -65,10 +66,11 @@ def backpropagate(cost: Cost, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Ten
     model = MLP((1, 1), ("identity" if cost == ENTROPY else "sigmoid",))  # σ is a part of the cross-entropy
     loss, x, y = LOSSES[cost](), torch.ones(1, 1, dtype=w.dtype), torch.zeros(1, 1, dtype=w.dtype)
     params = {"layer1.weight": w.view(1, 1), "layer1.bias": b.view(1)}
-    output, caches, _ = model.forward(params, x)
-    C, cache = loss.forward(output, y)
     gradients: dict[str, Tensor] = {}
-    model.backward(params, caches, loss.backward(1.0, cache), gradients)
+    tape = Tape()
+    output = model.forward(params, x, tape)
+    C, cache = loss.forward(output, y)
+    model.backward(params, loss.backward(1.0, cache), gradients, tape)
     return C, gradients["layer1.weight"].squeeze(), gradients["layer1.bias"].squeeze()
 
 

@@ -44,7 +44,7 @@ LAYERS = ("layer1", "layer2", "layer3")
 def outer_products(network: ManualLearner, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """δ_j a_k of every layer for the one example x (1, 784), from the backward and the forward pass."""
     result = network.backpropagate(x, y)
-    before = {"layer1": x, "layer2": result.activations["layer1"], "layer3": result.activations["layer2"]}
+    before = {"layer1": x, "layer2": result.outputs["layer1.a"], "layer3": result.outputs["layer2.a"]}
     return {layer: torch.outer(result.deltas[layer][0], before[layer][0]) for layer in LAYERS}
 
 
@@ -93,7 +93,7 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     thin = max(second(one[layer]) for layer in LAYERS)
 
     result = network.backpropagate(x, y)
-    a, every = result.activations["layer2"], torch.arange(EXAMPLES)
+    a, every = result.outputs["layer2.a"], torch.arange(EXAMPLES)
     wish = -EXAMPLES * result.deltas["layer3"][every, y]  # −δ_j of the neuron of each example's digit
     growth = -wiggled(network, "layer3", x, y)  # (10, 16, B)
     j, k = strongest(growth)

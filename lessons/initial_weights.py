@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lessons.descent import descend
 from lessons.lesson import Report
+from lessons.measure import distance, outputs
 from lessons.runs import batch, first, learner
 from manual_backprop.models.mlp import MLP
 from training.config import Config
@@ -99,8 +100,7 @@ def one_instead_of_all(model: MLP, params: Mapping[str, Tensor], x: Tensor) -> f
     one = {name: p.mean(dim=0, keepdim=True) if name.startswith("layer1") else p for name, p in params.items()}
     one["layer2.weight"] = params["layer2.weight"].sum(dim=1, keepdim=True)
     small = MLP((model.sizes[0], 1, model.sizes[-1]), model.activations)
-    a = model.forward(params, x)[0]
-    return ((small.forward(one, x)[0] - a).norm() / a.norm()).item()
+    return distance(outputs(small, one, x), outputs(model, params, x))
 
 
 def saturated(z: Tensor) -> float:
@@ -128,7 +128,7 @@ def course(config: Config, data: Dataset) -> Course:
     digits = [y == digit for digit in range(len(data.classes))]
     slope = torch.stack([(own * (1 - own))[digit].mean() for digit in digits])
     recall = torch.stack([right[digit].mean() for digit in digits])
-    return Course(start.backpropagate(x, y).z["layer1"], differences, accuracies, replaced, moved, slope, recall)
+    return Course(start.backpropagate(x, y).outputs["layer1"], differences, accuracies, replaced, moved, slope, recall)
 
 
 def confirmed(equal: Mapping[str, Course], large: Sequence[Course], fitting: Sequence[Course]) -> bool:

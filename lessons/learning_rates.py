@@ -55,7 +55,7 @@ class Look:
 def look(network: ManualLearner, x: Tensor, y: Tensor) -> Look:
     """One forward and backward pass; σ′(z) = a (1 − a)."""
     result = network.backpropagate(x, y)
-    a = result.activations["layer2"]
+    a = result.outputs["layer2.a"]
     accuracy, slope = (a.argmax(dim=1) == y).double().mean(), (a * (1 - a)).mean()
     gradient = network.gradients.theta.norm()
     return Look(network.steps, result.loss.item(), accuracy.item(), slope.item(), gradient.item())

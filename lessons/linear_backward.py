@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from lessons.lesson import Report
-from lessons.measure import distance
+from lessons.measure import distance, outputs
 from lessons.runs import batch, learner
+from manual_backprop.tape import Tape
 from training.config import Config
 from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
+from training.learners.base import without_activations
 
 TITLE = "The backward pass is itself a network, linear in δ"
 CLAIM = (
@@ -40,16 +42,16 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     network = learner(NETWORK, data)
     model, params = network.model, network.params
     x, _ = batch(data.train, 2)
-    _, caches, _ = model.forward(params, x[:1])
 
     def backward(d_output: Tensor) -> dict[str, Tensor]:
-        """Everything that a wish (1, 10) becomes on its way back."""
+        """Everything that a wish (1, 10) becomes on its way back, after the same forward pass each time."""
         gradients: dict[str, Tensor] = {}
-        deltas: dict[str, Tensor] = {}
-        dx = model.backward(params, caches, d_output, gradients, deltas=deltas, need_dx=True)
+        tape = Tape(observes=True, need_dx=True)
+        model.forward(params, x[:1], tape)
+        dx = model.backward(params, d_output, gradients, tape)
         assert dx is not None
-        named = {f"∂C/∂ {name}": gradient for name, gradient in gradients.items()}
-        return {f"δ of {name}": delta for name, delta in deltas.items()} | {"∂C/∂x": dx} | named
+        deltas = {f"δ of {name}": delta for name, delta in without_activations(tape.deltas).items()}
+        return deltas | {"∂C/∂x": dx} | {f"∂C/∂ {name}": gradient for name, gradient in gradients.items()}
 
     generator = torch.Generator().manual_seed(seed)
     worst: dict[str, float] = {}
@@ -61,8 +63,8 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
         for name in together:
             apart = alpha * of_u[name] + beta * of_v[name]
             worst[name] = max(worst.get(name, 0.0), deviation(together[name], apart))
-        outputs = [model.forward(params, p)[0] for p in (alpha * x[:1] + beta * x[1:], x[:1], x[1:])]
-        forward = max(forward, deviation(outputs[0], alpha * outputs[1] + beta * outputs[2]))
+        a, of_first, of_second = (outputs(model, params, p) for p in (alpha * x[:1] + beta * x[1:], x[:1], x[1:]))
+        forward = max(forward, deviation(a, alpha * of_first + beta * of_second))
     rows = {name: backward(e.unsqueeze(0)) for name, e in zip(data.classes, torch.eye(10, dtype=x.dtype), strict=True)}
     matrix = torch.cat([of_one["∂C/∂x"] for of_one in rows.values()])  # (10, 784)
     as_matrix = deviation(backward(u)["∂C/∂x"], u @ matrix)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,10 +10,12 @@ from torch import Tensor
 from lessons.descent import descend
 from lessons.runs import first, learner
 from manual_backprop.losses import one_hot
+from manual_backprop.tape import Tape
 from training.batches import steps_per_epoch
 from training.config import Config
 from training.data import Dataset
 from training.learners.manual import ManualLearner
+from training.models import Model
 
 STEP = 1e-5  # of a central difference: its own error is about STEP² = 1e-10
 RATE, BATCH = 3.0, 100  # η of training, and examples a step
@@ -38,6 +40,11 @@ def wiggle(cost: Callable[[Tensor], Tensor], v: Tensor, at: Tensor | None = None
     return torch.stack(slopes)
 
 
+def outputs(model: Model, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """aᴸ of every example of x at these parameters: a forward pass that no backward pass follows."""
+    return model.forward(params, x, Tape(records=False))
+
+
 def new_network(data: Dataset, seed: int) -> ManualLearner:
     """3Blue1Brown's 784-16-16-10 sigmoids, untrained, with their cost C = ‖a − y‖² and the first 10,000 examples."""
     config = Config(hidden=(16, 16), activation=("sigmoid",), loss="squared-error", dtype="float64", seed=seed)
@@ -54,7 +61,7 @@ def train_to(network: ManualLearner, steps: int, seed: int) -> None:
 
 def costs(network: ManualLearner, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """(B,): ‖a − y‖² of every example at θ, by a forward pass; the cost of the batch is their mean."""
-    output, _, _ = network.model.forward(network.params.split(theta), x)
+    output = outputs(network.model, network.params.split(theta), x)
     return (output - one_hot(y, output)).square().sum(dim=1)
 
 

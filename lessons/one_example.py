@@ -86,8 +86,7 @@ def one_step(network: ManualLearner, x: Tensor, y: Tensor) -> OneStep:
 
 def called(network: ManualLearner, x: Tensor, digit: Tensor) -> float:
     """The part of the pictures x (B, 784) that the network calls `digit`: a class, or each one's own (B,)."""
-    output, _, _ = network.model.forward(network.params, x)
-    return (output.argmax(dim=1) == digit).double().mean().item()
+    return (network.outputs(x).argmax(dim=1) == digit).double().mean().item()
 
 
 def alone(network: ManualLearner, index: int, x: Tensor) -> Curve:

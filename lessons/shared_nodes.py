@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from lessons.lesson import Report
-from lessons.measure import AGREE, distance, wiggle
+from lessons.measure import AGREE, distance, outputs, wiggle
 from lessons.runs import batch
 from manual_backprop.initializers import INITIALIZERS, initialize
 from manual_backprop.losses import Quadratic
 from manual_backprop.models.mlp import MLP
 from manual_backprop.parameters import Parameters
+from manual_backprop.tape import Tape
 from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
 
@@ -67,13 +68,13 @@ def weight(x: Tensor, y: Tensor, seed: int) -> Shared:
     initialize(params, INITIALIZERS["scaled-normal"], seed)
 
     def cost(W: Tensor) -> Tensor:
-        output, _, _ = model.forward({**params, "layer2.weight": W, "layer3.weight": W}, x)
-        return loss.forward(output, y)[0]
+        return loss.forward(outputs(model, {**params, "layer2.weight": W, "layer3.weight": W}, x), y)[0]
 
     shared = {**params, "layer3.weight": params["layer2.weight"]}
-    output, caches, _ = model.forward(shared, x)
     gradients: dict[str, Tensor] = {}
-    model.backward(shared, caches, loss.backward(1.0, loss.forward(output, y)[1]), gradients)
+    tape = Tape()
+    output = model.forward(shared, x, tape)
+    model.backward(shared, loss.backward(1.0, loss.forward(output, y)[1]), gradients, tape)
     uses = torch.stack([gradients[f"layer{l}.weight"].flatten() for l in (3, 2)])
     return Shared("W in layers 2 and 3", uses, wiggle(cost, params["layer2.weight"]))
 
@@ -88,12 +89,11 @@ def node(x: Tensor, y: Tensor, seed: int) -> Shared:
     def cost(a: Tensor) -> Tensor:
         return loss.forward(torch.sigmoid(a @ W.T + b).unsqueeze(0), y[:1])[0]
 
-    deltas: dict[str, Tensor] = {}
-    a: dict[str, Tensor] = {}
-    output, caches, _ = model.forward(params, x[:1], activations=a)
-    model.backward(params, caches, loss.backward(1.0, loss.forward(output, y[:1])[1]), {}, deltas=deltas)
-    uses = deltas["layer2"].view(-1, 1) * W  # δ²_j W²_jk: what neuron j wants of neuron k
-    return Shared("a¹ in all of z²", uses, wiggle(cost, a["layer1"][0]))
+    tape = Tape(observes=True)
+    output = model.forward(params, x[:1], tape)
+    model.backward(params, loss.backward(1.0, loss.forward(output, y[:1])[1]), {}, tape)
+    uses = tape.deltas["layer2"].view(-1, 1) * W  # δ²_j W²_jk: what neuron j wants of neuron k
+    return Shared("a¹ in all of z²", uses, wiggle(cost, tape.outputs["layer1.a"][0]))
 
 
 def run(data: Dataset, seed: int, run_dir: Path) -> Report:

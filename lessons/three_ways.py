@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from lessons.lesson import Report
-from lessons.measure import AGREE, distance, new_network, train_to, wiggle
+from lessons.measure import AGREE, distance, new_network, outputs, train_to, wiggle
 from lessons.runs import batch
 from manual_backprop.losses import SquaredError
 from manual_backprop.models.mlp import MLP
+from manual_backprop.tape import Tape
 from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
 
@@ -57,9 +58,8 @@ def output_neuron(data: Dataset, seed: int) -> Tensor:
     network = new_network(data, seed)
     train_to(network, STEPS, seed)
     x, y = batch(data.train, 100)
-    a: dict[str, Tensor] = {}
-    network.model.forward(network.params, x[y == DIGIT][:1], activations=a)
-    return torch.cat([network.params["layer3.bias"][[DIGIT]], network.params["layer3.weight"][DIGIT], a["layer2"][0]])
+    a = network.activations(x[y == DIGIT][:1])["layer2"][0]
+    return torch.cat([network.params["layer3.bias"][[DIGIT]], network.params["layer3.weight"][DIGIT], a])
 
 
 def parts(v: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -70,17 +70,18 @@ def parts(v: Tensor) -> tuple[dict[str, Tensor], Tensor]:
 
 def cost(v: Tensor) -> Tensor:
     """C = (σ(z) − 1)²: this neuron's part in the cost."""
-    output, _, _ = NEURON.forward(*parts(v))
+    output = outputs(NEURON, *parts(v))
     return LOSS.forward(output, torch.ones_like(output))[0]
 
 
 def gradient(v: Tensor) -> Tensor:
     """∂C/∂v, by backpropagation through the neuron."""
     params, a = parts(v)
-    output, caches, _ = NEURON.forward(params, a)
-    d_output = LOSS.backward(1.0, LOSS.forward(output, torch.ones_like(output))[1])
     gradients: dict[str, Tensor] = {}
-    da = NEURON.backward(params, caches, d_output, gradients, need_dx=True)
+    tape = Tape(need_dx=True)
+    output = NEURON.forward(params, a, tape)
+    d_output = LOSS.backward(1.0, LOSS.forward(output, torch.ones_like(output))[1])
+    da = NEURON.backward(params, d_output, gradients, tape)
     assert da is not None
     return torch.cat([gradients["layer1.bias"], gradients["layer1.weight"][0], da[0]])
 

@@ -20,11 +20,13 @@ import torch
 from torch import Tensor
 
 from lessons.lesson import Curve, Report
+from lessons.measure import outputs
 from lessons.runs import train
 from manual_backprop.losses import Quadratic
 from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import Adam
 from manual_backprop.parameters import Parameters
+from manual_backprop.tape import Tape
 from training.config import Config
 from training.dashboard.figures import BLUE, COLORS, VERMILION, new_figure
 from training.data import Dataset, load, points_rule
@@ -69,7 +71,7 @@ def interval(count: int) -> Tensor:
 def largest_error(model: MLP, params: Mapping[str, Tensor]) -> float:
     """max |a(x) − f(x)| over 20,001 x"""
     x = interval(20_001)
-    return (model.forward(params, x)[0] - f(x)).abs().max().item()
+    return (outputs(model, params, x) - f(x)).abs().max().item()
 
 
 def fit(width: int, seed: int) -> tuple[MLP, Parameters, Curve]:
@@ -87,9 +89,10 @@ def fit(width: int, seed: int) -> tuple[MLP, Parameters, Curve]:
     x = interval(201)
     costs = []
     for step in range(1, STEPS + 1):
-        output, caches, _ = model.forward(params, x)
+        tape = Tape()
+        output = model.forward(params, x, tape)
         C, cache = loss.forward(output, f(x))
-        model.backward(params, caches, loss.backward(1.0, cache), gradients)
+        model.backward(params, loss.backward(1.0, cache), gradients, tape)
         lr, t = torch.tensor([RATE * (1 + cos(pi * step / STEPS)) / 2, step], dtype=torch.float64)
         optimizer.update(params.theta, gradients.theta, state, lr, t, None, params.split)
         if step % 50 == 0:
@@ -170,9 +173,9 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     middle.plot(x, f(x), color="black", linewidth=3, alpha=0.3, label="f(x)")
     for width, color in zip((1, 4, 64), COLORS, strict=False):
         model, params, _ = fits[width]
-        middle.plot(x, model.forward(params, x)[0], color=color, linewidth=1, label=f"{width} trained")
+        middle.plot(x, outputs(model, params, x), color=color, linewidth=1, label=f"{width} trained")
     model, params = bumps(16)
-    middle.plot(x, model.forward(params, x)[0], color="black", linewidth=0.7, label="16 bumps by hand")
+    middle.plot(x, outputs(model, params, x), color="black", linewidth=0.7, label="16 bumps by hand")
     middle.set_title("a curve by one hidden layer")
     middle.set_xlabel("x")
     middle.set_ylabel("output")

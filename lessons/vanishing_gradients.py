@@ -108,7 +108,7 @@ def passage(data: Dataset, activation: str, init: str, seed: int) -> Passage:
     result = network.backpropagate(*batch(data.train, EXAMPLES))
     sizes = [rms(result.deltas[f"layer{l}"]) for l in range(1, DEPTH + 1)]
     foretold = [
-        sqrt(WIDTH) * rms(network.params[f"layer{l + 1}.weight"]) * rms(slope(activation, result.z[f"layer{l}"]))
+        sqrt(WIDTH) * rms(network.params[f"layer{l + 1}.weight"]) * rms(slope(activation, result.outputs[f"layer{l}"]))
         for l in range(1, DEPTH)
     ]
     return Passage(torch.stack(sizes), torch.stack(foretold))

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from lessons.lesson import Report
-from lessons.measure import distance
+from lessons.measure import distance, outputs
 from lessons.runs import batch, first, train
 from manual_backprop.models.mlp import MLP
+from manual_backprop.tape import Tape
 from training.config import Config
 from training.dashboard.figures import new_figure
 from training.data import Dataset
@@ -62,8 +63,9 @@ def up_to(model: MLP, layer: int) -> MLP:
 
 def input_gradient(model: MLP, params: Mapping[str, Tensor], x: Tensor, d_output: Tensor) -> Tensor:
     """∂(d_output · a)/∂x (B, 784), for each picture of x (B, 784) by itself"""
-    _, caches, _ = model.forward(params, x)
-    dx = model.backward(params, caches, d_output, {}, need_dx=True)
+    tape = Tape(need_dx=True)
+    model.forward(params, x, tape)
+    dx = model.backward(params, d_output, {}, tape)
     assert dx is not None
     return dx
 
@@ -71,7 +73,7 @@ def input_gradient(model: MLP, params: Mapping[str, Tensor], x: Tensor, d_output
 def wiggled_gradient(model: MLP, params: Mapping[str, Tensor], x: Tensor, d_output: Tensor) -> Tensor:
     """The same of one picture (1, 784), pixel by pixel by central differences: no backpropagation."""
     steps = WIGGLE * torch.eye(x.shape[1], dtype=x.dtype)
-    above, below = (model.forward(params, pictures)[0] @ d_output[0] for pictures in (x + steps, x - steps))
+    above, below = (outputs(model, params, pictures) @ d_output[0] for pictures in (x + steps, x - steps))
     return ((above - below) / (2 * WIGGLE)).unsqueeze(0)
 
 
@@ -84,18 +86,18 @@ def ascend(model: MLP, params: Mapping[str, Tensor], starts: Tensor) -> tuple[Te
         dx = input_gradient(model, params, x, one)
         length = dx.norm(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
         x = (x + RATE * (1 - step / STEPS) * dx / length).clamp(0, 1)
-    reached = (model.forward(params, x)[0] * one).sum(dim=1).view(len(starts), neurons)
+    reached = (outputs(model, params, x) * one).sum(dim=1).view(len(starts), neurons)
     value, start = reached.max(dim=0)
     return value, x.view(len(starts), neurons, -1)[start, torch.arange(neurons)]
 
 
 def examine(model: MLP, params: Mapping[str, Tensor], layer: int, x: Tensor, y: Tensor, noise: Tensor) -> Layer:
     part = up_to(model, layer)
-    real = part.forward(params, x)[0]
+    real = outputs(part, params, x)
     if layer == len(model.activations):
         real = real * torch.eye(model.sizes[-1], dtype=x.dtype)[y]  # a digit counts for its own class only
     ascended, pictures = ascend(part, params, noise[:STARTS])
-    return Layer(part.forward(params, noise)[0].amax(dim=0), real.amax(dim=0), ascended, pictures)
+    return Layer(outputs(part, params, noise).amax(dim=0), real.amax(dim=0), ascended, pictures)
 
 
 def likeness(pictures: Tensor, others: Tensor) -> Tensor:
@@ -138,7 +140,7 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     patch = locality(params["layer1.weight"], data.shape)
     sure = (output.ascended / output.real).min().item()
     on_noise, on_test = (
-        model.forward(params, pictures)[0].amax(dim=1).mean() for pictures in (noise, batch(data.test, 2_000)[0])
+        outputs(model, params, pictures).amax(dim=1).mean() for pictures in (noise, batch(data.test, 2_000)[0])
     )
     holds = error < AGREE and sure > AS_SURE and less.max().item() < UNLIKE and patch.mean().item() < STROKE
     verdict = (

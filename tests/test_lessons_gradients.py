@@ -11,8 +11,9 @@ from torch.testing import assert_close
 
 from lessons import fire_together, linear_backward, measure, one_example, sensitivity, shared_nodes, three_ways
 from lessons.lesson import FIGURE, teach
-from lessons.measure import AGREE, distance, new_network, train_to, wiggle
+from lessons.measure import AGREE, distance, new_network, outputs, train_to, wiggle
 from lessons.runs import batch, first, train
+from manual_backprop.tape import Tape
 from training import checkpoint
 from training.config import Config
 from training.data import load
@@ -114,6 +115,14 @@ def test_training_goes_on_as_a_run_does(sample, tmp_path):
         assert torch.equal(network.params[name], tensor), name
 
 
+def test_outputs_are_those_of_the_learner_and_of_autograd(network, sample):
+    x, y = batch(sample.train, 20)
+    a = outputs(network.model, network.params, x)
+    assert torch.equal(a, network.outputs(x))
+    costs = (a - F.one_hot(y, 10)).square().sum(dim=1)
+    assert distance(costs, costs_with_autograd(network, network.params.theta, x, y)) < EXACT
+
+
 # three-ways
 
 
@@ -130,7 +139,7 @@ def test_the_neuron_is_that_of_the_2(sample):
     whole = new_network(sample, seed=1)
     train_to(whole, three_ways.STEPS, seed=1)
     x, y = batch(sample.train, 100)
-    output, _, _ = whole.model.forward(whole.params, x[y == 2][:1])
+    output = outputs(whole.model, whole.params, x[y == 2][:1])
     assert torch.sigmoid(v[0] + v[1:17] @ v[17:]).item() == pytest.approx(output[0, 2].item(), rel=EXACT)
 
 
@@ -263,7 +272,7 @@ def test_the_strongest_growth_joins_the_brightest_to_the_digits_neuron(settled, 
     each = [settled.params.split(-gradient_by_autograd(settled, x[i : i + 1], y[i : i + 1])) for i in range(50)]
     j, k = fire_together.strongest(torch.stack([growth["layer3.weight"] for growth in each], dim=2))
     assert torch.equal(j, y)
-    assert torch.equal(k, settled.backpropagate(x, y).activations["layer2"].argmax(dim=1))
+    assert torch.equal(k, settled.backpropagate(x, y).outputs["layer2.a"].argmax(dim=1))
 
 
 @pytest.mark.slow
@@ -465,10 +474,12 @@ def test_linear_backward_notices_a_forward_pass_that_adds_up(monkeypatch, sample
 
 def test_the_backward_pass_is_the_matrix_that_autograd_finds(network, sample):
     x, _ = batch(sample.train, 1)
-    _, caches, _ = network.model.forward(network.params, x)
-    wishes = torch.eye(10, dtype=x.dtype).split(1)
-    rows = [network.model.backward(network.params, caches, wish, {}, need_dx=True) for wish in wishes]
-    expected = torch.autograd.functional.jacobian(lambda x: network.model.forward(network.params, x)[0], x)
+    rows = []
+    for wish in torch.eye(10, dtype=x.dtype).split(1):
+        tape = Tape(need_dx=True)
+        network.model.forward(network.params, x, tape)
+        rows.append(network.model.backward(network.params, wish, {}, tape))
+    expected = torch.autograd.functional.jacobian(lambda x: outputs(network.model, network.params, x), x)
     assert distance(torch.cat(rows), expected[0, :, 0]) < EXACT
 
 

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 import lessons.overfitting as overfitting
 import lessons.universal_approximation as approximation
 import lessons.vanishing_gradients as vanishing
 import lessons.what_layers_learn as neurons
 from lessons.lesson import Report
+from lessons.measure import outputs
 from lessons.runs import batch, learner
 from manual_backprop import optimizers
 from manual_backprop.initializers import INITIALIZERS
 from manual_backprop.layers.activations import ACTIVATIONS, Activation
 from manual_backprop.losses import Quadratic
 from manual_backprop.models.mlp import MLP
+from manual_backprop.tape import Tape
 from tests.running import values
 from training.config import Config
 from training.data import Dataset, points_rule
@@ -272,7 +273,7 @@ def test_bumps_of_a_straight_line_are_off_by_half_their_width(monkeypatch, count
     monkeypatch.setattr(approximation, "f", lambda x: x)
     model, params = approximation.bumps(count)
     middles = ((torch.arange(count, dtype=torch.float64) + 0.5) / count).unsqueeze(1)
-    torch.testing.assert_close(model.forward(params, middles)[0], middles, rtol=1e-12, atol=0)
+    torch.testing.assert_close(outputs(model, params, middles), middles, rtol=1e-12, atol=0)
     assert approximation.largest_error(model, params) == pytest.approx(1 / (2 * count), rel=0.02)
     assert approximation.bound(count) == pytest.approx(1 / (2 * count), rel=1e-3)
 
@@ -396,10 +397,10 @@ def test_what_a_layer_reaches_on_noise_and_on_digits(sample, monkeypatch, layer)
     monkeypatch.setattr(neurons, "STEPS", 1)
     params, (x, y), random = random_network(), batch(sample.train, 200), noise(20)
     found = neurons.examine(NETWORK, params, layer, x, y, random)
-    seen: list[dict[str, Tensor]] = [{}, {}]
-    for v, activations in zip((x, random), seen, strict=True):
-        NETWORK.forward(params, v, activations=activations)
-    on_digits, on_noise = (activations[f"layer{layer}"] for activations in seen)
+    tapes = Tape(observes=True), Tape(observes=True)
+    for v, tape in zip((x, random), tapes, strict=True):
+        NETWORK.forward(params, v, tape)
+    on_digits, on_noise = (tape.outputs[f"layer{layer}.a"] for tape in tapes)
     for k in range(len(found.real)):
         own = y == k if layer == 3 else slice(None)
         assert found.real[k] == pytest.approx(on_digits[own, k].max().item(), rel=1e-12)

@@ -11,6 +11,7 @@ from torch import Tensor
 from lessons import batch_sizes, cost_functions, initial_weights, learning_rates
 from lessons.descent import descend
 from lessons.lesson import FIGURE, REPORT, Report, teach
+from lessons.measure import outputs
 from lessons.runs import batch, first, learner
 from manual_backprop.initializers import INITIALIZERS, Initializer
 from manual_backprop.layers.activations import ACTIVATIONS, Activation
@@ -49,7 +50,7 @@ def network_of(data: Dataset, **settings: object) -> ManualLearner:
 def by_autograd(network: ManualLearner, x: Tensor, y: Tensor) -> Tensor:
     """The gradient of the network's cost, flat."""
     leaves = {name: p.clone().requires_grad_() for name, p in network.params.items()}
-    C, _ = network.loss.forward(network.model.forward(leaves, x)[0], y)
+    C, _ = network.loss.forward(outputs(network.model, leaves, x), y)
     return torch.cat([g.flatten() for g in torch.autograd.grad(C, list(leaves.values()))])
 
 
@@ -141,7 +142,7 @@ def test_path_is_recorded_with_the_true_cost(few, monkeypatch):
     x, y = batch(few.train, 200, torch.float32)
     for theta, cost in zip(course.thetas, course.costs, strict=True):
         network.params.theta.copy_(theta)
-        output = network.model.forward(network.params, x)[0]
+        output = outputs(network.model, network.params, x)
         own = 0.5 * (output - torch.eye(10)[y]).square().sum(dim=1).mean().item()
         assert cost == pytest.approx(own, rel=1e-5)
     assert course.costs[-1] < course.costs[0]
@@ -174,7 +175,7 @@ def test_look_agrees_with_autograd(few):
     network = network_of(few, init="standard-normal")
     x, y = batch(few.test, 100)
     seen = learning_rates.look(network, x, y)
-    output = network.model.forward(network.params, x)[0]
+    output = outputs(network.model, network.params, x)
     assert seen.step == 0
     assert seen.cost == pytest.approx(0.5 * (output - torch.eye(10)[y]).square().sum(dim=1).mean().item())
     assert seen.accuracy == (output.argmax(1) == y).sum().item() / 100
@@ -339,11 +340,11 @@ def test_what_a_course_says_of_the_digits(few):
     config = replace(initial_weights.FITTING, epochs=1, seed=2)
     course = initial_weights.course(config, few)
     network = learner(config, few)
-    assert torch.equal(course.z, network.backpropagate(*batch(few.test, 100, torch.float32)).z["layer1"])
+    assert torch.equal(course.z, network.backpropagate(*batch(few.test, 100, torch.float32)).outputs["layer1"])
     for _ in descend(network, 10, config.lr, 1, 2):
         pass
     x, y = batch(few.test, 100, torch.float32)
-    a = network.model.forward(network.params, x)[0]
+    a = outputs(network.model, network.params, x)
     for digit in range(10):
         own = a[y == digit]
         assert course.recall[digit] == pytest.approx((own.argmax(1) == digit).double().mean().item())
