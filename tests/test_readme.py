@@ -28,11 +28,11 @@ def test_the_library_example_runs_and_its_gradient_is_right() -> None:
     names: dict = {}
     exec(PYTHON[0], names)
     assert names["params"].theta.numel() == 13_002
-    z3 = names["caches"][2][1]
+    z3 = names["tape"].outputs["layer3"]
     a3, y = names["output"], names["y"]
     rows = (y.unsqueeze(1) == torch.arange(10)).float()
     expected = (a3 - rows) / 100 * z3.sigmoid() * (1 - z3.sigmoid())
-    assert (names["deltas"]["layer3"] - expected).norm() < 1e-6 * expected.norm()
+    assert (names["tape"].deltas["layer3"] - expected).norm() < 1e-6 * expected.norm()
 
 
 def test_the_gradient_check_prints_what_the_readme_shows(capsys: pytest.CaptureFixture[str]) -> None:
