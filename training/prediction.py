@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from training import checkpoint
-from training.batches import epoch_order
 from training.config import Config, from_mapping
 from training.data import Dataset, Split, load, scaled
 from training.errors import UserError
@@ -81,7 +80,7 @@ def verify_trained(path: Path, dtype: str, seeds: Sequence[int], data_dir: Path 
     references = [make_reference(config, data, manual.model, d) for d in formats(manual.dtype)]
     check = Check("checkpoint", f"{manual.model.title} after {manual.steps:,} steps, {data.name}")
     for seed in seeds:
-        batch = epoch_order(seed, 0, len(data.train))[: config.batch_size]
+        batch = data.train.order(seed, 0, config.batch_size)[: config.batch_size]
         check.reports.append(compare(manual, references, *data.train.batch(batch, manual.dtype)))
     return check
 

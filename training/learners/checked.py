@@ -102,6 +102,9 @@ class CheckedLearner:
     def activations(self, x: Tensor) -> Mapping[str, Tensor]:
         return self.manual.activations(x)
 
+    def forget(self) -> None:
+        self.manual.forget()
+
     def state_dict(self) -> LearnerState:
         return self.manual.state_dict()
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gradient_check import Report, compare_gradients
+from training.data import as_format
 from training.learners.base import Backpropagation, LearnerState
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
@@ -49,7 +50,8 @@ def compare_passes(
     labels = {name: describe(name, manual.model) for name in tensors_of(mine)}
     for at in (None, mine):
         theirs = [
-            learner.backpropagate(x.to(learner.dtype), y, d_output.to(learner.dtype), at=at) for learner in others
+            learner.backpropagate(as_format(x, learner.dtype), y, d_output.to(learner.dtype), at=at)
+            for learner in others
         ]
         named = [tensors_of(result) for result in (mine, *theirs)]
         conditions = dict.fromkeys(("C", "δ output"), condition(theirs[-1], mine.deltas["output"].dtype))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from reference import losses, optimizers, regularizers
-from training.augmentation import Augment
-from training.data import Split
+from training.data import Examples
+from training.data.augmentation import Augment
 from training.learners.base import Backpropagation, LearnerState
 from training.noise import Noise
 
@@ -33,7 +33,7 @@ class ReferenceLearner:
         self,
         module: nn.Module,
         loss: losses.Loss,
-        train: Split,
+        train: Examples,
         *,
         dtype: torch.dtype,
         optimizer: str = "sgd",
@@ -45,7 +45,7 @@ class ReferenceLearner:
         augment: Augment | None = None,
         **settings: Any,
     ) -> None:
-        self.train, self.dtype, self.device = train, dtype, train.x.device
+        self.train, self.dtype, self.device = train, dtype, train.device
         self.noise, self.augment = noise, augment
         self.module = module.to(self.device, dtype)
         self.loss = loss
@@ -64,7 +64,7 @@ class ReferenceLearner:
         for indices, lr in zip(batches.to(self.device), learning_rates, strict=True):
             x, y = self.batch(indices)
             self.optimizer.zero_grad()
-            C = self.loss(self._forward(x), y, len(x))
+            C = self.loss(self._forward(x), y, len(y))
             C.backward()
             self._step(lr)
             losses.append(C.detach())
@@ -103,7 +103,7 @@ class ReferenceLearner:
                     for (_, z_t), (_, a_t) in zip(z_calls[name], a_calls[name], strict=True):
                         z_t.register_hook(partial(_rounded_delta, a_t, rounding))
             leaf = output.detach().requires_grad_()  # the chain is cut here, into the cost's part and the module's
-            C = self.loss(leaf, y, len(x))
+            C = self.loss(leaf, y, len(y))
             C.backward()
             own_d_output = _gradient(leaf)
             output.backward(_rounded(own_d_output if d_output is None else d_output, rounding))
@@ -160,6 +160,9 @@ class ReferenceLearner:
             self.module(x)
         self.module.train()
         return {name: own.detach() for name, (own, _) in _numbered(calls).items()}
+
+    def forget(self) -> None:
+        pass
 
     def state_dict(self) -> LearnerState:
         return {
