@@ -57,6 +57,7 @@ EVERY_FIELD_CHANGED = Config(
     device="cpu",
     threads=2,
     check_every=5,
+    eval_every=13,
     log_every=11,
     histogram_every=0,
 )
