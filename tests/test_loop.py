@@ -177,6 +177,16 @@ def test_a_run_without_a_better_accuracy_for_so_long_stops_early(npz: Path, tmp_
     assert checkpoint.load(tmp_path / "best.pt")["steps"] == 6 * (best + 1)
 
 
+def test_patience_counts_evaluations_where_these_are_no_epochs(npz: Path, tmp_path: Path) -> None:
+    settings, data = validated(npz, patience=3, epochs=200, lr=10.0, eval_every=4)
+    _, outcome = train_loop(settings, data, tmp_path)
+    accuracies = values(tmp_path, "accuracy/test")
+    best = max((step for step in accuracies if step), key=lambda step: (accuracies[step], -step))
+    assert outcome.finished
+    assert outcome.steps == best + 3 * 4
+    assert outcome.early == "no better accuracy for 3 evaluations"
+
+
 # What is logged
 
 
