@@ -1,5 +1,6 @@
 """A text, and the smallest learner of it: a table of logits by the id before, for what the loop does with any text."""
 
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +31,7 @@ class Bigram:
         self.forgot: list[int] = []  # after which steps
         self.begun_with: list[Tensor | None] = []  # the memory of each step, as it began
         self.largest = 0  # rows of outputs that were asked for at once
+        self.given: list[weakref.ref[Tensor]] = []  # outputs of evaluations
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -66,6 +68,7 @@ class Bigram:
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         output = self.W[x.flatten()]
+        self.given.append(weakref.ref(output))
         self.largest = max(self.largest, len(output))
         return torch.nn.functional.cross_entropy(output, y, reduction="sum"), output
 

@@ -307,7 +307,7 @@ def test_more_epochs_for_a_finished_run(tmp_path: Path, capsys: Capsys) -> None:
 def test_stopped_between_evaluations_that_are_no_epochs(
     eval_every: int, impl: str, data: Dataset, tmp_path: Path
 ) -> None:
-    settings = config(data, impl=impl, eval_every=eval_every)
+    settings = config(data, impl=impl, eval_every=eval_every, log_every=8, histogram_every=0)
     train_loop(settings, data, tmp_path / "whole")
     assert list(values(tmp_path / "whole", "accuracy/test")) == sorted({*range(0, 15, eval_every), 14})
     pieces, finished = 0, False

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from bigram import Bigram, text_data
+from both_ways import TWIN_LOSSES
 from running import assert_same, metrics, values
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -19,6 +20,7 @@ from training.dashboard import figures
 from training.dashboard.tensorboard import MetricsWriter
 from training.data import Dataset
 from training.evaluation import Evaluation, evaluate
+from training.learners.reference import ReferenceLearner
 from training.loop import Loop, Outcome
 from training.run import Result, is_complete
 from training.tasks import NEXT_TOKEN
@@ -102,15 +104,45 @@ def test_an_evaluation_counts_targets_and_keeps_none_of_a_text(monkeypatch: pyte
     learner.W = torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x, y = data.test.batch(torch.arange(len(data.test)), torch.float64)
     expected = torch.nn.functional.cross_entropy(learner.W[x.flatten()], y).item()
+
+    def only_the_last_is_kept() -> bool:
+        assert not any(output() is not None for output in learner.given[:-1])
+        return False
+
     for block, rows in ((2000, 88), (21, 20), (1, 4)):
         monkeypatch.setattr(evaluation, "BLOCK", block)
-        learner.largest = 0
-        result = evaluate(learner, data.test, torch.float64, task=NEXT_TOKEN)  # type: ignore[arg-type]
+        learner.largest, learner.given = 0, []
+        result = evaluate(learner, data.test, torch.float64, only_the_last_is_kept, NEXT_TOKEN)  # type: ignore[arg-type]
         assert result is not None
         assert result.loss == pytest.approx(expected)
         assert result.values["perplexity"] == pytest.approx(exp(expected))
         assert learner.largest == rows
         assert len(result.outputs) == len(result.labels) == 0
+
+
+class Table(torch.nn.Embedding):
+    """The twin of a bigram: logits (B·T, V) of ids (B, T)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).flatten(0, 1)
+
+    def observed(self) -> tuple[dict[str, torch.nn.Module], dict[str, torch.nn.Module]]:
+        return {}, {}
+
+
+def test_autograd_takes_the_mean_over_targets() -> None:
+    data = text_data()
+    table, loss = Table(5, 5), TWIN_LOSSES["softmax-cross-entropy"]
+    reference = ReferenceLearner(table, loss, data.train, dtype=torch.float64)
+    W = table.weight.detach().clone().requires_grad_()
+    x, y = reference.batch(torch.arange(6))
+    C = torch.nn.functional.cross_entropy(W[x.flatten()], y)
+    C.backward()
+    result = reference.backpropagate(x, y)
+    torch.testing.assert_close(result.loss, C.detach())
+    torch.testing.assert_close(result.gradients["weight"], W.grad)
+    losses = reference.advance(torch.arange(6).unsqueeze(0), torch.tensor([0.5], dtype=torch.float64))
+    torch.testing.assert_close(losses[0], C.detach())
 
 
 def test_the_end_of_a_run(tmp_path: Path) -> None:

@@ -113,8 +113,6 @@ class MetricsWriter:
         `outputs` (N, classes) are the model's on the test set, whose classes are `labels` (N,); `predict` maps inputs
         (M, 2), float32, to outputs.
         """
-        if not self.task.figures:
-            return
         from training.dashboard import figures  # imports matplotlib, which takes longer than many a run's first epoch
 
         test, shape, classes = self.data.test, self.data.shape, self.data.classes
