@@ -76,12 +76,12 @@ def evaluate_on(trained: Trained, arguments: Arguments) -> dict[str, Any]:
     result = evaluate(trained.learner, data.test, trained.dtype)
     assert result is not None
     n = len(data.classes)
-    pairs = data.test.y * n + result.outputs.argmax(dim=1)
+    pairs = result.labels * n + result.outputs.argmax(dim=1)
     return {
         "data": data.source,
         "examples": len(data.test),
         "loss": result.loss,
-        "accuracy": result.accuracy,
+        "accuracy": result.values["accuracy"],
         "classes": data.classes,
         "confusion": pairs.bincount(minlength=n * n).view(n, n).tolist(),
     }

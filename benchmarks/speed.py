@@ -21,7 +21,6 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import ToTensor
 
 from benchmarks.readme import machine, write_section
-from training.batches import epoch_order
 from training.config import Config, load_preset
 from training.data import Dataset, load
 from training.learners.factory import make_manual, make_reference
@@ -39,7 +38,9 @@ class Pictures(TorchDataset):
     """As torchvision's MNIST gives them: a PIL image each, through ToTensor, and the label."""
 
     def __init__(self, data: Dataset) -> None:
-        self.x, self.y = data.train.x.view(-1, 28, 28).numpy(), data.train.y.tolist()
+        everything = torch.arange(len(data.train))
+        self.x = data.train.stored(everything).view(-1, 28, 28).numpy()
+        self.y = data.train.batch(everything, torch.float32)[1].tolist()
         self.transform = ToTensor()
 
     def __len__(self) -> int:
@@ -73,7 +74,8 @@ def contenders(config: Config, data: Dataset, network: Model, steps: int) -> lis
     manual = make_manual(config, data, network)
     reference = make_reference(config, data, network, torch.float32)
     reference.load_state_dict(manual.state_dict())
-    batches = epoch_order(0, 0, len(data.train))[: steps * config.batch_size].view(steps, -1)
+    order = data.train.order(0, 0, config.batch_size)
+    batches = order[: steps * config.batch_size].view(steps, -1)
     rates = torch.full((steps,), RATE, dtype=torch.float64)
     return [partial(learner.advance, batches, rates) for learner in (manual, reference)]
 

@@ -24,10 +24,10 @@ from lessons.descent import descend
 from lessons.lesson import Report
 from lessons.measure import gradient
 from lessons.runs import batch, first, learner
-from training.batches import epoch_order
 from training.config import Config
 from training.dashboard.figures import COLORS, new_figure
 from training.data import Dataset
+from training.data.order import epoch_order
 from training.learners.base import activations
 from training.learners.manual import ManualLearner
 
@@ -117,7 +117,7 @@ def exponent(noises: Mapping[int, Tensor], examples: int) -> tuple[float, float]
 
 def course(data: Dataset, size: int, lr: float, seed: int) -> Course:
     config = replace(NETWORK, batch_size=size, lr=lr, seed=seed)
-    network, total = learner(config, data), config.total_steps(len(data.train))
+    network, total = learner(config, data), config.total_steps(data.train.steps(size))
     x, y = batch(data.train, len(data.train), torch.float32)
     steps, costs, thetas, seconds = [], [], [], 0.0
     clock = time.perf_counter()

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import torch
 
-from training.batches import epoch_order, steps_per_epoch
 from training.learners.manual import ManualLearner
 
 
@@ -16,10 +15,10 @@ def descend(learner: ManualLearner, batch_size: int, lr: float, epochs: int, see
     Yields how many steps were taken in all: before the first of these, and after each.
     """
     rate = torch.tensor([lr], dtype=torch.float64)
-    examples = len(learner.train)
-    per_epoch = steps_per_epoch(examples, batch_size)
+    per_epoch = learner.train.steps(batch_size)
     yield learner.steps
     for epoch in range(learner.steps // per_epoch, epochs):
-        for batch in epoch_order(seed, epoch, examples).split(batch_size)[learner.steps - epoch * per_epoch :]:
+        order = learner.train.order(seed, epoch, batch_size)
+        for batch in order.split(batch_size)[learner.steps - epoch * per_epoch :]:
             learner.advance(batch.unsqueeze(0), rate)
             yield learner.steps

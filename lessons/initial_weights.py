@@ -118,7 +118,7 @@ def course(config: Config, data: Dataset) -> Course:
     for step in descend(network, config.batch_size, config.lr, config.epochs, config.seed):
         if step == EARLY:
             replaced = one_instead_of_all(model, network.params, x)
-        if step % 50 == 0 or step == config.total_steps(len(data.train)):
+        if step % 50 == 0 or step == config.total_steps(data.train.steps(config.batch_size)):
             a = network.outputs(x)
             right = (a.argmax(dim=1) == y).double()
             differences.append((step, difference(neurons(network.params))))

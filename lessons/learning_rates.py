@@ -75,7 +75,7 @@ def promise_kept(network: ManualLearner, x: Tensor, y: Tensor, lr: float) -> flo
 def course(network: ManualLearner, config: Config, data: Dataset) -> list[Look]:
     """Looks at a network while it descends: at the start, at the end, and at steps that grow by a third each time."""
     x, y = batch(data.test, len(data.test), network.dtype)
-    total = config.total_steps(len(data.train))
+    total = config.total_steps(data.train.steps(config.batch_size))
     steps = {0, total} | {round(10 ** (k / 8)) for k in range(8 * len(str(total)))}
     taken = descend(network, config.batch_size, config.lr, config.epochs, config.seed)
     return [look(network, x, y) for step in taken if step in steps]

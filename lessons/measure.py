@@ -11,7 +11,6 @@ from lessons.descent import descend
 from lessons.runs import first, learner
 from manual_backprop.losses import one_hot
 from manual_backprop.tape import Tape
-from training.batches import steps_per_epoch
 from training.config import Config
 from training.data import Dataset
 from training.learners.manual import ManualLearner
@@ -53,7 +52,7 @@ def new_network(data: Dataset, seed: int) -> ManualLearner:
 
 def train_to(network: ManualLearner, steps: int, seed: int) -> None:
     """Go on training, as train.py does with --lr 3 --schedule constant, until so many steps were taken in all."""
-    epochs = -(-steps // steps_per_epoch(len(network.train), BATCH))
+    epochs = -(-steps // network.train.steps(BATCH))
     for step in descend(network, BATCH, RATE, epochs, seed):
         if step >= steps:
             break

@@ -91,7 +91,8 @@ def called(network: ManualLearner, x: Tensor, digit: Tensor) -> float:
 
 def alone(network: ManualLearner, index: int, x: Tensor) -> Curve:
     """(step, part of the pictures x that are called its class), training for one example only; θ is put back then."""
-    digit, before = network.train.y[index], network.state_dict()
+    _, (digit,) = network.train.batch(torch.tensor([index]), network.dtype)
+    before = network.state_dict()
     curve = [(0, called(network, x, digit))]
     for step in range(1, ALONE + 1):
         network.advance(torch.tensor([[index]]), torch.tensor([ETA], dtype=torch.float64))

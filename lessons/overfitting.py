@@ -23,7 +23,7 @@ from lessons.lesson import Curve, Report
 from lessons.runs import curve, first, train
 from training.config import Config
 from training.dashboard.figures import BLUE, COLORS, VERMILION, new_figure
-from training.data import Dataset, Split, expand
+from training.data import Dataset, expand
 from training.evaluation import evaluate
 from training.prediction import load_trained
 
@@ -83,8 +83,7 @@ def examples(data: Dataset, remedy: str) -> Dataset:
     """What a remedy trains on; and, as the test set, what it is judged by in the course of that."""
     few = first(data, PICTURES, TEST)
     if remedy == EARLY:
-        following = slice(PICTURES, 2 * PICTURES)
-        return replace(few, test=Split(data.train.x[following], data.train.y[following]))
+        return replace(few, test=data.train.part(PICTURES, 2 * PICTURES))
     if remedy == SHIFTED:
         return expand(few, ["shifts"])
     return first(data, 10_000, TEST) if remedy == MORE else few
@@ -104,7 +103,7 @@ def study(data: Dataset, remedy: str, seed: int, run_dir: Path) -> Outcome:
         return Outcome(train_cost, cost, at_the_end(cost), at_the_end(accuracy), train_accuracy)
     test = evaluate(load_trained(run_dir / "best.pt").learner, first(data, PICTURES, TEST).test, torch.float32)
     assert test is not None
-    return Outcome(train_cost, cost, test.loss, test.accuracy, train_accuracy)
+    return Outcome(train_cost, cost, test.loss, test.values["accuracy"], train_accuracy)
 
 
 def run(data: Dataset, seed: int, run_dir: Path) -> Report:

@@ -13,7 +13,7 @@ from torch import Tensor
 from training.config import Config
 from training.dashboard.metrics import METRICS, read_metrics
 from training.dashboard.tensorboard import MetricsWriter
-from training.data import Dataset, Split
+from training.data import Dataset, Examples
 from training.learners.factory import make_manual
 from training.learners.manual import ManualLearner
 from training.loop import Loop
@@ -27,7 +27,7 @@ class Silent:
     def steps(self, done: int) -> None:
         pass
 
-    def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None:
+    def evaluated(self, epoch: int, step: int, values: dict[str, float]) -> None:
         pass
 
     def notice(self, text: str) -> None:
@@ -36,14 +36,10 @@ class Silent:
 
 def first(data: Dataset, train: int, test: int) -> Dataset:
     """The data set's first so many training and test examples; all where it has fewer."""
-    return replace(data, train=_first(data.train, train), test=_first(data.test, test))
+    return replace(data, train=data.train.first(train), test=data.test.first(test))
 
 
-def _first(split: Split, count: int) -> Split:
-    return Split(split.x[:count], split.y[:count])
-
-
-def batch(split: Split, count: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def batch(split: Examples, count: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     """The first `count` examples: x (count, features) from 0 to 1, and their classes y (count,)."""
     return split.batch(torch.arange(count), dtype)
 

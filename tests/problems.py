@@ -10,8 +10,8 @@ from torch import Tensor
 
 from manual_backprop.initializers import INITIALIZERS, initialize
 from manual_backprop.optimizers import OPTIMIZERS
-from training.augmentation import Augment
 from training.data import Split
+from training.data.augmentation import Augment
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner

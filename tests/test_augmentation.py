@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.augmentation import make_augment, moved, turned
+from training.data.augmentation import make_augment, moved, turned
 from training.data.expansion import shifted
 from training.noise import dropout_masks
 

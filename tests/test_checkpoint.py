@@ -97,7 +97,7 @@ def test_best_is_the_epoch_of_the_highest_accuracy(data: Dataset, tmp_path: Path
     learner.load_state_dict(best)
     evaluation = evaluate(learner, data.test, torch.float32)
     assert evaluation is not None
-    assert evaluation.accuracy == best["progress"]["best_accuracy"] == max(accuracies.values())
+    assert evaluation.values["accuracy"] == best["progress"]["best"] == max(accuracies.values())
 
 
 def test_a_failed_save_leaves_the_old_one_and_nothing_else(data: Dataset, tmp_path: Path) -> None:

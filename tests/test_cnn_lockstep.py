@@ -14,8 +14,8 @@ from torch import Tensor
 
 from manual_backprop.layers import batch_norm, max_pool2d
 from manual_backprop.models.cnn import CNN, LeNet5
-from training.augmentation import make_augment
 from training.data import Dataset, Split
+from training.data.augmentation import make_augment
 from training.learners.checked import MAX_ERROR, CheckedLearner, GradientMismatch
 
 LOSS = "softmax-cross-entropy"

@@ -27,9 +27,9 @@ import train
 import verify
 from manual_backprop.models.cnn import CNN, LeNet5
 from training import checkpoint
-from training.augmentation import make_augment
 from training.config import Config
 from training.data import Dataset, load
+from training.data.augmentation import make_augment
 from training.models import make_model
 
 Capsys = pytest.CaptureFixture[str]
@@ -130,7 +130,7 @@ def test_a_run_can_be_asked_verified_and_not_explained(run_dir: Path, pictures: 
     assert "comparisons agree in float64" in done.out
     done = call(capsys, predict.main, "--checkpoint", run_dir, "--dataset", "npz", "--data-dir", pictures)
     assert (done.status, done.err) == (0, "")
-    assert f"{checkpoint.load(run_dir)['progress']['accuracy']:.2%}" in done.out
+    assert f"{checkpoint.load(run_dir)['progress']['latest']:.2%}" in done.out
     done = call(capsys, explain.main, "--checkpoint", run_dir, "--out", run_dir / "page.html")
     assert done.status == 2
     assert "only perceptrons" in one_sentence(done.err)

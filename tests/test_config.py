@@ -57,6 +57,7 @@ EVERY_FIELD_CHANGED = Config(
     device="cpu",
     threads=2,
     check_every=5,
+    eval_every=13,
     log_every=11,
     histogram_every=0,
 )
@@ -209,6 +210,7 @@ def test_a_whole_number_is_a_number() -> None:
         ("examples", [0, 1], [-1]),
         ("threads", [0, 1, 1024], [-1, 1025]),
         ("check_every", [0, 1], [-1]),
+        ("eval_every", [0, 1], [-1]),
         ("seed", [0, 2**63 - 1], [-1, 2**63]),
         ("hidden", [(1,), (3, 2, 1)], [(), (0,), (16, -1)]),
         ("shift", [0, 1, 100], [-1]),

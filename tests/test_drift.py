@@ -6,7 +6,7 @@ from problems import manual_learner, random_batches, rates, reference_learner, r
 
 from manual_backprop.models.cnn import CNN, LeNet5
 from manual_backprop.models.mlp import MLP
-from training.augmentation import make_augment
+from training.data.augmentation import make_augment
 
 STEPS = 1000
 

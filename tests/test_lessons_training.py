@@ -16,9 +16,9 @@ from lessons.runs import batch, first, learner
 from manual_backprop.initializers import INITIALIZERS, Initializer
 from manual_backprop.layers.activations import ACTIVATIONS, Activation
 from manual_backprop.losses import Quadratic, SigmoidCrossEntropy
-from training.batches import epoch_order
 from training.config import Config
 from training.data import Dataset
+from training.data.order import epoch_order
 from training.learners.manual import ManualLearner
 
 LESSONS = ("batch-sizes", "learning-rates", "initial-weights", "cost-functions")

@@ -13,9 +13,9 @@ import train
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import Quadratic
 from training import checkpoint, evaluation
-from training.batches import epoch_order
 from training.config import Config
 from training.data import Dataset, Split, load
+from training.data.order import epoch_order
 from training.evaluation import evaluate
 from training.learners.checked import GradientMismatch
 from training.learners.manual import ManualLearner
@@ -173,8 +173,18 @@ def test_a_run_without_a_better_accuracy_for_so_long_stops_early(npz: Path, tmp_
     best = accuracies.index(max(accuracies))
     assert outcome.finished
     assert len(accuracies) == best + 1 + 3 < 200
-    assert outcome.best_accuracy == max(accuracies)
+    assert outcome.best == max(accuracies)
     assert checkpoint.load(tmp_path / "best.pt")["steps"] == 6 * (best + 1)
+
+
+def test_patience_counts_evaluations_where_these_are_no_epochs(npz: Path, tmp_path: Path) -> None:
+    settings, data = validated(npz, patience=3, epochs=200, lr=10.0, eval_every=4)
+    _, outcome = train_loop(settings, data, tmp_path)
+    accuracies = values(tmp_path, "accuracy/test")
+    best = max((step for step in accuracies if step), key=lambda step: (accuracies[step], -step))
+    assert outcome.finished
+    assert outcome.steps == best + 3 * 4
+    assert outcome.early == "no better accuracy for 3 evaluations"
 
 
 # What is logged
@@ -292,7 +302,7 @@ def test_evaluation_of_a_case_done_by_hand(block: int, monkeypatch: pytest.Monke
     result = evaluate(learner, split, torch.float32)
     assert result is not None
     assert torch.equal(result.outputs, split.x)
-    assert result.accuracy == pytest.approx(2 / 3)
+    assert result.values["accuracy"] == pytest.approx(2 / 3)
     # ½‖a − y‖²: nothing for (1, 0) as 0; ½(¼² + ½²) for (¼, ½) as 1; ½(1 + 1) for (0, 1) as 0
     assert result.loss == pytest.approx((0 + 0.15625 + 1) / 3)
 

@@ -300,3 +300,47 @@ def test_more_epochs_for_a_finished_run(tmp_path: Path, capsys: Capsys) -> None:
     assert "epochs = 3\n" in (run_dir / "config.toml").read_text()
     assert torch.load(run_dir / "last.pt", weights_only=True)["config"]["epochs"] == 3
     assert_no_step_twice(run_dir)
+
+
+@pytest.mark.parametrize("impl", ["manual", pytest.param("reference", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("eval_every", [3, 7, 10])
+def test_stopped_between_evaluations_that_are_no_epochs(
+    eval_every: int, impl: str, data: Dataset, tmp_path: Path
+) -> None:
+    settings = config(data, impl=impl, eval_every=eval_every, log_every=8, histogram_every=0)
+    train_loop(settings, data, tmp_path / "whole")
+    assert list(values(tmp_path / "whole", "accuracy/test")) == sorted({*range(0, 15, eval_every), 14})
+    pieces, finished = 0, False
+    while not finished:
+        _, outcome = train_loop(settings, data, tmp_path / "pieces", stop=at_poll(4))
+        forget_events(tmp_path / "pieces")
+        pieces, finished = pieces + 1, outcome.finished
+    assert pieces > 3
+    assert_same_run(tmp_path / "pieces", tmp_path / "whole")
+
+
+def test_how_often_it_is_evaluated_changes_no_parameter(data: Dataset, tmp_path: Path) -> None:
+    for eval_every in (0, 1, 4):
+        train_loop(config(data, eval_every=eval_every), data, tmp_path / str(eval_every))
+    once, always, sometimes = (checkpoint.load(tmp_path / str(eval_every)) for eval_every in (0, 1, 4))
+    assert_same(once["model"], always["model"])
+    assert_same(once["model"], sometimes["model"])
+
+
+def test_a_checkpoint_of_format_1_goes_on(data: Dataset, tmp_path: Path) -> None:
+    settings = config(data, epochs=3)
+    train_loop(settings, data, tmp_path / "whole")
+    train_loop(settings, data, tmp_path / "old", stop=at_poll(14))
+    forget_events(tmp_path / "old")
+    saved = torch.load(tmp_path / "old" / "last.pt", weights_only=True)
+    progress = saved["progress"]
+    assert progress["best"] > 0, "there is something to lose"
+    progress["best_accuracy"], progress["accuracy"] = progress.pop("best"), progress.pop("latest")
+    torch.save({**saved, "format": 1}, tmp_path / "old" / "last.pt")
+
+    loaded = checkpoint.load(tmp_path / "old")
+    assert loaded["format"] == 1, "whoever loads it can see how old it is"
+    assert loaded["progress"].keys() == checkpoint.load(tmp_path / "whole")["progress"].keys()
+    train_loop(settings, data, tmp_path / "old")
+    assert_same_run(tmp_path / "old", tmp_path / "whole")
+    assert checkpoint.load(tmp_path / "old")["format"] == 2

@@ -382,7 +382,9 @@ class TestFinalFigures:
     ) -> None:
         data = digits(shape)
         writer = open_run(data=data)
-        writer.final_figures(40, self.outputs(data, right), lambda x: torch.stack([x[:, 0], x[:, 1], -x[:, 0]], dim=1))
+        writer.final_figures(
+            40, self.outputs(data, right), data.test.y, lambda x: torch.stack([x[:, 0], x[:, 1], -x[:, 0]], dim=1)
+        )
         writer.close()
         reader = events(run_dir)
         assert set(reader.Tags()["images"]) == {f"images/{name}" for name in expected}
@@ -394,7 +396,7 @@ class TestFinalFigures:
     def test_the_plane_is_asked_about_in_the_units_of_the_networks_inputs(self, open_run: OpenRun) -> None:
         data = digits((2,))  # bytes, which the network sees from 0 to 1
         asked = []
-        open_run(data=data).final_figures(0, self.outputs(data, 9), lambda x: asked.append(x) or x)
+        open_run(data=data).final_figures(0, self.outputs(data, 9), data.test.y, lambda x: asked.append(x) or x)
         ((low, high),) = [x.aminmax() for x in asked]
         assert -0.1 < low < 0.2
         assert 0.8 < high < 1.1
@@ -405,14 +407,14 @@ class TestFinalFigures:
         writer = open_run(data=data, config=Config(loss=loss))  # type: ignore[arg-type]
         outputs = 1e4 * self.outputs(data, 6).bfloat16()
         outputs[0] = math.nan
-        writer.final_figures(1, outputs, lambda x: x)
+        writer.final_figures(1, outputs, data.test.y, lambda x: x)
         writer.close()
         assert set(events(run_dir).Tags()["images"]) == {"images/confusion_matrix", "images/mistakes"}
 
     def test_the_prediction_is_the_largest_output(self, open_run: OpenRun, run_dir: Path) -> None:
         data = digits()
         writer = open_run(data=data)
-        writer.final_figures(1, self.outputs(data, 8), lambda x: x)
+        writer.final_figures(1, self.outputs(data, 8), data.test.y, lambda x: x)
         writer.close()
         predictions = torch.tensor([*data.test.y[:8], *data.test.y[8:] + 1]) % 3
         (event,) = events(run_dir).Images("images/confusion_matrix")
@@ -466,7 +468,7 @@ class TestConfiguration:
 class SilentConsole:
     def steps(self, done: int) -> None: ...
 
-    def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None: ...
+    def evaluated(self, epoch: int, step: int, values: dict[str, float]) -> None: ...
 
 
 @pytest.mark.parametrize("dataset", ["points", "sample"])

@@ -206,7 +206,7 @@ def test_help_names_every_option_of_the_issue(capsys: Capsys) -> None:
     assert done.status == 0
     options = """
         impl preset dataset data-dir validation hidden activation loss optimizer lr schedule momentum l2 batch-size
-        epochs max-steps init seed dtype device threads run-dir resume check-every log-every histogram-every
+        epochs max-steps init seed dtype device threads run-dir resume check-every eval-every log-every histogram-every
         print-config betas eps lr-epochs lr-factor warmup patience l1 dropout max-norm clip-norm clip-value expand
     """
     for option in options.split():

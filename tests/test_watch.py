@@ -134,7 +134,8 @@ def alive(x: Tensor) -> dict[str, Tensor]:
 
 
 def say(see: Watch, step: int, loss: float, accuracy: float, activations: Callable[[Tensor], Any] = alive) -> str:
-    return see(step, Evaluation(loss, accuracy, torch.empty(len(see.data.train), 3)), activations)
+    values = {"loss": loss, "accuracy": accuracy}
+    return see(step, Evaluation(values, torch.empty(0), see.data.train.y), activations)
 
 
 def said_in_the_end(see: Watch, loss: float, accuracy: float, **options: Any) -> str:

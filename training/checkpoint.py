@@ -13,19 +13,21 @@ import torch
 from torch import Tensor
 
 from manual_backprop.schedules import Memory
+from training.data import Dataset
 from training.errors import UserError
 from training.learners.base import LearnerState
 
-FORMAT = 1
+FORMAT = 2
+FORMAT_1 = {"best_accuracy": "best", "accuracy": "latest"}  # keys of the progress in format 1, and what they are now
 
 
 class Progress(TypedDict):
     """Where in its run a learner is, beside its own state."""
 
     evaluated: bool  # whether the evaluation that is due at this step is done
-    best_accuracy: float
-    accuracy: float  # on the test set, when last evaluated
-    waited: int  # evaluations since best_accuracy
+    best: float  # the task's headline metric on the test set, at its best after the first step
+    latest: float  # the same, when last evaluated
+    waited: int  # evaluations since `best`
     plateau: Memory  # of a schedule that follows the evaluations
     losses: Tensor  # costs of the steps since loss/train was last logged
     metrics: dict[str, float]  # the learner's own, since they were last logged
@@ -33,21 +35,26 @@ class Progress(TypedDict):
     watch: dict[str, float]  # of training/watch.py
 
 
-class Examples(TypedDict):
-    """What a network was trained on: the data set's name, one example's shape, and what the classes are called."""
+class DataSummary(TypedDict):
+    """What a network was trained on: the data set's name, one example's shape, what the classes are called, the task."""
 
     name: str
     shape: list[int]
     classes: list[str]
+    task: str
 
 
 class Checkpoint(LearnerState):
     """LearnerState's keys, and what else is needed to go on or to predict."""
 
-    format: int
+    format: int  # of the file; what `load` returns has the keys of FORMAT
     config: dict[str, str | int | float | list[str] | list[int]]
-    data: Examples
+    data: DataSummary
     progress: Progress
+
+
+def summary(data: Dataset) -> DataSummary:
+    return DataSummary(name=data.name, shape=list(data.shape), classes=list(data.classes), task=data.task)
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -75,7 +82,8 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint file, or the `last.pt` of a run directory, onto the CPU.
 
-    Raises UserError if there is none, if it is cut off or something else, or of another format version.
+    One of format 1 is brought to the keys of FORMAT, and still says that its "format" is 1. Raises UserError if there
+    is none, if it is cut off or something else, or of another format version.
     """
     if path.is_dir():
         if not (path / "last.pt").is_file():
@@ -89,11 +97,16 @@ def load(path: Path) -> Checkpoint:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a seek to before the file's beginning
             raise
         raise UserError(f"{path} is not a whole checkpoint: it was cut off, or it is another kind of file") from error
+    if isinstance(checkpoint, dict) and checkpoint.get("format") == 1:
+        checkpoint = {"memory": {}, **checkpoint}
     if not isinstance(checkpoint, dict) or not Checkpoint.__annotations__.keys() <= checkpoint.keys():
         raise UserError(f"{path} is not a checkpoint of this project: train one with train.py")
-    if checkpoint["format"] != FORMAT:
+    if checkpoint["format"] not in (1, FORMAT):
         raise UserError(
-            f"{path} has format version {checkpoint['format']}, this code reads version {FORMAT}: "
+            f"{path} has format version {checkpoint['format']}, this code reads versions 1 and {FORMAT}: "
             f"use the version of the code that wrote it, or train again"
         )
+    if checkpoint["format"] == 1:
+        checkpoint["data"] = {"task": "classification", **checkpoint["data"]}
+        checkpoint["progress"] = {FORMAT_1.get(key, key): value for key, value in checkpoint["progress"].items()}
     return cast(Checkpoint, checkpoint)

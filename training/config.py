@@ -15,7 +15,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from manual_backprop.optimizers import OPTIMIZERS
 from training import defaults
-from training.batches import steps_per_epoch
 from training.errors import UserError
 
 Activation = Literal[
@@ -62,9 +61,11 @@ class Config:
     """Learning rate η at the start of the schedule; in one-cycle the largest. Left out, one that suits optimizer, cost
     and activation."""
     schedule: Literal["constant", "step", "exponential", "cosine", "one-cycle", "plateau", "halve"] = "cosine"
-    """How the learning rate goes on: plateau follows the held-out cost, halve (Nielsen's rule) their accuracy."""
+    """How the learning rate goes on: plateau follows the held-out cost, halve (Nielsen's rule) the held-out accuracy
+    (of text, the cost)."""
     lr_epochs: int = 0
-    """Epochs between falls (step), for a fall (exponential), or without improvement before one (plateau, halve)."""
+    """Epochs between falls (step) or for a fall (exponential); evaluations without improvement before a fall (plateau,
+    halve), one an epoch unless --eval-every is given."""
     lr_factor: float = 0.5
     """What one fall of step, exponential or plateau multiplies the learning rate by."""
     warmup: int = 0
@@ -98,7 +99,8 @@ class Config:
     epochs: int = 50
     """Passes over the training set."""
     patience: int = 0
-    """Stop early after this many epochs without a better accuracy on held-out examples; 0 is never."""
+    """Stop early after this many evaluations, one an epoch unless --eval-every is given, without a better accuracy (of
+    text: cost) on held-out examples; 0 is never."""
     max_steps: int = 0
     """Stop after this many steps, if that is sooner; the schedule is laid out for it. 0 is no limit."""
     init: Literal["standard-normal", "scaled-normal", "small-normal", "xavier", "he", "zeros", "constant"] = (
@@ -116,6 +118,8 @@ class Config:
     """Threads for tensor operations; 0 is one for a small network, else as many as torch finds it may use."""
     check_every: int = 0
     """Check every N-th step of --impl manual against autograd; 0 is never."""
+    eval_every: int = 0
+    """Steps between evaluations, each of which is logged and saved; one more comes at the end. 0 is once an epoch."""
     log_every: int = 100
     """Steps between logged values of loss, learning rate, speed and gradient norms."""
     histogram_every: int = 1000
@@ -132,6 +136,7 @@ class Config:
             "patience",
             "max_steps",
             "check_every",
+            "eval_every",
             "histogram_every",
             "blocks",
             "shift",
@@ -248,9 +253,9 @@ class Config:
             return self.activation
         return (*self.activation * (layers - 1), "identity" if self.loss_from_logits else self.activation[0])
 
-    def total_steps(self, examples: int) -> int:
-        """Steps of a whole run on so many training examples, for which the schedule is laid out."""
-        steps = self.epochs * steps_per_epoch(examples, self.batch_size)
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Steps of a whole run of epochs of so many steps, for which the schedule is laid out."""
+        steps = self.epochs * steps_per_epoch
         return min(steps, self.max_steps) if self.max_steps else steps
 
     def to_toml(self) -> str:

@@ -1,4 +1,4 @@
-"""What a run prints: a table of the layers, then a progress bar on a terminal or a plain line per epoch elsewhere."""
+"""What a run prints: a table of the layers, then a progress bar on a terminal, elsewhere a line per evaluation."""
 
 import time
 from collections.abc import Mapping
@@ -11,8 +11,10 @@ from rich.table import Table
 from torch import Tensor
 
 from manual_backprop.tape import Tape
+from training.config import Config
 from training.models import Model
 from training.output import Console
+from training.tasks import Task
 
 
 def print_layers(title: str, model: Model, state: Mapping[str, Tensor], x: Tensor) -> None:
@@ -48,9 +50,9 @@ def print_layers(title: str, model: Model, state: Mapping[str, Tensor], x: Tenso
 class RunConsole:
     """Progress of a run of `total` steps, from step `start`; use it in a `with` statement."""
 
-    def __init__(self, total: int, epochs: int, batch_size: int, start: int = 0) -> None:
+    def __init__(self, config: Config, task: Task, total: int, start: int = 0) -> None:
         self.out = Console(highlight=False, soft_wrap=True)
-        self.epochs, self.batch_size = epochs, batch_size
+        self.config, self.headline, self.shown, self.total = config, task.headline, task.shown, total
         self.done, self.done_at, self.since = 0, 0, time.perf_counter()
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -79,17 +81,17 @@ class RunConsole:
         """A line that stays, above the progress bar if there is one."""
         self.out.print(text, markup=False)
 
-    def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None:
+    def evaluated(self, epoch: int, step: int, values: dict[str, float]) -> None:
         """Called after every evaluation, the one before the first step included."""
         seconds = time.perf_counter() - self.since
-        speed = (self.done - self.done_at) * self.batch_size / seconds
+        speed = (self.done - self.done_at) * self.config.batch_size / seconds
         self.done_at, self.since = self.done, time.perf_counter()
-        count = f"epoch {epoch:>{len(str(self.epochs))}}/{self.epochs}"
+        count = f"epoch {epoch:>{len(str(self.config.epochs))}}/{self.config.epochs}"
+        if self.config.eval_every:  # several evaluations may be of one epoch
+            count += f"  step {step:>{len(f'{self.total:,}')},}/{self.total:,}"
         rate = f"  {speed:,.0f} examples/s" if step else ""
         if self.out.is_terminal:
-            description = f"{count}  test accuracy {values['accuracy/test']:.2%}{rate}"
-            self.progress.update(self.task, description=description)
+            result = self.headline.shown(values[f"{self.headline.name}/test"])
+            self.progress.update(self.task, description=f"{count}  test {self.headline.name} {result}{rate}")
             return
-        losses = f"loss/test {values['loss/test']:.4f}"
-        accuracies = f"accuracy/test {values['accuracy/test']:.2%}  accuracy/train {values['accuracy/train']:.2%}"
-        print(f"{count}  {losses}  {accuracies}{rate}", flush=True)
+        print(f"{count}  {self.shown(values)}{rate}", flush=True)

@@ -1,38 +1,61 @@
 """How good a learner is on a set of examples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from training.data import Split
+from training.data import Examples
 from training.learners.base import Learner
+from training.tasks import CLASSIFICATION, Sums, Task
 
-BLOCK = 2000  # examples at a time
+BLOCK = 2000  # targets at a time
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    loss: float  # mean cost of an example, without the L2 penalty
-    accuracy: float  # part of the examples whose largest output is their class's, from 0 to 1
-    outputs: Tensor  # (N, classes), on the CPU
+    values: Mapping[str, float]  # the task's metrics by name
+    outputs: Tensor  # (targets, classes), on the CPU; empty where the task keeps none
+    labels: Tensor  # (targets,), on the CPU; empty where the task keeps none
+
+    @property
+    def loss(self) -> float:
+        """Mean cost of a target, without penalties."""
+        return self.values["loss"]
 
 
 def evaluate(
-    learner: Learner, split: Split, dtype: torch.dtype, stop: Callable[[], bool] = lambda: False
+    learner: Learner,
+    examples: Examples,
+    dtype: torch.dtype,
+    stop: Callable[[], bool] = lambda: False,
+    task: Task = CLASSIFICATION,
 ) -> Evaluation | None:
-    """Evaluate on all of `split`, block by block; None if `stop()` became true in between."""
-    total, outputs = 0.0, []
-    for indices in torch.arange(len(split), device=split.x.device).split(BLOCK):
+    """Evaluate on all examples, block by block; None if `stop()` became true in between."""
+    cost, correct = 0.0, 0
+    outputs: list[Tensor] = []
+    labels: list[Tensor] = []
+    indices_of_all = torch.arange(len(examples), device=examples.device)
+    for indices in indices_of_all.split(examples_of(BLOCK, examples)):
         if stop():
             return None
-        loss, output = learner.evaluate(*split.batch(indices, dtype))
-        total += loss.item()
-        outputs.append(output)
-    output = torch.cat(outputs)
-    accuracy = (output.argmax(dim=1) == split.y).cpu().double().mean().item()
-    return Evaluation(total / len(split), accuracy, output.cpu())
+        x, y = examples.batch(indices, dtype)
+        loss, output = learner.evaluate(x, y)
+        cost += loss.item()
+        correct += int((output.argmax(dim=1) == y).sum())
+        if task.keeps_outputs:
+            outputs.append(output.cpu())
+            labels.append(y.cpu())
+    sums = Sums(cost, correct, len(examples) * examples.targets)
+    if not task.keeps_outputs:
+        return Evaluation(task.evaluate(sums), torch.empty(0), torch.empty(0, dtype=torch.int64))
+    return Evaluation(task.evaluate(sums), torch.cat(outputs), torch.cat(labels))
+
+
+def examples_of(targets: int, examples: Examples) -> int:
+    """How many examples have about so many targets; one at least."""
+    return max(1, targets // examples.targets)
 
 
 def confidence(outputs: Tensor, loss: str) -> tuple[Tensor, str]:

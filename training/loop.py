@@ -15,19 +15,19 @@ import torch
 from torch import Tensor
 
 from training import checkpoint
-from training.batches import epoch_order, steps_per_epoch
 from training.checkpoint import Checkpoint, Progress
 from training.config import Config
 from training.dashboard.tensorboard import MetricsWriter, rms
-from training.data import Dataset, Split
-from training.evaluation import Evaluation, evaluate
+from training.data import Dataset, Examples
+from training.evaluation import Evaluation, evaluate, examples_of
 from training.learners.base import Backpropagation, Learner, LearnerState
 from training.learners.comparison import tensors_of, values_of
 from training.schedules import ended_early, make_plateau, make_schedule
+from training.tasks import Task, task_of
 from training.watch import Watch
 
 STEPS_PER_CALL = 10  # so many that a call's cost is spread, so few that Ctrl-C is answered at once
-ACCURACY_EXAMPLES = 10_000  # of the training set, for accuracy/train
+TRAIN_TARGETS = 10_000  # about so many of the training set are evaluated, for accuracy/train or perplexity/train
 ADVICE = "try a smaller --lr"
 
 
@@ -40,7 +40,7 @@ class Console(Protocol):
 
     def steps(self, done: int) -> None: ...
 
-    def epoch(self, epoch: int, step: int, values: dict[str, float]) -> None: ...
+    def evaluated(self, epoch: int, step: int, values: dict[str, float]) -> None: ...
 
     def notice(self, text: str) -> None: ...
 
@@ -49,10 +49,18 @@ class Console(Protocol):
 class Outcome:
     finished: bool  # False after an interruption
     steps: int
-    accuracy: float  # on the test set, when last evaluated
-    best_accuracy: float
+    task: Task
+    latest: float  # the task's headline metric on the test set, when last evaluated
+    best: float
     early: str = ""  # why it ended before its last step, if it did
     proof: str = ""  # what lock step has shown
+
+    @property
+    def headline(self) -> str:
+        """The result in words: "test accuracy 90.40% (best 90.45%)"."""
+        metric = self.task.headline
+        best = f" (best {metric.shown(self.best)})" if isfinite(self.best) else ""
+        return f"test {metric.name} {metric.shown(self.latest)}{best}"
 
 
 class Loop:
@@ -71,9 +79,10 @@ class Loop:
     ) -> None:
         self.config, self.data, self.learner = config, data, learner
         self.writer, self.console, self.run_dir, self.stop = writer, console, run_dir, stop
-        self.dtype = getattr(torch, config.dtype)
-        self.total = config.total_steps(len(data.train))
-        self.steps_per_epoch = steps_per_epoch(len(data.train), config.batch_size)
+        self.dtype, self.task = getattr(torch, config.dtype), task_of(data)
+        self.steps_per_epoch = data.train.steps(config.batch_size)
+        self.total = config.total_steps(self.steps_per_epoch)
+        self.eval_every = config.eval_every or self.steps_per_epoch
         self.schedule, self.plateau = make_schedule(config, self.steps_per_epoch), make_plateau(config)
         self.order = torch.empty(0, dtype=torch.int64)
         self.order_epoch = -1
@@ -81,8 +90,8 @@ class Loop:
         self.seconds, self.examples = 0.0, 0  # since the last logged values
         fresh: Progress = {
             "evaluated": False,
-            "best_accuracy": 0.0,
-            "accuracy": 0.0,
+            "best": self.task.worst,
+            "latest": self.task.worst,
             "waited": 0,
             "plateau": self.plateau.init(),
             "losses": torch.empty(0, dtype=torch.float64),
@@ -105,9 +114,9 @@ class Loop:
         if self.learner.steps == 0:
             self.save("last.pt")
         while not self.stop():
-            at_end = self.learner.steps >= self.total or bool(ended_early(self.config, self.progress))
-            if (at_end or self.learner.steps % self.steps_per_epoch == 0) and not self.progress["evaluated"]:
-                self.end_of_epoch()
+            at_end = self.learner.steps >= self.total or bool(ended_early(self.config, self.progress, self.task))
+            if (at_end or self.learner.steps % self.eval_every == 0) and not self.progress["evaluated"]:
+                self.evaluate()
             elif at_end:
                 return self.outcome(finished=True)
             else:
@@ -116,19 +125,23 @@ class Loop:
         return self.outcome(finished=False)
 
     def outcome(self, finished: bool) -> Outcome:
-        steps, early = self.learner.steps, ended_early(self.config, self.progress)
+        steps, early = self.learner.steps, ended_early(self.config, self.progress, self.task)
         early = early if finished and steps < self.total else ""
         proof = self.learner.proof.after(steps) if self.learner.proof else ""
-        return Outcome(finished, steps, self.progress["accuracy"], self.progress["best_accuracy"], early, proof)
+        return Outcome(finished, steps, self.task, self.progress["latest"], self.progress["best"], early, proof)
 
     def train_some(self) -> None:
-        """Take the next few steps: up to the next that is logged, which goes alone, or the end of the epoch."""
+        """Take the next few steps: up to one that is logged, which goes alone, an evaluation, or an epoch's end."""
         config, step = self.config, self.learner.steps
         to_log = config.log_every - step % config.log_every
         to_histogram = config.histogram_every - step % config.histogram_every if config.histogram_every else self.total
+        to_evaluation = self.eval_every - step % self.eval_every
         position = step % self.steps_per_epoch
-        full_batches = len(self.data.train) // config.batch_size - position
-        steps = max(1, min(STEPS_PER_CALL, to_log - 1, to_histogram - 1, full_batches, self.total - step))
+        if position == 0:
+            self.begin_sequences()
+        full_batches = len(self.epoch_order()) // config.batch_size - position
+        to_end = min(full_batches, self.total - step)
+        steps = max(1, min(STEPS_PER_CALL, to_log - 1, to_histogram - 1, to_evaluation, to_end))
         batches = self.batches(position, steps)
         if to_log == 1:
             self.logged_step(batches)
@@ -139,12 +152,24 @@ class Loop:
         self.progress["evaluated"] = False
         self.console.steps(steps)
 
+    def begin_sequences(self) -> None:
+        """Before the first mini-batch of an epoch: the learner drops what it carried to the end of the last epoch."""
+        if self.data.train.carries:
+            self.learner.forget()
+            self.state = self.learner.state_dict()
+
     def batches(self, position: int, steps: int) -> Tensor:
         """(steps, B) indices of training examples; B is smaller in the last batch of an epoch that does not divide."""
-        epoch, size = self.learner.steps // self.steps_per_epoch, self.config.batch_size
+        size = self.config.batch_size
+        return self.epoch_order()[position * size : (position + steps) * size].view(steps, -1)
+
+    def epoch_order(self) -> Tensor:
+        """The indices of the epoch that the next step belongs to."""
+        epoch = self.learner.steps // self.steps_per_epoch
         if epoch != self.order_epoch:
-            self.order, self.order_epoch = epoch_order(self.config.seed, epoch, len(self.data.train)), epoch
-        return self.order[position * size : (position + steps) * size].view(steps, -1)
+            self.order = self.data.train.order(self.config.seed, epoch, self.config.batch_size)
+            self.order_epoch = epoch
+        return self.order
 
     def learning_rates(self, steps: int) -> Tensor:
         """η of the next steps, 0-d in float64 each."""
@@ -194,73 +219,75 @@ class Loop:
 
     def examine(self, indices: Tensor) -> Backpropagation:
         """Forward and backward of these training examples at the present θ."""
-        return self.learner.backpropagate(*self.learner.batch(indices.to(self.data.train.x.device)))
+        return self.learner.backpropagate(*self.learner.batch(indices.to(self.data.train.device)))
 
-    def end_of_epoch(self) -> None:
+    def evaluation_of(self, examples: Examples) -> Evaluation | None:
+        """None if interrupted."""
+        return evaluate(self.learner, examples, self.dtype, self.stop, self.task)
+
+    def evaluate(self) -> None:
         """Evaluate, log, and save; leaves everything as it was if interrupted."""
-        some = Split(self.data.train.x[:ACCURACY_EXAMPLES], self.data.train.y[:ACCURACY_EXAMPLES])
-        on_test = evaluate(self.learner, self.data.test, self.dtype, self.stop)
-        on_train = evaluate(self.learner, some, self.dtype, self.stop) if on_test else None
+        train = self.data.train
+        on_test = self.evaluation_of(self.data.test)
+        on_train = self.evaluation_of(train.first(examples_of(TRAIN_TARGETS, train))) if on_test else None
         if on_test is None or on_train is None:
             return
         step = self.learner.steps
         if not isfinite(on_test.loss + on_train.loss):
             advice = ADVICE if step else "the data or the initial values are too large"
             raise NotFiniteError(f"after step {step} the cost of the test set is {on_test.loss}; {advice}")
-        values = {
-            "loss/test": on_test.loss,
-            "accuracy/test": on_test.accuracy,
-            "accuracy/train": on_train.accuracy,
-        }
+        values = self.task.tags(on_test.values, on_train.values)
         self.writer.scalars(step, values)
         self.writer.pictures(step, self.learner.parameters)
         if any(p.ndim == 4 for p in self.learner.parameters.values()):  # only convolutions make maps
-            first, _ = self.data.test.batch(torch.arange(1, device=self.data.test.x.device), self.dtype)
+            first, _ = self.data.test.batch(torch.arange(1, device=self.data.test.device), self.dtype)
             self.writer.feature_maps(step, self.learner.activations(first))
         if step == 0:
             self.histograms_of(self.batches(0, 1)[0])
         self.evaluation = on_test
         self.progress["evaluated"] = True
-        self.progress["accuracy"] = on_test.accuracy
+        headline = self.progress["latest"] = on_test.values[self.task.headline.name]
         if step:
-            value = -on_test.accuracy if self.config.schedule == "halve" else on_test.loss
+            falling = -headline if self.task.larger_is_better else headline
+            value = falling if self.config.schedule == "halve" else on_test.loss
             self.progress["plateau"] = self.plateau.update(self.progress["plateau"], value)
             self.progress["waited"] += 1
-            if on_test.accuracy > self.progress["best_accuracy"]:
-                self.progress["best_accuracy"], self.progress["waited"] = on_test.accuracy, 0
+            if self.task.is_better(headline, self.progress["best"]):
+                self.progress["best"], self.progress["waited"] = headline, 0
                 self.save("best.pt")
         notice = self.watch(step, on_train, self.learner.activations)
         self.save("last.pt")
         epoch = -(-step // self.steps_per_epoch)
-        self.console.epoch(epoch, step, values)
+        self.console.evaluated(epoch, step, values)
         if notice:
-            self.console.notice(f"epoch {epoch}: {notice}")
+            when = f"step {step:,}" if self.config.eval_every else f"epoch {epoch}"
+            self.console.notice(f"{when}: {notice}")
 
     def final_figures(self) -> None:
         """At the end of a run: pictures of the last evaluation, and the settings with the result for comparing runs."""
         if self.evaluation is None:  # resumed after the last evaluation
-            self.evaluation = evaluate(self.learner, self.data.test, self.dtype)
-        assert self.evaluation is not None
+            self.evaluation = evaluate(self.learner, self.data.test, self.dtype, task=self.task)
+        result = self.evaluation
+        assert result is not None
+        self.begin_sequences()
         self.writer.gradient_by_depth(self.learner.steps, self.examine(self.batches(0, 1)[0]))
-        self.writer.final_figures(self.learner.steps, self.evaluation.outputs, self.predict)
-        accuracy, loss = self.evaluation.accuracy, self.evaluation.loss
-        self.writer.hparams({"hparam/accuracy": accuracy, "hparam/loss": loss})
+        self.writer.final_figures(self.learner.steps, result.outputs, result.labels, self.predict)
+        self.writer.hparams(self.task.hparams(result.values))
 
     def predict(self, x: Tensor) -> Tensor:
         """Outputs for inputs x (B, features), on the CPU."""
-        x = x.to(self.data.test.x.device, self.dtype)
+        x = x.to(self.data.test.device, self.dtype)
         return self.learner.outputs(x).cpu()
 
     def save(self, name: str) -> None:
         self.progress["metrics"] = dict(self.learner.metrics)
         self.progress["proof"] = asdict(self.learner.proof) if self.learner.proof else {}
         config = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.config).items()}
-        shape, classes = list(self.data.shape), list(self.data.classes)
         state = Checkpoint(
             **self.learner.state_dict(),
             format=checkpoint.FORMAT,
             config=config,
-            data={"name": self.data.name, "shape": shape, "classes": classes},
+            data=checkpoint.summary(self.data),
             progress=self.progress,
         )
         self.writer.flush()  # what was logged before a checkpoint is on the disk with it

@@ -1,6 +1,7 @@
 """The network that a configuration asks for, by hand, and its twin."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ def make_model(config: Config, data: Dataset) -> MLP | LeNet5 | CNN:
     """Raises UserError where the network does not fit the examples."""
     classes = len(data.classes)
     if config.model == "mlp":
-        return MLP((data.train.x.shape[1], *config.hidden, classes), config.activations, dropout=config.dropout)
+        return MLP((prod(data.shape), *config.hidden, classes), config.activations, dropout=config.dropout)
     (activation,) = config.activation
     shape = picture_shape(config, data)
     try:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from training import checkpoint
-from training.batches import epoch_order
 from training.config import Config, from_mapping
 from training.data import Dataset, Split, load, scaled
 from training.errors import UserError
@@ -55,11 +54,13 @@ def load_trained(path: Path) -> Trained:
     saved = checkpoint.load(path)
     try:
         config = from_mapping(saved["config"])
-        shape, classes = tuple(saved["data"]["shape"]), tuple(saved["data"]["classes"])
+        known = saved["data"]
+        shape, classes = tuple(known["shape"]), tuple(known["classes"])
         nothing = Split(torch.empty(0, prod(shape)), torch.empty(0, dtype=torch.int64))
-        data = Dataset(saved["data"]["name"], nothing, nothing, shape, classes, source="")
+        data = Dataset(known["name"], nothing, nothing, shape, classes, source="", task=known["task"])
         learner = make_manual(config, data, make_model(config, data))
         learner.load_state_dict(saved)
+        learner.forget()
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the checkpoint {path} does not fit its own configuration: {error}") from error
     return Trained(config, data, learner)
@@ -81,7 +82,7 @@ def verify_trained(path: Path, dtype: str, seeds: Sequence[int], data_dir: Path 
     references = [make_reference(config, data, manual.model, d) for d in formats(manual.dtype)]
     check = Check("checkpoint", f"{config.model} after {manual.steps:,} steps, {data.name}")
     for seed in seeds:
-        batch = epoch_order(seed, 0, len(data.train))[: config.batch_size]
+        batch = data.train.order(seed, 0, config.batch_size)[: config.batch_size]
         check.reports.append(compare(manual, references, *data.train.batch(batch, manual.dtype)))
     return check
 

@@ -63,7 +63,7 @@ def _require_to_fit(config: Config, data: Dataset, model: Model) -> None:
             f"{' and '.join(moving)} move pictures of height×width, and an example of {data.name} is "
             f"{'×'.join(map(str, data.shape))}: give {' 0 '.join(moving)} 0"
         )
-    steps = config.total_steps(len(data.train))
+    steps = config.total_steps(data.train.steps(config.batch_size))
     if config.warmup >= steps:
         raise UserError(f"--warmup is {config.warmup:,}, but it must be less than the run's {steps:,} steps")
 

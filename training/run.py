@@ -29,6 +29,7 @@ from training.loop import Loop, Outcome
 from training.models import Model, make_model
 from training.prepare import FOUND_THREADS, prepare, resolve_device
 from training.schedules import ended_early
+from training.tasks import Task, task_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Result:
         if outcome.early:
             state = f"ended early at step {outcome.steps:,}, {outcome.early}; "
         return (
-            f"{state}test accuracy {outcome.accuracy:.2%} (best {outcome.best_accuracy:.2%}) "
+            f"{state}{outcome.headline} "
             f"after {self.seconds:.1f} s; run in {self.run_dir}, curves in {self.run_dir / 'curves.png'}; "
             f"to look inside: tensorboard --logdir {self.run_dir.parent}"
             + (f"\n{outcome.proof}" if outcome.proof else "")
@@ -74,10 +75,15 @@ def resume(run_dir: Path, config: Config) -> Result:
     """
     saved = checkpoint.load(run_dir)
     data = load_data(config)
-    if {"name": data.name, "shape": list(data.shape), "classes": list(data.classes)} != saved["data"]:
+    if checkpoint.summary(data) != saved["data"]:
         raise UserError(f"the data in {config.data_dir} are not those that the run in {run_dir} was trained on")
     resolve_device(config.device, config.dtype)
-    return _run(config, data, make_model(config, data), run_dir, saved)
+    model = make_model(config, data)
+    if saved["format"] == 1 and getattr(model, "dropout", 0):
+        print(
+            "note: an earlier version began this run and drew dropout's masks otherwise: the steps to come have others"
+        )
+    return _run(config, data, model, run_dir, saved)
 
 
 def load_config(run_dir: Path) -> Config:
@@ -97,7 +103,7 @@ def _run(config: Config, data: Dataset, model: Model, run_dir: Path, saved: Chec
     torch.set_num_threads(config.threads)
     data = data.to(config.device)
     learner = make_learner(config, data, model)
-    total = config.total_steps(len(data.train))
+    total, task = config.total_steps(data.train.steps(config.batch_size)), task_of(data)
     if learner.steps > total:
         raise UserError(f"the run in {run_dir} is at step {learner.steps:,} already, beyond {total:,}: give more")
     if saved is not None:
@@ -105,13 +111,13 @@ def _run(config: Config, data: Dataset, model: Model, run_dir: Path, saved: Chec
             learner.load_state_dict(saved)
         except ValueError as error:
             raise UserError(f"the checkpoint in {run_dir} is not of this network: {error}") from error
-        early = ended_early(config, saved["progress"]) if learner.steps < total else ""
-        if (early or learner.steps >= total) and is_complete(run_dir, learner.steps):
+        early = ended_early(config, saved["progress"], task) if learner.steps < total else ""
+        if (early or learner.steps >= total) and is_complete(run_dir, learner.steps, task):
             more = f"it ended early, {early}" if early else "more --epochs, or --max-steps, go on with it"
             print(f"this run is finished, at step {learner.steps:,}: {more}")
             progress = saved["progress"]
             proof = learner.proof.load(progress.get("proof", {})).after(learner.steps) if learner.proof else ""
-            outcome = Outcome(True, learner.steps, progress["accuracy"], progress["best_accuracy"], proof=proof)
+            outcome = Outcome(True, learner.steps, task, progress["latest"], progress["best"], proof=proof)
             return Result(outcome, run_dir, seconds=0.0, signal=0)
         if config != load_config(run_dir):
             (run_dir / "config.toml").write_text(config.to_toml(), encoding="utf-8")
@@ -120,7 +126,7 @@ def _run(config: Config, data: Dataset, model: Model, run_dir: Path, saved: Chec
     begun = saved is not None and (learner.steps > 0 or saved["progress"]["evaluated"])  # else nothing is logged yet
     start_step = learner.steps + 1 if begun else 0
     writer = MetricsWriter(run_dir, config, data, start_step=start_step, environment=environment(config))
-    console = RunConsole(total, config.epochs, config.batch_size, start=learner.steps)
+    console = RunConsole(config, task, total, start=learner.steps)
     began = time.perf_counter()
     with Interruption() as stop, closing(writer), console:
         loop = Loop(config, data, learner, writer, console, run_dir, saved and saved["progress"], stop)
@@ -128,14 +134,14 @@ def _run(config: Config, data: Dataset, model: Model, run_dir: Path, saved: Chec
         if outcome.finished:
             loop.final_figures()
     seconds = time.perf_counter() - began
-    curves({run_dir.name: run_dir / METRICS}, run_dir / "curves.png")
+    curves({run_dir.name: run_dir / METRICS}, run_dir / "curves.png", task)
     return Result(outcome, run_dir, seconds, stop.signal)
 
 
-def is_complete(run_dir: Path, step: int) -> bool:
+def is_complete(run_dir: Path, step: int, task: Task) -> bool:
     """Whether the last that a run logs is there for this step."""
-    path = run_dir / METRICS
-    return path.exists() and any(line["step"] == step and "hparam/accuracy" in line for line in read_metrics(path))
+    path, tag = run_dir / METRICS, f"hparam/{task.headline.name}"
+    return path.exists() and any(line["step"] == step and tag in line for line in read_metrics(path))
 
 
 def free_run_dir(parent: Path, name: str) -> Path:

@@ -3,6 +3,7 @@
 from manual_backprop.schedules import Exponential, Plateau, Schedule, Step, Warmup, constant, cosine, one_cycle
 from training.checkpoint import Progress
 from training.config import Config
+from training.tasks import Task
 
 LAST_HALVING = 1 / 128  # of the base rate: there Nielsen's rule ends the run
 
@@ -22,16 +23,17 @@ def make_schedule(config: Config, steps_per_epoch: int) -> Schedule:
 
 
 def make_plateau(config: Config) -> Plateau:
-    """What the rate is also multiplied by, after every epoch; without such a schedule it never falls."""
+    """What the rate is also multiplied by, after every evaluation; without such a schedule it never falls."""
     if config.schedule == "plateau":
         return Plateau(config.lr_epochs, config.lr_factor)
     return Plateau(config.lr_epochs, 0.5 if config.schedule == "halve" else 1.0)
 
 
-def ended_early(config: Config, progress: Progress) -> str:
+def ended_early(config: Config, progress: Progress, task: Task) -> str:
     """Why a run ends before its last step: "no better accuracy for 10 epochs"; empty if it does not."""
     if config.patience and progress["waited"] >= config.patience:
-        return f"no better accuracy for {config.patience} epoch{'s' if config.patience > 1 else ''}"
+        unit = "evaluation" if config.eval_every else "epoch"
+        return f"no better {task.headline.name} for {config.patience} {unit}{'s' if config.patience > 1 else ''}"
     if config.schedule == "halve" and progress["plateau"]["scale"] <= LAST_HALVING:
         return f"the learning rate has been halved down to 1/{round(1 / LAST_HALVING)}"
     return ""

@@ -12,6 +12,7 @@ from training import defaults
 from training.config import Config, flag
 from training.data import Dataset
 from training.evaluation import Evaluation
+from training.tasks import CLASSIFICATION, task_of
 
 Activations = Callable[[Tensor], Mapping[str, Tensor]]
 
@@ -31,6 +32,7 @@ class Watch:
 
     def __init__(self, config: Config, data: Dataset, total: int, state: dict[str, float]) -> None:
         self.config, self.data, self.total, self.state = config, data, total, state
+        self.classifies = task_of(data) is CLASSIFICATION  # of other tasks only the cost is looked at
 
     def __call__(self, step: int, on_train: Evaluation, activations: Activations) -> str:
         """One sentence, or nothing. `activations` gives every a for inputs x, as a learner's does."""
@@ -45,19 +47,22 @@ class Watch:
         self.state["told"] = 1
         if dead := self._dead(activations):
             seen.append(dead)
-        return f"this run does not learn so far: {'; '.join(seen)}. Try {advice(self.config, self.total)}"
+        tips = advice(self.config, self.total) if self.classifies else general_advice(self.config, self.total)
+        return f"this run does not learn so far: {'; '.join(seen)}. Try {tips}"
 
     def _chance(self, on_train: Evaluation) -> str:
         """Whether the accuracy is what the commonest class alone would give, as far as so many examples can tell."""
-        y, classes = self.data.train.y[: len(on_train.outputs)], self.data.classes
+        if not self.classifies:
+            return ""
+        y, classes, accuracy = on_train.labels, self.data.classes, on_train.values["accuracy"]
         counts = y.bincount(minlength=len(classes))
         chance = counts.max().item() / len(y)
         threshold = min(chance + 2 * sqrt(chance * (1 - chance) / len(y)), (1 + chance) / 2)
-        if len(classes) < 2 or on_train.accuracy > threshold:
+        if len(classes) < 2 or accuracy > threshold:
             return ""
         commonest = classes[int(counts.argmax())]
         return (
-            f"it classifies {on_train.accuracy:.2%} of the training examples correctly, and always answering "
+            f"it classifies {accuracy:.2%} of the training examples correctly, and always answering "
             f"{commonest} would be right for {chance:.2%}"
         )
 
@@ -69,21 +74,25 @@ class Watch:
         first, lowest = state.get("first", inf), state.get("lowest", inf)
         state["rises"] = state.get("rises", 0) + 1 if loss > state.get("previous", inf) else 0
         state["previous"], state["lowest"] = loss, min(loss, lowest)
-        state["best"] = max(state.get("best", 0.0), on_train.accuracy)
+        accuracy = on_train.values.get("accuracy", 0.0)
+        state["best"] = max(state.get("best", 0.0), accuracy)
+        worse = accuracy < state["best"] - 0.01 or not self.classifies
         if loss > 1.01 * first:
             return f"the cost of the training examples has risen from {first:.3g} to {loss:.3g}"
         if 0.99 * first < loss < inf:
             return f"the cost of the training examples has hardly moved from {first:.3g}"
-        if state["rises"] >= RISES and loss > 1.5 * lowest and on_train.accuracy < state["best"] - 0.01:
+        if state["rises"] >= RISES and loss > 1.5 * lowest and worse:
             return f"the cost of the training examples rises: it was {lowest:.3g}, and is {loss:.3g}"
         return ""
 
     def _dead(self, activations: Activations) -> str:
         """The first hidden layer whose neurons output 0 whatever the example: no gradient passes through it."""
+        if not self.classifies:
+            return ""
         train = self.data.train
         count = min(EXAMPLES, len(train))
         indices = torch.linspace(0, len(train) - 1, count, dtype=torch.float64).long()  # also where classes are sorted
-        x, _ = train.batch(indices.to(train.x.device), getattr(torch, self.config.dtype))
+        x, _ = train.batch(indices.to(train.device), getattr(torch, self.config.dtype))
         *hidden, _ = activations(x).items()
         dead = [name for name, a in hidden if not a.any()]
         return f"every neuron of {dead[0]} outputs 0 for each of {count} examples" if dead else ""
@@ -111,8 +120,14 @@ def advice(config: Config, total: int) -> str:
     if not tips:
         tips += ["--activation relu", "fewer layers"] if len(config.hidden) > 2 and "relu" not in hidden else []
         tips += ["wider layers"] if config.model == "mlp" and min(config.hidden) < 8 else []
-        tips += [f"a smaller --lr (not {config.lr:g})", "another --optimizer or --seed"]
+        return ", or ".join([*tips, general_advice(config, total)])
     return f"{', or '.join(tips)}{', and more --epochs' * (total < LONG)}"
+
+
+def general_advice(config: Config, total: int) -> str:
+    """What may help any network that does not learn."""
+    more = ", and more --epochs" if total < LONG else ""
+    return f"a smaller --lr (not {config.lr:g}), or another --optimizer or --seed{more}"
 
 
 def shown(value: object) -> str:

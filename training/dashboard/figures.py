@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from training.dashboard.metrics import read_metrics
+from training.tasks import CLASSIFICATION, Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,8 +144,8 @@ def gradient_by_depth(deltas: Mapping[str, float], weights: Mapping[str, float])
     return drawn(figure)
 
 
-def curves(runs: Mapping[str, Path], destination: Path) -> None:
-    """A PNG at `destination`: loss and accuracy against the step, for each label's metrics.jsonl.
+def curves(runs: Mapping[str, Path], destination: Path, task: Task = CLASSIFICATION) -> None:
+    """A PNG at `destination`: the task's metrics against the step, for each label's metrics.jsonl.
 
     Of several runs the first is wide and pale, the others thin and dashed on top of it, so that equal curves both show.
     """
@@ -155,21 +156,21 @@ def curves(runs: Mapping[str, Path], destination: Path) -> None:
         styles = [{"linewidth": 6, "alpha": 0.35, "solid_capstyle": "butt"}]
         styles += [{"linewidth": 1.3, "linestyle": next(thin)} for _ in range(len(runs) - 1)]
     metrics = [list(read_metrics(path)) for path in runs.values()]
-    for column, (quantity, unit) in enumerate((("loss", "cost per example"), ("accuracy", "share that is right")), 1):
-        axes = figure.add_subplot(1, 2, column)
+    for column, metric in enumerate(task.metrics, 1):
+        axes = figure.add_subplot(1, len(task.metrics), column)
         drawn, learned = [], []
         for label, records, style in zip(runs, metrics, styles, strict=True):
             for split, color in (("train", BLUE), ("test", VERMILION)):
-                tag = f"{quantity}/{split}"
+                tag = f"{metric.name}/{split}"
                 points = [(record["step"], record[tag]) for record in records if record.get(tag) is not None]
                 steps, values = [step for step, _ in points], [value for _, value in points]
                 marker = "o" if len(points) < 3 else None
                 axes.plot(steps, values, color=color, marker=marker, label=f"{label}, {split}", **style)
                 drawn += values
                 learned += [value for step, value in points if step > 0]
-        if quantity == "accuracy" and learned:  # the first guess, before any step, would squeeze all the others
+        if metric.scale == "share" and learned:  # the first guess, before any step, would squeeze all the others
             axes.set_ylim(max(0.0, min(learned) - 0.05), max(learned) + 0.02)
-        _decorate(axes, quantity, unit, log=quantity == "loss" and bool(drawn) and min(drawn) > 0)
+        _decorate(axes, metric.name, metric.unit, log=metric.scale == "logarithmic" and bool(drawn) and min(drawn) > 0)
     figure.savefig(destination, format="png")
 
 

@@ -26,6 +26,7 @@ from training.dashboard.weight_images import feature_maps, filter_pictures, weig
 from training.data import Dataset
 from training.evaluation import confidence
 from training.learners.base import Backpropagation, activations, without_activations
+from training.tasks import task_of
 
 FLUSH_SECONDS = 5  # so that TensorBoard can be watched; the default is two minutes
 BINS = 64
@@ -41,7 +42,7 @@ class MetricsWriter:
     def __init__(
         self, run_dir: Path, config: Config, data: Dataset, *, start_step: int = 0, environment: Mapping[str, Any]
     ) -> None:
-        self.config, self.data = config, data
+        self.config, self.data, self.task = config, data, task_of(data)
         self.step = max(start_step - 1, 0)  # of the newest scalars
         self.writer = _event_writer(run_dir, start_step)
         self.events: Any = self.writer.file_writer
@@ -97,7 +98,8 @@ class MetricsWriter:
         """What each layer makes of the first test example: of its activations, those of shape (1, C, H, W)."""
         maps = {name: a[0] for name, a in activations.items() if a.ndim == 4 and a.numel()}
         if maps and len(self.data.shape) in (2, 3):
-            picture = self.data.test.x[0].view(-1, *self.data.shape[-2:])
+            test = self.data.test
+            picture = test.stored(torch.arange(1, device=test.device)).view(-1, *self.data.shape[-2:])
             self._image("feature_maps", feature_maps(picture, maps), step)
 
     def gradient_by_depth(self, step: int, result: Backpropagation) -> None:
@@ -109,23 +111,26 @@ class MetricsWriter:
         weights = {name: rms(g) for name, g in kernels.items() if g is not None and g.ndim > 1}
         self._image("gradient_by_depth", figures.gradient_by_depth(deltas, weights), step)
 
-    def final_figures(self, step: int, outputs: Tensor, predict: Callable[[Tensor], Tensor]) -> None:
-        """Confusion matrix, most confident mistakes and, for points in the plane, the decision boundary.
+    def final_figures(self, step: int, outputs: Tensor, labels: Tensor, predict: Callable[[Tensor], Tensor]) -> None:
+        """The task's: confusion matrix, most confident mistakes and, for points in the plane, the decision boundary.
 
-        `outputs` (N, classes) are the model's on the test set; `predict` maps inputs (M, 2), float32, to outputs.
+        `outputs` (N, classes) are the model's on the test set, whose classes are `labels` (N,); `predict` maps inputs
+        (M, 2), float32, to outputs.
         """
         from training.dashboard import figures  # imports matplotlib, which takes longer than many a run's first epoch
 
-        test, classes = self.data.test, self.data.classes
-        outputs, labels = outputs.cpu(), test.y.cpu()
-        self._image("confusion_matrix", figures.confusion_matrix(labels, outputs.argmax(1), classes), step)
-        if len(self.data.shape) == 2:
+        test, shape, classes = self.data.test, self.data.shape, self.data.classes
+        everything = torch.arange(len(test), device=test.device)
+        outputs, labels = outputs.cpu(), labels.cpu()
+        if "confusion_matrix" in self.task.figures:
+            self._image("confusion_matrix", figures.confusion_matrix(labels, outputs.argmax(1), classes), step)
+        if "mistakes" in self.task.figures and len(shape) == 2:
             values, unit = confidence(outputs, self.config.loss)
-            picture = figures.mistakes(test.x, labels, values, self.data.shape, classes, unit)
+            picture = figures.mistakes(test.stored(everything), labels, values, shape, classes, unit)
             if picture is not None:
                 self._image("mistakes", picture, step)
-        if self.data.shape == (2,):
-            x, _ = test.batch(torch.arange(len(test), device=test.x.device), torch.float32)
+        if "decision_boundary" in self.task.figures and shape == (2,):
+            x, _ = test.batch(everything, torch.float32)
             self._image("decision_boundary", figures.decision_boundary(x, labels, predict, classes), step)
 
     def hparams(self, metrics: Mapping[str, float]) -> None:

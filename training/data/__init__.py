@@ -5,14 +5,30 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from training.data.arrays import load_npz
-from training.data.dataset import Dataset, Split, scaled
+from training.data.dataset import Dataset, Examples, Split, as_format, scaled
 from training.data.expansion import expand
 from training.data.mnist import MNIST_COUNTS, has_mnist, load_fashion_mnist, load_mnist, load_sample
+from training.data.order import epoch_order
 from training.data.pictures import load_images, preparation_of, read_picture
+from training.data.streams import Streams
 from training.data.synthetic import load_points, load_spiral, points_rule
 from training.errors import UserError
 
-__all__ = ["DATASETS", "Dataset", "Split", "expand", "load", "points_rule", "preparation_of", "read_picture", "scaled"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Examples",
+    "Split",
+    "Streams",
+    "as_format",
+    "epoch_order",
+    "expand",
+    "load",
+    "points_rule",
+    "preparation_of",
+    "read_picture",
+    "scaled",
+]
 
 LOADERS = {
     "auto": lambda data_dir: (load_mnist if has_mnist(data_dir) else load_sample)(data_dir),
@@ -51,11 +67,10 @@ def hold_out(dataset: Dataset, count: int) -> Dataset:
     kept = len(dataset.train) - count
     if not 0 < kept < len(dataset.train):
         raise UserError(too_many("validation", count, len(dataset.train) - 1, dataset))
-    x, y = dataset.train.x, dataset.train.y
     return replace(
         dataset,
-        train=Split(x[:kept], y[:kept]),
-        test=Split(x[kept:], y[kept:]),
+        train=dataset.train.first(kept),
+        test=dataset.train.part(kept, len(dataset.train)),
         source=f"{dataset.source}; the last {count:,} training examples are held out and take the test set's place",
     )
 
@@ -66,7 +81,7 @@ def keep_first(dataset: Dataset, count: int) -> Dataset:
         raise UserError(too_many("examples", count, len(dataset.train), dataset))
     return replace(
         dataset,
-        train=Split(dataset.train.x[:count], dataset.train.y[:count]),
+        train=dataset.train.first(count),
         source=f"{dataset.source}; of the training examples the first {count:,}",
     )
 

@@ -1,40 +1,119 @@
-"""What training sees of a data set: two tensors a split, held whole on the device."""
+"""What training sees of a data set: tensors held whole on the device, and an order in which an epoch reads them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from training.data.order import epoch_order
+
+
+class Examples(Protocol):
+    """The training set or the test set: examples by their index, and the order in which an epoch takes them."""
+
+    @property
+    def targets(self) -> int:
+        """How many targets an example has: 1 for a class, T for a segment of text."""
+        ...
+
+    @property
+    def carries(self) -> bool:
+        """Whether each mini-batch continues the sequences of the one before, so that a model's state may go on."""
+        ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __len__(self) -> int:
+        """How many examples there are."""
+        ...
+
+    def to(self, device: torch.device | str) -> Examples:
+        """The same examples on `device`."""
+        ...
+
+    def part(self, start: int, stop: int) -> Examples:
+        """The examples from `start` up to but without `stop`."""
+        ...
+
+    def first(self, count: int) -> Examples:
+        """The first `count` examples; all where there are fewer."""
+        ...
+
+    def stored(self, indices: Tensor) -> Tensor:
+        """x of the examples at `indices` (B,) as it is stored: the bytes of pictures, ids, or floating point."""
+        ...
+
+    def batch(self, indices: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """x (B, …) of the examples at `indices` (B,) as `scaled` gives it, and their targets, one example's after
+        another's: y (B·targets,)."""
+        ...
+
+    def steps(self, batch_size: int) -> int:
+        """Steps of an epoch."""
+        ...
+
+    def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
+        """The indices of an epoch, int64 on the CPU: the k-th mini-batch takes order[k·batch_size:(k+1)·batch_size]."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Examples x (N, features), uint8 for pictures and floating point otherwise, with class indices y (N,) int64."""
+    """Examples x (N, features) with class indices y (N,) int64, shuffled in every epoch.
+
+    x is uint8 for pictures; else it is floating point.
+    """
 
     x: Tensor
     y: Tensor
+    targets = 1
+    carries = False
 
     carries = False  # a batch does not go on with the sequences of the one before
 
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
     def to(self, device: torch.device | str) -> Split:
-        """The same examples on `device`."""
         return Split(self.x.to(device), self.y.to(device))
 
-    def batch(self, indices: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The rows at `indices` (B,): x (B, features) as `dtype`, bytes scaled from 0..255 to [0, 1], and y (B,).
+    def part(self, start: int, stop: int) -> Split:
+        return Split(self.x[start:stop], self.y[start:stop])
 
-        Bytes are gathered first and scaled afterwards: that moves a quarter of the memory of a float32 gather.
-        """
-        return scaled(self.x.index_select(0, indices), dtype), self.y.index_select(0, indices)
+    def first(self, count: int) -> Split:
+        return self.part(0, count)
+
+    def stored(self, indices: Tensor) -> Tensor:
+        return self.x.index_select(0, indices)
+
+    def batch(self, indices: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Bytes are gathered first and scaled afterwards: that moves a quarter of the memory of a float32 gather."""
+        return scaled(self.stored(indices), dtype), self.y.index_select(0, indices)
+
+    def steps(self, batch_size: int) -> int:
+        """The last mini-batch is smaller where `batch_size` does not divide the examples."""
+        return -(-len(self) // batch_size)
+
+    def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
+        return epoch_order(seed, epoch, len(self))
 
 
 def scaled(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x as `dtype`, bytes from 0..255 to [0, 1]."""
-    return x.to(dtype).mul_(1 / 255) if x.dtype == torch.uint8 else x.to(dtype)
+    """Bytes, which are pictures, from 0..255 to [0, 1] as `dtype`; floating point as `dtype`; ids as they are."""
+    return x.to(dtype).mul_(1 / 255) if x.dtype == torch.uint8 else as_format(x, dtype)
+
+
+def as_format(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x as `dtype` if it is floating point; whole numbers, which are ids, stay what they are."""
+    return x.to(dtype) if x.is_floating_point() else x
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +123,17 @@ class Dataset:
     `name` is resolved, never "auto". With `validation=K` at loading, `test` is the last K training examples, held out
     of `train`. `shape` is that of one example, (28, 28) for pictures, and its product is the number of features.
     `classes` names the classes in index order. `source` says in one line which data these are, and where from.
+    `task` names what is learned from it, one of training/tasks.py.
     """
 
     name: str
-    train: Split
-    test: Split
+    train: Examples
+    test: Examples
     shape: tuple[int, ...]
     classes: tuple[str, ...]
     source: str
+    task: str = "classification"
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set on `device`."""
-        return Dataset(self.name, self.train.to(device), self.test.to(device), self.shape, self.classes, self.source)
+        return replace(self, train=self.train.to(device), test=self.test.to(device))

@@ -63,7 +63,7 @@ def expand(data: Dataset, names: Sequence[str]) -> Dataset:
     """
     if not names:
         return data
-    if len(data.shape) != 2 or data.train.x.dtype != torch.uint8:
+    if len(data.shape) != 2 or not isinstance(data.train, Split) or data.train.x.dtype != torch.uint8:
         raise UserError(f"--expand {' '.join(names)} is for pictures, and the examples of {data.name} are none")
     pictures = data.train.x.view(-1, *data.shape)
     moves = [move for name in names for move in EXPANSIONS[name]]

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from training.data.dataset import Split
+import torch
+
 from training.data.idx import write_idx
 from training.data.mnist import SAMPLE, SAMPLE_COUNTS, load_mnist
 from training.output import command
@@ -15,10 +16,10 @@ def make_sample(data_dir: Path, folder: Path = SAMPLE) -> list[Path]:
     mnist = load_mnist(data_dir)
     paths = []
     for prefix, split, count in zip(("train", "t10k"), (mnist.train, mnist.test), SAMPLE_COUNTS, strict=True):
-        first = Split(split.x[:count], split.y[:count])
+        indices = torch.arange(count)
         images, labels = folder / f"{prefix}-images-idx3-ubyte.gz", folder / f"{prefix}-labels-idx1-ubyte.gz"
-        write_idx(images, first.x.view(count, 28, 28))
-        write_idx(labels, first.y.byte())
+        write_idx(images, split.stored(indices).view(count, 28, 28))
+        write_idx(labels, split.batch(indices, torch.float32)[1].byte())
         paths += [images, labels]
     return paths
 

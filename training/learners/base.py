@@ -83,7 +83,7 @@ class Learner(Protocol):
         ...
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The training examples at these indices as the next step sees them: x (B, features), augmented, and y (B,)."""
+        """The training examples at these indices as the next step sees them: x (B, …), augmented, and targets y."""
         ...
 
     def backpropagate(self, x: Tensor, y: Tensor) -> Backpropagation:
@@ -91,7 +91,7 @@ class Learner(Protocol):
         ...
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The cost summed over these examples, and the outputs, with the model in evaluation mode."""
+        """The cost summed over these targets, and an output row for each, with the model in evaluation mode."""
         ...
 
     def outputs(self, x: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class Learner(Protocol):
         ...
 
     def forget(self) -> None:
-        """Drop what the last batch handed on: the next begins anew."""
+        """Drop what the model carries from step to step: the next mini-batch begins its sequences."""
         ...
 
     def state_dict(self) -> LearnerState: ...

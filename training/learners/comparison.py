@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gradient_check import Report, compare_gradients
+from training.data import as_format
 from training.learners.base import Backpropagation, LearnerState
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
@@ -42,7 +43,8 @@ def compare_passes(manual: ManualLearner, others: Sequence[ReferenceLearner], x:
     labels = {name: describe(name, mine) for name in tensors_of(mine)}
     for at in (None, mine):
         theirs = [
-            learner.backpropagate(_as(learner.dtype, x), y, d_output.to(learner.dtype), at=at) for learner in others
+            learner.backpropagate(as_format(x, learner.dtype), y, d_output.to(learner.dtype), at=at)
+            for learner in others
         ]
         named = [tensors_of(result) for result in (mine, *theirs)]
         conditions = dict.fromkeys(("C", "δ output"), condition(theirs[-1], mine.deltas["output"].dtype))
@@ -185,11 +187,6 @@ def _compare(
 
 def _floating(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-
-
-def _as(dtype: torch.dtype, x: Tensor) -> Tensor:
-    """x in this format; whole numbers stay."""
-    return x.to(dtype) if x.is_floating_point() else x
 
 
 def _finite(tensors: Mapping[str, Tensor]) -> bool:

@@ -9,9 +9,9 @@ from manual_backprop.initializers import INITIALIZERS, initialize
 from manual_backprop.losses import LOSSES
 from manual_backprop.optimizers import OPTIMIZERS
 from reference import losses as reference_losses
-from training.augmentation import make_augment
 from training.config import Config
 from training.data import Dataset
+from training.data.augmentation import make_augment
 from training.learners.base import Learner
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner

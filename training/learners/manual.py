@@ -10,8 +10,8 @@ from manual_backprop.losses import Loss
 from manual_backprop.optimizers import Optimizer
 from manual_backprop.parameters import Parameters
 from manual_backprop.tape import Tape
-from training.augmentation import Augment
-from training.data import Split
+from training.data import Examples
+from training.data.augmentation import Augment
 from training.learners.base import Backpropagation, LearnerState, activations
 from training.learners.step import backpropagate
 from training.models import Model
@@ -32,7 +32,7 @@ class ManualLearner:
         model: Model,
         loss: Loss,
         optimizer: Optimizer,
-        train: Split,
+        train: Examples,
         *,
         dtype: torch.dtype,
         l2: float = 0.0,
@@ -45,7 +45,7 @@ class ManualLearner:
     ) -> None:
         self.model, self.loss, self.optimizer, self.train = model, loss, optimizer, train
         self.noise, self.augment = noise, augment
-        self.dtype, self.device = dtype, train.x.device
+        self.dtype, self.device = dtype, train.device
         self.params = Parameters(model.shapes, dtype=dtype, device=self.device)
         self.gradients = self.params.zeros_like()
         self.buffers = {name: self._own(tensor) for name, tensor in model.buffers().items()}

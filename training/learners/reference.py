@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from reference import losses, optimizers, regularizers
-from training.augmentation import Augment
-from training.data import Split
+from training.data import Examples
+from training.data.augmentation import Augment
 from training.learners.base import Backpropagation, LearnerState, activations
 from training.noise import Noise
 
@@ -38,7 +38,7 @@ class ReferenceLearner:
         self,
         module: nn.Module,
         loss: losses.Loss,
-        train: Split,
+        train: Examples,
         *,
         dtype: torch.dtype,
         optimizer: str = "sgd",
@@ -50,7 +50,7 @@ class ReferenceLearner:
         augment: Augment | None = None,
         **settings: Any,
     ) -> None:
-        self.train, self.dtype, self.device = train, dtype, train.x.device
+        self.train, self.dtype, self.device = train, dtype, train.device
         self.noise, self.augment = noise, augment
         self.module = module.to(self.device, dtype)
         self.takes = inspect.signature(module.forward).parameters.keys()

@@ -1,4 +1,4 @@
-"""The order of the examples: a pure function of seed and epoch, the same for every implementation."""
+"""The shuffled order of the examples: a pure function of seed and epoch, the same for every implementation."""
 
 import torch
 from torch import Tensor
@@ -9,8 +9,3 @@ def epoch_order(seed: int, epoch: int, examples: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     own = int(torch.randint(2**62, (epoch + 1,), generator=generator)[epoch])  # the epoch's own seed
     return torch.randperm(examples, generator=torch.Generator().manual_seed(own))
-
-
-def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """The last batch of an epoch is smaller where `batch_size` does not divide the examples."""
-    return -(-examples // batch_size)
