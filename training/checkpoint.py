@@ -36,7 +36,7 @@ class Progress(TypedDict):
 
 
 class DataSummary(TypedDict):
-    """What a network was trained on: the data set's name, one example's shape, what the classes are called, the task."""
+    """What a network was trained on: the data set's name, an example's shape, the names of the classes, the task."""
 
     name: str
     shape: list[int]

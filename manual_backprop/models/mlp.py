@@ -75,7 +75,7 @@ class MLP:
             W, b, sigma = p[f"layer{l}.weight"], p[f"layer{l}.bias"], ACTIVATIONS[activation]
             a_before, z = a, torch.addmm(b, a, W.T)  # zˡ = aˡ⁻¹ (Wˡ)ᵀ + bˡ
             a = sigma.value(z)  # aˡ = σ(zˡ)
-            tape.keep("linear", f"layer{l}", z, (a_before, z, a), BP3=b, BP4=W)
+            tape.keep("linear", f"layer{l}", z, (a_before, z, a), BP4=W, BP3=b)
             tape.keep(activation, f"layer{l}.a", a)
             if self._drops(l, tape):
                 keep = 1 - self.dropout
