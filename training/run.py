@@ -79,9 +79,9 @@ def resume(run_dir: Path, config: Config) -> Result:
         raise UserError(f"the data in {config.data_dir} are not those that the run in {run_dir} was trained on")
     resolve_device(config.device, config.dtype)
     model = make_model(config, data)
-    if saved["format"] == 1 and getattr(model, "dropout", 0):
+    if saved["format"] == 1 and getattr(model, "dropout", None):
         print(
-            "note: an earlier version began this run and drew dropout's masks otherwise: the steps to come have others"
+            "note: an earlier version, which drew other masks for dropout, began this run: its next steps have new masks"
         )
     return _run(config, data, model, run_dir, saved)
 
