@@ -80,9 +80,7 @@ def resume(run_dir: Path, config: Config) -> Result:
     resolve_device(config.device, config.dtype)
     model = make_model(config, data)
     if saved["format"] == 1 and getattr(model, "dropout", None):
-        print(
-            "note: an earlier version, which drew other masks for dropout, began this run: its next steps have new masks"
-        )
+        print("note: an earlier version began this run and drew other masks for dropout: its next steps have new ones")
     return _run(config, data, model, run_dir, saved)
 
 
