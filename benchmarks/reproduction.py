@@ -26,12 +26,13 @@ from rich.table import Table
 
 from benchmarks.published import PUBLISHED, Published
 from benchmarks.readme import machine, write_section
-from training.config import Config, from_mapping, load_preset
+from training.config import Config
 from training.dashboard.figures import curves
 from training.dashboard.metrics import METRICS, read_metrics
 from training.errors import UserError
 from training.output import Console, command
 from training.prepare import FOUND_THREADS
+from training.presets import from_mapping, load_preset
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reproduction.md"

@@ -11,9 +11,9 @@ from lessons.descent import descend
 from lessons.runs import first, learner
 from manual_backprop.losses import one_hot
 from training.batches import steps_per_epoch
-from training.config import Config
 from training.data import Dataset
 from training.learners.manual import ManualLearner
+from training.presets import configure
 
 STEP = 1e-5  # of a central difference: its own error is about STEP² = 1e-10
 RATE, BATCH = 3.0, 100  # η of training, and examples a step
@@ -40,7 +40,7 @@ def wiggle(cost: Callable[[Tensor], Tensor], v: Tensor, at: Tensor | None = None
 
 def new_network(data: Dataset, seed: int) -> ManualLearner:
     """3Blue1Brown's 784-16-16-10 sigmoids, untrained, with their cost C = ‖a − y‖² and the first 10,000 examples."""
-    config = Config(hidden=(16, 16), activation=("sigmoid",), loss="squared-error", dtype="float64", seed=seed)
+    config = configure(hidden=(16, 16), activation=("sigmoid",), loss="squared-error", dtype="float64", seed=seed)
     return learner(config, first(data, 10_000, 2_000))
 
 

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from manual_backprop.parameters import Shape
-from training.models import Model
+from training.families.model import Model
 from training.output import Console
 
 

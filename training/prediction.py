@@ -10,14 +10,15 @@ from torch import Tensor
 
 from training import checkpoint
 from training.batches import epoch_order
-from training.config import Config, from_mapping
+from training.config import Config
 from training.data import Dataset, Split, load, scaled
 from training.errors import UserError
 from training.evaluation import BLOCK
+from training.families.networks import make_model
 from training.learners.factory import make_manual, make_reference
 from training.learners.manual import ManualLearner
 from training.learners.verification import Check, compare, formats
-from training.models import make_model
+from training.presets import from_mapping
 
 
 @dataclass(frozen=True)

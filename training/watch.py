@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from manual_backprop.schedules import RISE
-from training import defaults
-from training.config import Config, flag
+from training.config import Config
 from training.data import Dataset
 from training.evaluation import Evaluation
+from training.families import FAMILIES, defaults
+from training.rules import flag
 
 Activations = Callable[[Tensor], Mapping[str, Tensor]]
 
@@ -91,7 +92,7 @@ class Watch:
 
 def advice(config: Config, total: int) -> str:
     """Which settings suit such a network better, in a run of so many steps; where all do, what else may help."""
-    values = asdict(config)
+    values, family = asdict(config), FAMILIES[config.model]
     suits = defaults.fill(values, ["loss", "l2"])
     better = [(name, shown(suits[name]), shown(values[name])) for name in ("lr", "init") if suits[name] != values[name]]
     tips = []
@@ -99,19 +100,17 @@ def advice(config: Config, total: int) -> str:
         now = " and ".join(present for _, _, present in better)
         tips.append(" ".join(f"{flag(name)} {wanted}" for name, wanted, _ in better) + f" (not {now})")
     else:
-        tips += [
-            f"a smaller {flag(name)} (not {shown(values[name])})" for name in ("l2", "l1", "dropout") if values[name]
-        ]
-    hidden = {*defaults.hidden_activations(values)}
+        large = [name for name in ("l2", "l1", "dropout") if values.get(name)]
+        tips += [f"a smaller {flag(name)} (not {shown(values[name])})" for name in large]
+    hidden = {*family.hidden_activations(values)}
     if len(hidden) == 1:
         other = defaults.fill({**values, "activation": (*hidden,)}, [])
         if other["loss"] != config.loss:
-            names = ("loss", "activation", "lr", "init") if config.model == "mlp" else ("loss", "lr", "init")
+            named = ["activation"] if other["activation"] != values["activation"] else []  # with the outputs' own
+            names = ["loss", *named, "lr", "init"]
             tips.append(" ".join(f"{flag(name)} {shown(other[name])}" for name in names))
     if not tips:
-        tips += ["--activation relu", "fewer layers"] if len(config.hidden) > 2 and "relu" not in hidden else []
-        tips += ["wider layers"] if config.model == "mlp" and min(config.hidden) < 8 else []
-        tips += [f"a smaller --lr (not {config.lr:g})", "another --optimizer or --seed"]
+        tips += [*family.advice(config), f"a smaller --lr (not {config.lr:g})", "another --optimizer or --seed"]
     return f"{', or '.join(tips)}{', and more --epochs' * (total < LONG)}"
 
 

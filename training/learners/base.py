@@ -6,8 +6,8 @@ from typing import Protocol, TypedDict
 
 from torch import Tensor
 
+from training.families.model import Buffers
 from training.learners.proof import Proof
-from training.models import Buffers
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from gradient_check import Report, compare_gradients
+from training.families.model import Model
 from training.learners.base import Backpropagation, LearnerState
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
-from training.models import Model
 
 DRAWS = 3  # of random rounding, in `magnification`
 

@@ -12,11 +12,12 @@ from reference import losses as reference_losses
 from training.augmentation import make_augment
 from training.config import Config
 from training.data import Dataset
+from training.families.model import Model
+from training.families.networks import make_twin
 from training.learners.base import Learner
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
-from training.models import Model, make_twin
 from training.noise import dropout_masks
 
 
@@ -63,8 +64,8 @@ def make_reference(config: Config, data: Dataset, model: Model, dtype: torch.dty
 def shared_settings(config: Config, data: Dataset, model: Model) -> dict[str, Any]:
     """What both implementations are told in the same words."""
     settings = {name: getattr(config, name) for name in ("l2", "l1", "clip_norm", "clip_value", "max_norm")}
-    if config.dropout:
-        settings["noise"] = dropout_masks(model.dropped, config.dropout, config.seed)
+    if dropout := getattr(model, "dropout", 0.0):
+        settings["noise"] = dropout_masks(model.dropped, dropout, config.seed)
     if config.shift or config.rotate:
         settings["augment"] = make_augment(data.shape, config.shift, config.rotate, config.seed)
     return settings

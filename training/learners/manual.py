@@ -11,9 +11,9 @@ from manual_backprop.optimizers import Optimizer
 from manual_backprop.parameters import Parameters
 from training.augmentation import Augment
 from training.data import Split
+from training.families.model import Model
 from training.learners.base import Backpropagation, LearnerState
 from training.learners.step import backpropagate
-from training.models import Model
 from training.noise import Noise
 
 

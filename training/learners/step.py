@@ -13,8 +13,8 @@ from torch import Tensor
 
 from manual_backprop.losses import Loss
 from manual_backprop.parameters import NOWHERE, Parameters
+from training.families.model import Buffers, Model
 from training.learners.base import Backpropagation
-from training.models import Buffers, Model
 
 
 def backpropagate(

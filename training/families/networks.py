@@ -1,0 +1,29 @@
+"""The network that a configuration asks for, by hand, and its twin."""
+
+from torch import nn
+
+from training.config import Config
+from training.data import Dataset
+from training.errors import UserError
+from training.families import FAMILIES
+from training.families.model import Model
+
+
+def make_model(config: Config, data: Dataset) -> Model:
+    """Raises UserError where the network does not fit the examples."""
+    try:
+        return FAMILIES[config.model].make(config, data)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"--model {config.model} does not fit {data.name}: {error}") from error
+
+
+def make_twin(model: Model) -> nn.Module:
+    """The same network as an `nn.Module`, at initial values of torch's own."""
+    for family in FAMILIES.values():
+        if type(model) is family.model:
+            return family.twin(model)
+    raise UserError(
+        f"{type(model).__name__} is the model of no family, so it has no twin: there are {', '.join(FAMILIES)}"
+    )
