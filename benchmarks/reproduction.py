@@ -194,7 +194,7 @@ def table(entries: Sequence[Published], runs: Callable[[str], Sequence[Run]]) ->
     lines = [f"| {' | '.join(heading)} |", "|---" * len(heading) + "|"]
     for entry in entries:
         own = runs(entry.preset)
-        cells = [f"[`{entry.preset}`](../training/presets/{entry.preset}.toml)", f"{len(own)}"]
+        cells = [f"[`{entry.preset}`](../training/families/presets/{entry.preset}.toml)", f"{len(own)}"]
         cells += [entry.figure, entry.rule.text]
         cells += [f"{entry.rule.ours(own):.2%}", verdict(entry, own), percent([run.last for run in own])]
         cells += [f"{percent([run.best for run in own])}, {max(run.best for run in own):.2%}"]

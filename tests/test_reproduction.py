@@ -44,7 +44,8 @@ def test_every_preset_is_measured_and_on_the_page() -> None:
     assert {entry.preset for entry in PUBLISHED} == set(preset_names())
     text = reproduction.PAGE.read_text(encoding="utf-8")
     for entry in PUBLISHED:
-        assert f"[`{entry.preset}`](../training/presets/{entry.preset}.toml) | {entry.seeds} | {entry.figure} |" in text
+        link = f"[`{entry.preset}`](../training/families/presets/{entry.preset}.toml)"
+        assert f"{link} | {entry.seeds} | {entry.figure} |" in text
         assert f"- **`{entry.preset}`**: {entry.network}. {entry.source}" in text
 
 

@@ -9,11 +9,11 @@ import tyro
 from docstring_parser import parse_from_object
 
 from training.config import GROUPS
+from training.config.rules import OneOf, flag
 from training.errors import UserError
 from training.families import FAMILIES
 from training.families.base import Family
 from training.presets import foreign, names_of
-from training.rules import OneOf, flag
 
 Start = TypeVar("Start")
 

@@ -7,12 +7,12 @@ from math import prod
 import torch
 
 from training.config import Config
+from training.config.rules import flag
 from training.data import Dataset
 from training.errors import UserError
 from training.families import FAMILIES
 from training.families.model import Model
 from training.families.networks import make_model
-from training.rules import flag
 
 MAX_PARAMETERS = 1_000_000_000  # 4 GB in float32, and a run holds several such vectors
 FOUND_THREADS = torch.get_num_threads()  # as torch begins: what affinity, a container and OMP_NUM_THREADS allow

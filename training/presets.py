@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from training.config import Config
+from training.config.rules import OneOf, flag, typed
 from training.errors import UserError
 from training.families import FAMILIES, defaults
 from training.families.base import PRESETS, Family
-from training.rules import OneOf, flag, typed
 
 
 def configure(**values: Any) -> Config:

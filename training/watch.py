@@ -1,7 +1,6 @@
 """A run that does not learn: how it shows, and what to try."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from math import inf, sqrt
 
 import torch
@@ -11,15 +10,13 @@ from manual_backprop.schedules import RISE
 from training.config import Config
 from training.data import Dataset
 from training.evaluation import Evaluation
-from training.families import FAMILIES, defaults
-from training.rules import flag
+from training.families.advice import advice
 
 Activations = Callable[[Tensor], Mapping[str, Tensor]]
 
 EXAMPLES = 100  # whose activations are looked at
 SOONEST, SHARE = 100, 0.1  # steps, and part of the run, before which nothing is said, unless the run ends there
 SHORTEST = 20  # steps of a run of which anything can be said
-LONG = 1000  # steps in which a network that learns shows it
 IN_A_ROW = 2  # evaluations that must look bad
 RISES = 3  # evaluations, each with a higher cost than the one before
 
@@ -88,34 +85,3 @@ class Watch:
         *hidden, _ = activations(x).items()
         dead = [name for name, a in hidden if not a.any()]
         return f"every neuron of {dead[0]} outputs 0 for each of {count} examples" if dead else ""
-
-
-def advice(config: Config, total: int) -> str:
-    """Which settings suit such a network better, in a run of so many steps; where all do, what else may help."""
-    values, family = asdict(config), FAMILIES[config.model]
-    suits = defaults.fill(values, ["loss", "l2"])
-    better = [(name, shown(suits[name]), shown(values[name])) for name in ("lr", "init") if suits[name] != values[name]]
-    tips = []
-    if better:
-        now = " and ".join(present for _, _, present in better)
-        tips.append(" ".join(f"{flag(name)} {wanted}" for name, wanted, _ in better) + f" (not {now})")
-    else:
-        large = [name for name in ("l2", "l1", "dropout") if values.get(name)]
-        tips += [f"a smaller {flag(name)} (not {shown(values[name])})" for name in large]
-    hidden = {*family.hidden_activations(values)}
-    if len(hidden) == 1:
-        other = defaults.fill({**values, "activation": (*hidden,)}, [])
-        if other["loss"] != config.loss:
-            named = ["activation"] if other["activation"] != values["activation"] else []  # with the outputs' own
-            names = ["loss", *named, "lr", "init"]
-            tips.append(" ".join(f"{flag(name)} {shown(other[name])}" for name in names))
-    if not tips:
-        tips += [*family.advice(config), f"a smaller --lr (not {config.lr:g})", "another --optimizer or --seed"]
-    return f"{', or '.join(tips)}{', and more --epochs' * (total < LONG)}"
-
-
-def shown(value: object) -> str:
-    """As a command line has it."""
-    if isinstance(value, tuple):
-        return " ".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)

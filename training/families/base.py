@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 from torch import nn
 
 from training.config import Config
+from training.config.rules import require
 from training.data import Dataset
 from training.errors import UserError
 from training.families.model import Model
-from training.rules import require
 
 PRESETS = Path(__file__).parent / "presets"
 RECTIFIERS = ("relu", "leaky_relu", "softplus", "gelu", "silu", "gelu_tanh")

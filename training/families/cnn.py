@@ -10,10 +10,10 @@ from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.models.cnn import CNN
 from reference import cnn as reference
 from training.config import Config
+from training.config.rules import FRACTION, SIZES, WHOLE, OneOf
 from training.data import Dataset
 from training.errors import UserError
 from training.families.base import Family, Problem, picture_problem, picture_shape, require_one_activation
-from training.rules import FRACTION, SIZES, WHOLE, OneOf
 
 NAME = "cnn"
 

@@ -10,9 +10,9 @@ from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.models.cnn import LeNet5
 from reference import cnn as reference
 from training.config import Config
+from training.config.rules import OneOf
 from training.data import Dataset
 from training.families.base import Family, Problem, picture_problem, picture_shape, require_one_activation
-from training.rules import OneOf
 
 NAME = "lenet5"
 

@@ -11,10 +11,10 @@ from manual_backprop.losses import LOSSES
 from manual_backprop.models.mlp import MLP
 from reference import mlp as reference
 from training.config import Config, takes_logits
+from training.config.rules import FRACTION, SIZES, OneOf, require
 from training.data import Dataset
 from training.errors import UserError
 from training.families.base import UNBOUNDED, Family, Problem, Values
-from training.rules import FRACTION, SIZES, OneOf, require
 
 NAME = "mlp"
 
