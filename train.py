@@ -13,6 +13,7 @@ from training.config import Config
 from training.config.rules import flag
 from training.errors import UserError
 from training.families import FAMILIES, defaults
+from training.families.networks import family_of
 from training.learners.checked import GradientMismatch
 from training.loop import NotFiniteError
 from training.output import command
@@ -68,7 +69,7 @@ def parse(argv: list[str]) -> Request:
         kept |= values.keys()
     else:
         base = {**vars(load_preset(default_preset(named.get("model", Config.model)))), "dataset": "auto"}
-    family = FAMILIES[base["model"]]
+    family = family_of(base["model"])
     refuse_options_of_others(argv, family)
     arguments, asked = read(argv, ABOUT, Start, family, base)
     if arguments.resume:

@@ -10,13 +10,15 @@ from typing import Annotated, Any
 
 import pytest
 import torch
-from running import ROOT, call, flags, learner_of, one_sentence, write_npz
+from running import ROOT, Done, call, flags, learner_of, one_sentence, write_npz
 from torch import nn
 
 import train
 import verify
 from manual_backprop.layers.activations import ACTIVATIONS
+from manual_backprop.losses import LOSSES
 from manual_backprop.models.mlp import MLP
+from manual_backprop.optimizers import OPTIMIZERS
 from reference import mlp as reference
 from training.config import GROUPS, Config
 from training.config.rules import COUNT, OneOf, Range, rules
@@ -24,6 +26,7 @@ from training.data import Dataset
 from training.errors import UserError
 from training.families import FAMILIES
 from training.families import base as families_base
+from training.families.advice import advice
 from training.families.base import Family, Problem
 from training.families.networks import make_model, make_twin
 from training.presets import configure, default_preset, from_mapping, load_preset, preset_names
@@ -111,36 +114,32 @@ def test_a_new_family_is_its_file_a_preset_and_a_line(linear: type[Family], tmp_
     assert "--hidden" not in shown
 
 
-@pytest.mark.parametrize(
-    ("part", "said"),
-    [
-        ("make", "the family linear has no model: its file in training/families needs the method make"),
-        ("twin", "the family linear has no twin: its file in training/families needs the method twin"),
-        ("problems", "the family linear has no problems: its file in training/families needs the method problems"),
-        ("preset", "the family linear has no preset: its .* needs the name of a file in presets/, not ''"),
-        ("preset file", "the family linear has no preset: .* the name of a file in presets/, not 'linear-start'"),
-        ("problems, but none", "the family linear has no problems: its .* needs the method problems to yield one"),
-    ],
-)
-def test_a_forgotten_part_is_said_in_one_sentence(
-    part: str, said: str, linear: Any, presets: Path, tmp_path: Path, capsys: Capsys
-) -> None:
-    if part in ("make", "twin", "problems"):
-        setattr(linear, part, getattr(Family, part))
-    elif part == "preset":
-        linear.preset = ""
-    elif part == "preset file":
-        (presets / "linear-start.toml").unlink()
-    else:
-        linear.problems = lambda self: iter(())
-    if part.startswith("problems"):
-        done = call(capsys, verify.main, "--model", "linear", "--seeds", 1)
-    else:
-        npz = write_npz(tmp_path / "a.npz")
-        options = {"model": "linear", "dataset": "npz", "data_dir": npz, "epochs": 1, "impl": "both"}
-        done = call(capsys, train.main, *flags(options | {"run_dir": tmp_path / "run"}))
+PARTS = ("name", "summary", "preset", "config", "options", "model", "make", "twin", "problems")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_forgotten_part_is_said_in_one_sentence(part: str, linear: Any, tmp_path: Path, capsys: Capsys) -> None:
+    setattr(linear, part, getattr(Family, part))
+    said = f"the family linear has no {part}: its file in training/families has to define {part}"
+    assert_refused("train.py", said, call(capsys, train.main, "--model", "linear", "--print-config"))
+    assert_refused("verify.py", said, call(capsys, verify.main, "--model", "linear", "--seeds", 1))
+
+
+def test_a_forgotten_preset_file_is_said_in_one_sentence(linear: Any, presets: Path, capsys: Capsys) -> None:
+    (presets / "linear-start.toml").unlink()
+    said = "the family linear has no preset: its file in training/families names 'linear-start', which is no file in"
+    assert_refused("train.py", said, call(capsys, train.main, "--model", "linear", "--print-config"))
+
+
+def test_problems_that_are_none_are_said_in_one_sentence(linear: Any, capsys: Capsys) -> None:
+    linear.problems = lambda self: iter(())
+    said = "the family linear has no problems: its file in training/families has to yield at least one in problems"
+    assert_refused("verify.py", said, call(capsys, verify.main, "--model", "linear", "--seeds", 1))
+
+
+def assert_refused(script: str, said: str, done: Done) -> None:
     assert done.status == 2
-    assert re.search(said, one_sentence(done.err))
+    assert one_sentence(done.err).startswith(f"{script}: {said}")
 
 
 def test_a_model_of_no_family_has_no_twin() -> None:
@@ -246,6 +245,20 @@ def test_an_activation_that_is_added_is_a_choice(
     assert config == from_mapping({**vars_as_toml(config), "activation": ["mine"]})
     x, _ = sample.test.batch(torch.arange(3), torch.float32)
     assert learner_of(config, sample).outputs(x).shape == (3, 10)
+
+
+def test_an_optimizer_or_a_cost_that_is_added_needs_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIMIZERS, "mine", OPTIMIZERS["sgd"])
+    monkeypatch.setitem(LOSSES, "my-cost", LOSSES["quadratic"])
+    for line, advised in (
+        ("--optimizer mine", "a smaller --lr (not 0.5)"),
+        ("--loss my-cost", "--loss quadratic --lr 10"),
+    ):
+        with pytest.raises(UserError, match=r"^no learning rate is known for .* with .*: give --lr$"):
+            train.parse(line.split())
+        request = train.parse([*line.split(), "--lr", "0.5"])
+        assert request.config.lr == 0.5
+        assert advised in advice(request.config, 5000)
 
 
 def vars_as_toml(config: Config) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Any, get_type_hints
 
 from training.config import Config
-from training.config.rules import OneOf, flag, typed
+from training.config.rules import flag, typed
 from training.errors import UserError
 from training.families import FAMILIES, defaults
 from training.families.base import PRESETS, Family
+from training.families.networks import family_of
 
 
 def configure(**values: Any) -> Config:
@@ -22,12 +23,8 @@ def configure(**values: Any) -> Config:
 
     Raises UserError for a value out of its range, an unknown model, and an option of another family.
     """
-    family = family_named(values.get("model", Config.model))
+    family = family_of(values.get("model", Config.model))
     return family.config(**own_settings(values, family))
-
-
-def family_named(name: Any) -> Family:
-    return FAMILIES[typed("model", Annotated[str, OneOf(FAMILIES)], name)]
 
 
 def own_settings(values: Mapping[str, Any], family: Family) -> dict[str, Any]:
@@ -63,7 +60,7 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
 
 def checked(values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` as the fields hold them; UserError for a name or a type that is none of theirs."""
-    family = family_named(values.get("model", Config.model))
+    family = family_of(typed("model", str, values.get("model", Config.model)))
     hints: dict[str, Any] = {}
     for other in (*FAMILIES.values(), family):
         hints |= get_type_hints(other.config, include_extras=True)
@@ -82,8 +79,8 @@ def preset_names() -> tuple[str, ...]:
 
 
 def default_preset(model: str) -> str:
-    """The preset of a family, where only the model is named; UserError if it has none."""
-    return family_named(model).preset_path().stem
+    """The preset of a family, where only the model is named."""
+    return family_of(model).preset
 
 
 def load_preset(name: str) -> Config:
@@ -100,7 +97,7 @@ def load_preset(name: str) -> Config:
 
 def settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """All settings of the family that `values` name: theirs, and the defaults of the others."""
-    family = family_named(values.get("model", Config.model))
+    family = family_of(values.get("model", Config.model))
     return {**vars(family.config()), **own_settings(values, family)}
 
 

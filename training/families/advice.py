@@ -12,7 +12,8 @@ LONG = 1000  # steps in which a network that learns shows it
 def advice(config: Config, total: int) -> str:
     """Which settings suit such a network better, in a run of so many steps; where all do, what else may help."""
     values, family = asdict(config), FAMILIES[config.model]
-    suits = defaults.fill(values, ["loss", "l2"])
+    fixed = [] if defaults.has_rate(values) else ["lr"]
+    suits = defaults.fill(values, ["loss", "l2", *fixed])
     better = [(name, shown(suits[name]), shown(values[name])) for name in ("lr", "init") if suits[name] != values[name]]
     tips = []
     if better:
@@ -22,7 +23,7 @@ def advice(config: Config, total: int) -> str:
         large = [name for name in ("l2", "l1", "dropout") if values.get(name)]
         tips += [f"a smaller {flag(name)} (not {shown(values[name])})" for name in large]
     hidden = {*family.hidden_activations(values)}
-    if len(hidden) == 1:
+    if len(hidden) == 1 and defaults.has_rate({**values, "loss": defaults.COSTS[0]}):
         other = defaults.fill({**values, "activation": (*hidden,)}, [])
         if other["loss"] != config.loss:
             named = ["activation"] if other["activation"] != values["activation"] else []  # with the outputs' own

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from torch import nn
 
@@ -36,8 +36,8 @@ class Problem:
 class Family:
     """One file of training/families, and all that the rest of training knows of its networks.
 
-    A family names the five attributes below and has `make`, `twin` and `problems`. The other methods have answers that
-    serve most families.
+    A family defines the attributes without a value and `make`, `twin` and `problems`. The other attributes and methods
+    serve most families as they are.
     """
 
     name: str = ""  # of --model
@@ -53,28 +53,23 @@ class Family:
 
     def make(self, config: Any, data: Dataset) -> Model:
         """The hand-written model; ValueError or UserError where it does not fit the examples."""
-        self.lacks("model", "method make")
+        raise NotImplementedError
 
     def twin(self, model: Any) -> nn.Module:
         """The same network as an `nn.Module`, at initial values of torch's own."""
-        self.lacks("twin", "method twin")
+        raise NotImplementedError
 
     def problems(self) -> Iterator[Problem]:
         """What tests and verify.py try the networks on."""
-        self.lacks("problems", "method problems")
+        raise NotImplementedError
 
-    def lacks(self, part: str, remedy: str) -> NoReturn:
-        """Raises the one sentence about a part that was forgotten."""
-        raise UserError(
-            f"the family {self.name} has no {part}: its file in training/families needs the {remedy} "
-            "(docs/contracts.md)"
-        )
-
-    def preset_path(self) -> Path:
-        path = PRESETS / f"{self.preset}.toml"
-        if not self.preset or not path.is_file():
-            self.lacks("preset", f"name of a file in {PRESETS.name}/, not {self.preset!r}")
-        return path
+    def require_whole(self, name: str) -> None:
+        """Raises UserError for the first part that was forgotten; `name` is that of the registry."""
+        for part in ("name", "summary", "preset", "config", "options", "model", "make", "twin", "problems"):
+            if getattr(type(self), part) is getattr(Family, part):
+                raise UserError(forgotten(name, part, f"has to define {part}"))
+        if not (PRESETS / f"{self.preset}.toml").is_file():
+            raise UserError(forgotten(name, "preset", f"names {self.preset!r}, which is no file in {PRESETS.name}/"))
 
     def settled(self, config: Any) -> Any:
         """The configuration with none of the family's own options left open."""
@@ -121,6 +116,10 @@ class Family:
     def advice(self, config: Any) -> list[str]:
         """What else may help a network that does not learn."""
         return []
+
+
+def forgotten(name: str, part: str, remedy: str) -> str:
+    return f"the family {name} has no {part}: its file in training/families {remedy} (docs/contracts.md)"
 
 
 def picture_shape(name: str, data: Dataset) -> tuple[int, int, int]:

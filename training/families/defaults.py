@@ -13,8 +13,9 @@ from typing import Any
 
 from manual_backprop.optimizers import OPTIMIZERS
 from training.config import takes_logits
-from training.families import FAMILIES
-from training.families.base import RECTIFIERS, UNBOUNDED, Family, Values
+from training.errors import UserError
+from training.families.base import RECTIFIERS, UNBOUNDED, Values
+from training.families.networks import family_of
 
 COSTS = ("softmax-cross-entropy", "sigmoid-cross-entropy", "quadratic", "squared-error")
 RATES = {  # of each optimizer, in the order of COSTS
@@ -42,7 +43,7 @@ def fill(values: Values, given: Collection[str]) -> dict[str, Any]:
     The output layer has the activation that is named for all layers, but sigmoid where that one has no bounds and the
     cost compares activations with the targets 0 and 1.
     """
-    filled, family = dict(values), family_of(values)
+    filled, family = dict(values), family_of(values["model"])
     if "activation" in values and not values["activation"]:
         return filled  # which a configuration refuses
     for name, choose in CHOICES.items():
@@ -53,15 +54,17 @@ def fill(values: Values, given: Collection[str]) -> dict[str, Any]:
     return filled
 
 
-def family_of(values: Values) -> Family:
-    return FAMILIES[values["model"]]
+def has_rate(values: Values) -> bool:
+    """Whether a learning rate can be filled in; there is none for optimizers and costs that were never tried."""
+    tried = values["optimizer"] in RATES and values["loss"] in COSTS
+    return tried or values["optimizer"] in family_of(values["model"]).rates
 
 
 def loss(values: Values) -> str:
     """Softmax cross-entropy, but for the lessons' network, and where an activation of the outputs' own is named."""
     if values["label_smoothing"]:
         return "softmax-cross-entropy"
-    family = family_of(values)
+    family = family_of(values["model"])
     if family.names_output(values):
         return "softmax-cross-entropy" if values["activation"][-1] == "identity" else "quadratic"
     return "quadratic" if family.of_the_lessons(values) else "softmax-cross-entropy"
@@ -69,7 +72,7 @@ def loss(values: Values) -> str:
 
 def init(values: Values) -> str:
     """He for relu and its kind, else Xavier; the lessons' network has its own."""
-    family = family_of(values)
+    family = family_of(values["model"])
     if family.of_the_lessons(values):
         return "scaled-normal"
     return "he" if any(name in RECTIFIERS for name in family.hidden_activations(values)) else "xavier"
@@ -77,9 +80,12 @@ def init(values: Values) -> str:
 
 def lr(values: Values) -> float:
     """The optimizer's rate for this cost; less with momentum, and where a cost of activations has unbounded outputs."""
-    family, optimizer, cost = family_of(values), values["optimizer"], COSTS.index(values["loss"])
+    family, optimizer = family_of(values["model"]), values["optimizer"]
     if optimizer in family.rates:
         return family.rates[optimizer]
+    if not has_rate(values):
+        raise UserError(f"no learning rate is known for {optimizer} with {spelled(values['loss'])}: give --lr")
+    cost = COSTS.index(values["loss"])
     output = family.output_activation(values)
     unbounded = output in UNBOUNDED and not takes_logits(values["loss"])
     rates = RATES_OF_SIGMOIDS if family.shrinks_gradients(values) and optimizer in RATES_OF_SIGMOIDS else RATES
@@ -95,7 +101,7 @@ def lr(values: Values) -> float:
 
 def l2(values: Values) -> float:
     """That of the family with this optimizer, as its preset has it; else 0."""
-    return family_of(values).penalties.get(values["optimizer"], 0.0)
+    return family_of(values["model"]).penalties.get(values["optimizer"], 0.0)
 
 
 CHOICES: dict[str, Callable[[Values], Any]] = {"loss": loss, "init": init, "lr": lr, "l2": l2}  # each sees those before
@@ -122,7 +128,7 @@ def _filled_in(values: Values, asked: Values, usual: Values, given: Collection[s
         filled["activation"], changed = "sigmoid outputs", True
     if not changed:
         return ""
-    family, optimizer = family_of(values), values["optimizer"]
+    family, optimizer = family_of(values["model"]), values["optimizer"]
     hidden, output = family.hidden_activations(values), family.output_activation(values)
     reasons = [*dict.fromkeys(hidden), *family.reasons(values, usual)]
     if family.names_output(asked) and output not in ("identity", *hidden):
@@ -141,7 +147,7 @@ def doubt(values: Values) -> str:
     accuracy = reached(values)
     if accuracy is None or accuracy >= GOOD:
         return ""
-    activation, optimizer = family_of(values).hidden_activations(values)[0], values["optimizer"]
+    activation, optimizer = family_of(values["model"]).hidden_activations(values)[0], values["optimizer"]
     plain = {**values, "activation": (activation,)}
     others = {cost: reached(fill({**plain, "loss": cost}, ["loss"])) or 0.0 for cost in COSTS}
     best = max(others, key=lambda cost: others[cost])
@@ -154,17 +160,17 @@ def doubt(values: Values) -> str:
 
 def reached(values: Values) -> float | None:
     """The test accuracy that was measured for such a network; None unless its settings are those filled in here."""
-    family = family_of(values)
+    family = family_of(values["model"])
     hidden = set(family.hidden_activations(values))
     if len(hidden) != 1:
         return None
-    own = fill({**values, "activation": (*hidden,)}, ["loss"])
-    same_output = family.output_activation(values) == family.output_activation(own)
-    if not same_output or any(values[name] != own[name] for name in CHOICES):
-        return None
     by_optimizer = measured().get(values["model"], {})
     figures = by_optimizer.get(values["optimizer"], {}).get(values["loss"], {}).get(*hidden)
-    return mean(figures) if figures else None
+    if not figures:
+        return None
+    own = fill({**values, "activation": (*hidden,)}, ["loss"])
+    same_output = family.output_activation(values) == family.output_activation(own)
+    return mean(figures) if same_output and all(values[name] == own[name] for name in CHOICES) else None
 
 
 @cache

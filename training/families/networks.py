@@ -3,16 +3,25 @@
 from torch import nn
 
 from training.config import Config
+from training.config.rules import OneOf
 from training.data import Dataset
 from training.errors import UserError
 from training.families import FAMILIES
+from training.families.base import Family
 from training.families.model import Model
+
+
+def family_of(model: str) -> Family:
+    """The family of this name; UserError for a name that is unknown, and for a family that lacks a part."""
+    OneOf(FAMILIES).check("model", model)
+    FAMILIES[model].require_whole(model)
+    return FAMILIES[model]
 
 
 def make_model(config: Config, data: Dataset) -> Model:
     """Raises UserError where the network does not fit the examples."""
     try:
-        return FAMILIES[config.model].make(config, data)
+        return family_of(config.model).make(config, data)
     except UserError:
         raise
     except ValueError as error:

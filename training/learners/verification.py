@@ -41,6 +41,8 @@ from reference import mlp as reference_mlp
 from training.data import Split
 from training.errors import UserError
 from training.families import FAMILIES
+from training.families.base import forgotten
+from training.families.networks import family_of
 from training.learners.comparison import compare_passes
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
@@ -117,7 +119,7 @@ COSTS: dict[str, tuple[Loss, Callable[..., Tensor]]] = {
 
 def verify_model(name: str, dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
     """The cost, ∂C/∂output, every δ and every gradient of all its networks, each at new parameters for every seed."""
-    family, problem = FAMILIES[name], None
+    family, problem = family_of(name), None
     for problem in family.problems():
         loss, twin_loss = COSTS[problem.loss]
         manual = ManualLearner(problem.model, loss, SGD(), NO_EXAMPLES, dtype=dtype)
@@ -132,7 +134,7 @@ def verify_model(name: str, dtype: torch.dtype, seeds: Sequence[int]) -> Iterato
             check.reports.append(compare(manual, references, x, y))
         yield check
     if problem is None:
-        family.lacks("problems", "method problems to yield one")
+        raise UserError(forgotten(name, "problems", "has to yield at least one in problems"))
 
 
 def verify_layers(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
