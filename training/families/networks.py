@@ -30,9 +30,10 @@ def make_model(config: Config, data: Dataset) -> Model:
 
 def make_twin(model: Model) -> nn.Module:
     """The same network as an `nn.Module`, at initial values of torch's own."""
-    for family in FAMILIES.values():
-        if type(model) is family.model:
-            return family.twin(model)
+    families = {family.model: family for family in FAMILIES.values()}
+    for kind in type(model).__mro__:  # a model that is another's subclass may have a family of its own
+        if kind in families:
+            return families[kind].twin(model)
     raise UserError(
         f"{type(model).__name__} is the model of no family, so it has no twin: there are {', '.join(FAMILIES)}"
     )
