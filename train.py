@@ -1,54 +1,51 @@
 """Train by hand-written backpropagation, by autograd, or by both in lock step: python train.py --impl manual"""
 
-import argparse
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from training import defaults, run
-from training.config import DEFAULT_PRESETS, Config, flag, load_preset, preset_names, preset_values
+from training import run
+from training.command_line import given, read, refuse_options_of_others
+from training.config import Config
+from training.config.rules import flag
 from training.errors import UserError
+from training.families import FAMILIES, defaults
+from training.families.networks import family_of
 from training.learners.checked import GradientMismatch
 from training.loop import NotFiniteError
 from training.output import command
+from training.presets import configure, default_preset, load_preset, preset_names, preset_values, settings
 
 PRESET_HELP = (
     f"Start from these settings, on their own data: {', '.join(preset_names())}, or the path of a TOML file, such as a "
-    f"run's config.toml; left out, {', '.join(f'{preset} for {model}' for model, preset in DEFAULT_PRESETS.items())}, "
+    f"run's config.toml; left out, {', '.join(f'{family.preset} for {name}' for name, family in FAMILIES.items())}, "
     "on the data that are there."
 )
+ABOUT = "Train a network by hand-written backpropagation, by autograd, or by both in lock step."
 RESUMED_WITH = ("epochs", "max_steps")
 
 
 @dataclass(frozen=True)
-class Arguments(Config):
-    """Train a network by hand-written backpropagation, by autograd, or by both in lock step."""
+class Start:
+    """Where the run starts from, and where it is written to."""
 
     preset: Annotated[str | None, tyro.conf.arg(metavar="NAME", help=PRESET_HELP)] = None
-    run_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Where to write the run; left out, a new directory under runs/."""
-    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR")] = None
-    """Go on with the run in this directory; only --epochs and --max-steps can be given with it."""
     print_config: bool = False
     """Print the configuration as TOML and stop."""
-
-    def __post_init__(self) -> None:
-        """Nothing is checked before what was left out is filled in."""
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """The fields of Config."""
-        return {field.name: getattr(self, field.name) for field in fields(Config)}
+    run_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Directory of the run; left out, a new one under runs/."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR")] = None
+    """Go on with the run in this directory; only --epochs and --max-steps can be given with it."""
 
 
 @dataclass(frozen=True)
 class Request:
     """A command line, understood: `notes` are what to tell about the settings that it left out."""
 
-    arguments: Arguments
+    arguments: Start
     config: Config
     notes: list[str]
 
@@ -59,40 +56,36 @@ def parse(argv: list[str]) -> Request:
     Cost, initial values, learning rate and L2 follow from the rest unless the command line, or a preset that is named
     there, sets them.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for name in ("preset", "model", *defaults.CHOICES):
-        first.add_argument(flag(name), nargs="?")
-    first.add_argument("--resume", nargs="?", type=Path)
-    known = vars(first.parse_known_args(argv)[0])
-    given = set(known)
+    known = given(argv, ("resume", "preset", "model", *defaults.CHOICES))
+    kept = known.keys() & defaults.CHOICES.keys()
+    named = {"model": known["model"]} if known.get("model") in FAMILIES else {}  # an unknown one is refused below
     if known.get("resume"):
-        base = vars(run.load_config(known["resume"]))
-        given.update(defaults.CHOICES)
+        base = vars(run.load_config(Path(known["resume"])))
+        kept = set(defaults.CHOICES)
     elif known.get("preset"):
         load_preset(known["preset"])  # refuses one that is wrong in itself
         values = preset_values(known["preset"])
-        base = {**vars(Config()), **values}
-        given.update(values)
+        base = settings({**values, **named})
+        kept |= values.keys()
     else:
-        model = str(known.get("model", Config.model))  # one that is unknown is refused below
-        base = {**vars(load_preset(DEFAULT_PRESETS.get(model, DEFAULT_PRESETS[Config.model]))), "dataset": "auto"}
-    arguments: Arguments = tyro.cli(
-        Arguments, args=argv, default=Arguments(**base), config=(tyro.conf.FlagCreatePairsOff,)
-    )
+        base = {**vars(load_preset(default_preset(named.get("model", Config.model)))), "dataset": "auto"}
+    family = family_of(base["model"])
+    refuse_options_of_others(argv, family)
+    arguments, asked = read(argv, ABOUT, Start, family, base)
     if arguments.resume:
         if arguments.run_dir or arguments.preset:
             raise UserError("--resume goes on with a run as it is: leave out --run-dir and --preset")
-        for field in fields(Config):
-            if field.name not in RESUMED_WITH and arguments.values[field.name] != base[field.name]:
+        for name, value in asked.items():
+            if name not in RESUMED_WITH and value != base[name]:
                 raise UserError(
-                    f"{flag(field.name)} cannot change when a run is resumed; start a new one with "
-                    f"--preset {arguments.resume / 'config.toml'} {flag(field.name)} …"
+                    f"{flag(name)} cannot change when a run is resumed; start a new one with "
+                    f"--preset {arguments.resume / 'config.toml'} {flag(name)} …"
                 )
-    config = Config(**defaults.fill(arguments.values, given))
+    config = configure(**defaults.fill(asked, kept))
     if arguments.resume:
         return Request(arguments, config, [])
-    usual = load_preset(DEFAULT_PRESETS[config.model])
-    return Request(arguments, config, defaults.notes(vars(config), arguments.values, vars(usual), given))
+    usual = load_preset(default_preset(config.model))
+    return Request(arguments, config, defaults.notes(vars(config), asked, vars(usual), kept))
 
 
 @command("train.py")
@@ -106,7 +99,7 @@ def main(argv: list[str]) -> int:
         if arguments.print_config:
             print(config.to_toml(), end="")
             return 0
-        preset = arguments.preset or DEFAULT_PRESETS[config.model]
+        preset = arguments.preset or default_preset(config.model)
         name = f"{Path(preset).stem}-{config.impl}-seed{config.seed}"
         run_dir = arguments.resume or arguments.run_dir or run.free_run_dir(Path("runs"), name)
         result = run.resume(run_dir, config) if arguments.resume else run.start(config, run_dir, request.notes)

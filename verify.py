@@ -14,8 +14,10 @@ import tyro
 from rich.table import Table
 
 from gradient_check import Row
+from training.config import Config
 from training.errors import UserError
-from training.learners.verification import MODELS, Check, size, verify_all, verify_model
+from training.families import FAMILIES
+from training.learners.verification import Check, size, verify_all, verify_model
 from training.output import Console, command
 from training.prediction import verify_trained
 
@@ -28,7 +30,7 @@ class Arguments:
     output closed it.
     """
 
-    model: Annotated[str | None, tyro.conf.arg(metavar="NAME", help=f"Which model: {', '.join(MODELS)}.")] = None
+    model: Annotated[str | None, tyro.conf.arg(metavar="NAME", help=f"Which model: {', '.join(FAMILIES)}.")] = None
     checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="RUN_OR_PT")] = None
     """Verify this trained network instead, on mini-batches of its training set."""
     all: bool = False
@@ -47,8 +49,8 @@ class Arguments:
     def __post_init__(self) -> None:
         if sum(map(bool, (self.model, self.checkpoint, self.all))) > 1:
             raise UserError("--model, --checkpoint and --all exclude each other: give one of them")
-        if self.model is not None and self.model not in MODELS:
-            raise UserError(f"--model is {self.model!r}, but it must be one of {', '.join(MODELS)}")
+        if self.model is not None and self.model not in FAMILIES:
+            raise UserError(f"--model is {self.model!r}, but it must be one of {', '.join(FAMILIES)}")
         if self.data_dir and not self.checkpoint:
             raise UserError("--data-dir goes with --checkpoint: nothing else reads data")
         if self.seeds < 1:
@@ -63,7 +65,7 @@ def verify(arguments: Arguments) -> Iterable[Check]:
     if arguments.checkpoint:
         return [verify_trained(arguments.checkpoint, arguments.dtype, seeds, arguments.data_dir)]
     dtype = getattr(torch, arguments.dtype)
-    return verify_all(dtype, seeds) if arguments.all else verify_model(arguments.model or "mlp", dtype, seeds)
+    return verify_all(dtype, seeds) if arguments.all else verify_model(arguments.model or Config.model, dtype, seeds)
 
 
 def print_part(part: str, checks: list[Check]) -> None:

@@ -1,4 +1,4 @@
-"""How well each combination learns with what training/defaults.py chooses: docs/defaults.md and training/defaults.json.
+"""How well each combination learns with what training/families/defaults.py chooses: docs/defaults.md, defaults.json.
 
     python -m benchmarks.defaults
 
@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -21,13 +21,15 @@ from rich.progress import track
 
 from benchmarks.readme import machine
 from lessons.runs import train
+from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.optimizers import OPTIMIZERS
-from training import defaults
-from training.config import DEFAULT_PRESETS, Activation, Config, load_preset
+from training.config import Config
 from training.data import load
+from training.families import defaults
 from training.loop import NotFiniteError
 from training.output import command
 from training.prepare import FOUND_THREADS
+from training.presets import configure, default_preset, load_preset
 
 EPOCHS = 8
 SEEDS = 3
@@ -46,11 +48,11 @@ class Job:
     @property
     def config(self) -> Config:
         """What train.py makes of these options, for so many epochs of the sample."""
-        usual = load_preset(DEFAULT_PRESETS[self.model])
+        usual = load_preset(default_preset(self.model))
         asked = {"optimizer": self.optimizer, "loss": self.cost, "activation": (self.activation,)}
         values = defaults.fill({**vars(usual), **asked}, ["loss"])
         return replace(
-            Config(**values),
+            configure(**values),
             dataset="sample",
             device="cpu",
             threads=1,
@@ -66,12 +68,12 @@ def jobs() -> list[Job]:
         Job("mlp", optimizer, cost, activation, seed)
         for optimizer in OPTIMIZERS
         for cost in defaults.COSTS
-        for activation in get_args(Activation)
+        for activation in ACTIVATIONS
         for seed in range(SEEDS)
     ]
-    usual = {model: load_preset(DEFAULT_PRESETS[model]) for model in ("cnn", "lenet5")}
+    usual = {model: load_preset(default_preset(model)) for model in ("cnn", "lenet5")}
     return [
-        Job(model, optimizer, config.loss, config.activation[0], seed)
+        Job(model, optimizer, config.loss, vars(config)["activation"][0], seed)
         for model, config in usual.items()  # what takes longest comes first
         for optimizer in OPTIMIZERS
         for seed in range(SEEDS)
@@ -90,7 +92,7 @@ def measure(job: Job) -> float:
 
 
 def collected(results: Iterable[tuple[Job, float]]) -> dict[str, Any]:
-    """By model, optimizer, cost and activation the accuracies of the seeds, as training/defaults.py reads them."""
+    """By model, optimizer, cost and activation the accuracies of the seeds, as families/defaults.py reads them."""
     nested: dict[str, Any] = {"epochs": EPOCHS, "machine": machine()}
     for job, accuracy in results:
         by_cost = nested.setdefault(job.model, {}).setdefault(job.optimizer, {})
@@ -101,7 +103,7 @@ def collected(results: Iterable[tuple[Job, float]]) -> dict[str, Any]:
 def page(figures: dict[str, Any]) -> str:
     """The tables."""
     lines: list[str] = []
-    activations = get_args(Activation)
+    activations = list(ACTIVATIONS)
     for cost in defaults.COSTS:
         cells = {o: by_cost[cost] for o, by_cost in figures["mlp"].items()}
         lines += ["", f"### 784-16-16-10, {defaults.spelled(cost)}", ""]
@@ -142,7 +144,7 @@ def percent(accuracies: list[float]) -> str:
 
 
 def main(jobs_at_once: Annotated[int, tyro.conf.arg(name="jobs")] = FOUND_THREADS) -> None:
-    """Measure everything again, and write docs/defaults.md and training/defaults.json.
+    """Measure everything again, and write docs/defaults.md and training/families/defaults.json.
 
     Args:
         jobs_at_once: How many runs at a time, each on one thread.

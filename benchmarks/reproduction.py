@@ -26,12 +26,13 @@ from rich.table import Table
 
 from benchmarks.published import PUBLISHED, Published
 from benchmarks.readme import machine, write_section
-from training.config import Config, from_mapping, load_preset
+from training.config import Config
 from training.dashboard.figures import curves
 from training.dashboard.metrics import METRICS, read_metrics
 from training.errors import UserError
 from training.output import Console, command
 from training.prepare import FOUND_THREADS
+from training.presets import from_mapping, load_preset
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reproduction.md"
@@ -193,7 +194,7 @@ def table(entries: Sequence[Published], runs: Callable[[str], Sequence[Run]]) ->
     lines = [f"| {' | '.join(heading)} |", "|---" * len(heading) + "|"]
     for entry in entries:
         own = runs(entry.preset)
-        cells = [f"[`{entry.preset}`](../training/presets/{entry.preset}.toml)", f"{len(own)}"]
+        cells = [f"[`{entry.preset}`](../training/families/presets/{entry.preset}.toml)", f"{len(own)}"]
         cells += [entry.figure, entry.rule.text]
         cells += [f"{entry.rule.ours(own):.2%}", verdict(entry, own), percent([run.last for run in own])]
         cells += [f"{percent([run.best for run in own])}, {max(run.best for run in own):.2%}"]

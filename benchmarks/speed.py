@@ -21,12 +21,14 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import ToTensor
 
 from benchmarks.readme import machine, write_section
-from training.config import Config, load_preset
+from training.config import Config
 from training.data import Dataset, load
+from training.families.model import Model
+from training.families.networks import make_twin
 from training.learners.factory import make_manual, make_reference
-from training.models import Model, make_twin
 from training.output import command
 from training.prepare import prepare
+from training.presets import load_preset
 
 ROUNDS = 15
 STEPS = 100  # of each implementation in a round

@@ -107,7 +107,7 @@ def _times(a: float, b: float) -> str:
 
 def _facts(e: Explanation) -> str:
     config, sizes = e.trained.config, [len(e.x), *(len(layer.z) for layer in e.layers)]
-    kinds = ", ".join(dict.fromkeys(config.activations))
+    kinds = ", ".join(dict.fromkeys(layer.activation for layer in e.layers))
     steps = e.trained.learner.steps
     facts = [f"{'-'.join(map(str, sizes))}, {kinds}, {config.loss} cost, after {steps:,} steps."]
     if max(sizes[1:]) > most_shown(e):

@@ -24,12 +24,12 @@ from lessons.descent import descend
 from lessons.lesson import Report
 from lessons.measure import gradient
 from lessons.runs import batch, first, learner
-from training.config import Config
 from training.dashboard.figures import COLORS, new_figure
 from training.data import Dataset
 from training.data.order import epoch_order
 from training.learners.base import activations
 from training.learners.manual import ManualLearner
+from training.presets import configure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ SOURCE = (
 )
 EXAMPLES = 2_000
 SIZES = (1, 10, 100, 1_000, EXAMPLES)
-NETWORK = Config(hidden=(30,), loss="quadratic", init="scaled-normal", lr=1.0, epochs=3)
+NETWORK = configure(hidden=(30,), loss="quadratic", init="scaled-normal", lr=1.0, epochs=3)
 WHOLE_RATES = (3.0, 10.0, 30.0)  # for the whole batch too, lest it lose only because of its learning rate
 DRAWS = 200  # of batches, for the noise
 LAW = 0.1  # how far the exponent of B may be from −1: it is known to 0.01

@@ -24,9 +24,9 @@ from lessons.runs import batch, first, learner
 from manual_backprop.losses import LOSSES
 from manual_backprop.models.mlp import MLP
 from manual_backprop.tape import Tape
-from training.config import Config
 from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
+from training.presets import configure
 
 TITLE = "Quadratic cost and cross-entropy: learning from bad mistakes"
 CLAIM = (
@@ -44,7 +44,7 @@ EPOCHS = 300
 STEP = 1e-5  # of a central difference: its own error is about STEP² = 1e-10
 AGREE = 1e-7
 SLOW, STEADY = 3.0, 2.0  # times as long from the worse start: at least, at most
-DIGITS = Config(hidden=(30,), init="scaled-normal", batch_size=10, lr=0.05, epochs=40)
+DIGITS = configure(hidden=(30,), init="scaled-normal", batch_size=10, lr=0.05, epochs=40)
 SHIFTS = (0.0, 2.0, 4.0, 6.0)  # of zᴸ: with 6, all ten outputs are near σ(6) = 0.998, where nine should be 0
 
 

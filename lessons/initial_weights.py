@@ -29,6 +29,7 @@ from manual_backprop.models.mlp import MLP
 from training.config import Config
 from training.dashboard.figures import BLUE, COLORS, VERMILION, new_figure
 from training.data import Dataset
+from training.families.mlp import MLPConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +44,7 @@ SOURCE = (
     "CS231n, Neural Networks Part 2, Weight Initialization (https://cs231n.github.io/neural-networks-2/); "
     "Nielsen, chapter 3 (http://neuralnetworksanddeeplearning.com/chap3.html) and, on runs that end much worse, 1"
 )
-NETWORK = Config(hidden=(30,), loss="quadratic", init="zeros", lr=3.0, batch_size=10, epochs=2)
+NETWORK = MLPConfig(hidden=(30,), loss="quadratic", init="zeros", lr=3.0, batch_size=10, epochs=2)
 EQUAL = {
     "zeros, sigmoid": replace(NETWORK, dtype="float64"),
     "zeros, tanh": replace(NETWORK, dtype="float64", activation=("tanh", "sigmoid")),

@@ -24,6 +24,7 @@ from training.config import Config
 from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
 from training.learners.manual import ManualLearner
+from training.presets import configure
 
 TITLE = "The learning rate: too low, right, too high"
 CLAIM = (
@@ -35,7 +36,7 @@ SOURCE = (
     "0.001); that saturated outputs learn slowly: chapters 2 and 3"
 )
 RATES = LOW, RIGHT, HIGH = 0.001, 3.0, 100.0
-NETWORK = Config(hidden=(30,), loss="quadratic", init="standard-normal", batch_size=10, epochs=3)
+NETWORK = configure(hidden=(30,), loss="quadratic", init="standard-normal", batch_size=10, epochs=3)
 GUESSING = 0.3  # accuracy: one class of ten is right without learning, and with luck two
 LEARNED = 0.6  # accuracy: 3,000 steps reach 70–85%, Nielsen's 150,000 reach 95%
 DEAD = 0.01  # of the gradient at the start; a network that learns keeps more than this

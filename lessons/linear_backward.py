@@ -17,10 +17,10 @@ from lessons.lesson import Report
 from lessons.measure import distance, outputs
 from lessons.runs import batch, learner
 from manual_backprop.tape import Tape
-from training.config import Config
 from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
 from training.learners.base import without_activations
+from training.presets import configure
 
 TITLE = "The backward pass is itself a network, linear in δ"
 CLAIM = (
@@ -30,7 +30,7 @@ CLAIM = (
 SOURCE = "Nielsen, chapter 2 (http://neuralnetworksanddeeplearning.com/chap2.html); Rojas, Neural Networks, chapter 7"
 TRIALS = 20
 AGREE = 1e-12
-NETWORK = Config(hidden=(16, 16), activation=("sigmoid",), dtype="float64")
+NETWORK = configure(hidden=(16, 16), activation=("sigmoid",), dtype="float64")
 
 
 def deviation(together: Tensor, apart: Tensor) -> float:

@@ -11,10 +11,10 @@ from lessons.descent import descend
 from lessons.runs import first, learner
 from manual_backprop.losses import one_hot
 from manual_backprop.tape import Tape
-from training.config import Config
 from training.data import Dataset
+from training.families.model import Model
 from training.learners.manual import ManualLearner
-from training.models import Model
+from training.presets import configure
 
 STEP = 1e-5  # of a central difference: its own error is about STEP² = 1e-10
 RATE, BATCH = 3.0, 100  # η of training, and examples a step
@@ -46,7 +46,7 @@ def outputs(model: Model, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
 
 def new_network(data: Dataset, seed: int) -> ManualLearner:
     """3Blue1Brown's 784-16-16-10 sigmoids, untrained, with their cost C = ‖a − y‖² and the first 10,000 examples."""
-    config = Config(hidden=(16, 16), activation=("sigmoid",), loss="squared-error", dtype="float64", seed=seed)
+    config = configure(hidden=(16, 16), activation=("sigmoid",), loss="squared-error", dtype="float64", seed=seed)
     return learner(config, first(data, 10_000, 2_000))
 
 

@@ -21,11 +21,11 @@ import torch
 
 from lessons.lesson import Curve, Report
 from lessons.runs import curve, first, train
-from training.config import Config
 from training.dashboard.figures import BLUE, COLORS, VERMILION, new_figure
 from training.data import Dataset, expand
 from training.evaluation import evaluate
 from training.prediction import load_trained
+from training.presets import configure
 
 TITLE = "Overfitting: 1,000 pictures learned by heart, and what helps"
 CLAIM = (
@@ -35,7 +35,7 @@ CLAIM = (
 SOURCE = "Nielsen, chapter 3 (http://neuralnetworksanddeeplearning.com/chap3.html)"
 PICTURES, TEST = 1_000, 2_000
 STEPS = 1_250
-NETWORK = Config(
+NETWORK = configure(
     hidden=(100,),
     activation=("relu",),
     loss="softmax-cross-entropy",

@@ -27,9 +27,9 @@ from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import Adam
 from manual_backprop.parameters import Parameters
 from manual_backprop.tape import Tape
-from training.config import Config
 from training.dashboard.figures import BLUE, COLORS, VERMILION, new_figure
 from training.data import Dataset, load, points_rule
+from training.families.mlp import MLPConfig
 from training.prediction import load_trained
 
 TITLE = "One hidden layer approximates any function, if it is wide enough"
@@ -40,7 +40,7 @@ CLAIM = (
 SOURCE = "Cybenko 1989; Nielsen, chapter 4 (http://neuralnetworksanddeeplearning.com/chap4.html)"
 WIDTHS = (1, 2, 4, 16, 64, 256)
 CLASSIFIERS, FITS, BUMPS = WIDTHS[:4], WIDTHS[:5], WIDTHS[1:]
-POINTS = Config(
+POINTS = MLPConfig(
     dataset="points",
     activation=("tanh",),
     loss="softmax-cross-entropy",

@@ -24,9 +24,9 @@ from torch import Tensor
 from lessons.lesson import Curve, Report
 from lessons.runs import batch, curve, first, learner, train
 from manual_backprop.layers.activations import ACTIVATIONS
-from training.config import Config
 from training.dashboard.figures import COLORS, new_figure
 from training.data import Dataset
+from training.families.mlp import MLPConfig
 
 TITLE = "Deep networks: δ vanishes or explodes, layer by layer"
 CLAIM = (
@@ -51,7 +51,7 @@ AS_PREDICTED = 0.05  # of a factor; it is the size of sums of only 100 random te
 KEPT = 0.1  # how far from 1 a factor may be that keeps δ; twice as far would be 500-fold in 30 layers
 LEARNED, GUESSED = 0.5, 0.2  # test accuracies; always saying the commonest digit is right in 0.13
 
-TRAINED = Config(
+TRAINED = MLPConfig(
     hidden=(50,),
     loss="softmax-cross-entropy",
     lr=0.1,
@@ -104,7 +104,7 @@ def slope(activation: str, z: Tensor) -> Tensor:
 def passage(data: Dataset, activation: str, init: str, seed: int) -> Passage:
     """One forward and one backward pass through 30 hidden layers of 100 neurons, at the initial weights."""
     start: dict[str, Any] = {"activation": (activation,), "init": init, "seed": seed}
-    network = learner(Config(hidden=(WIDTH,) * DEPTH, loss="softmax-cross-entropy", dtype="float64", **start), data)
+    network = learner(MLPConfig(hidden=(WIDTH,) * DEPTH, loss="softmax-cross-entropy", dtype="float64", **start), data)
     result = network.backpropagate(*batch(data.train, EXAMPLES))
     sizes = [rms(result.deltas[f"layer{l}"]) for l in range(1, DEPTH + 1)]
     foretold = [

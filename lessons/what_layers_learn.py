@@ -21,10 +21,10 @@ from lessons.measure import distance, outputs
 from lessons.runs import batch, first, train
 from manual_backprop.models.mlp import MLP
 from manual_backprop.tape import Tape
-from training.config import Config
 from training.dashboard.figures import new_figure
 from training.data import Dataset
 from training.prediction import load_trained
+from training.presets import configure
 
 TITLE = "What the neurons look for: no strokes, and no digits either"
 CLAIM = (
@@ -35,7 +35,7 @@ SOURCE = (
     "3Blue1Brown, chapter 2 (https://www.3blue1brown.com/lessons/gradient-descent); gradient ascent on the input: "
     "Erhan et al. 2009, Olah et al. 2017 (https://distill.pub/2017/feature-visualization/)"
 )
-NETWORK = Config(hidden=(16, 16), epochs=20, histogram_every=0)
+NETWORK = configure(hidden=(16, 16), epochs=20, histogram_every=0)
 NOISE = 1_000  # random pictures: every pixel uniform from 0 to 1
 STARTS = 16  # of them from which the ascent starts; the best that it reaches counts
 STEPS, RATE = 200, 1.0  # η falls evenly to 0

@@ -106,3 +106,24 @@ class Plateau:
         if memory["waited"] + 1 < self.patience:
             return {**memory, "waited": memory["waited"] + 1}
         return {**memory, "scale": memory["scale"] * self.factor, "waited": 0}
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a schedule is made from N and γ: `make` for a function of t and T, a `Plateau` where results decide."""
+
+    make: Callable[[int, float], Schedule] | None = None
+    takes: tuple[str, ...] = ()  # of N, every, and γ, factor
+    follows: str = ""  # the result on held-out examples that decides: cost or accuracy
+    rises: bool = False  # whether it has a warm-up of its own
+
+
+SCHEDULES = {
+    "constant": Course(lambda every, factor: constant),
+    "step": Course(Step, takes=("every", "factor")),
+    "exponential": Course(Exponential, takes=("every", "factor")),
+    "cosine": Course(lambda every, factor: cosine),
+    "one-cycle": Course(lambda every, factor: one_cycle, rises=True),
+    "plateau": Course(takes=("every", "factor"), follows="cost"),
+    "halve": Course(takes=("every",), follows="accuracy"),
+}

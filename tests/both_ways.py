@@ -18,9 +18,9 @@ from manual_backprop import losses
 from manual_backprop.losses import Loss
 from reference.losses import LOSSES as REFERENCE_LOSSES
 from training.data import Split
+from training.families.model import Model
 from training.learners.reference import ReferenceLearner
 from training.learners.verification import examples_of
-from training.models import Model
 
 LOSSES: dict[str, Loss] = {name: make() for name, make in losses.LOSSES.items()} | {
     "smoothed": losses.SoftmaxCrossEntropy(label_smoothing=0.15)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from manual_backprop.models import cnn
 from manual_backprop.models.cnn import CNN, LeNet5
-from training.models import make_twin
+from training.families.networks import make_twin
 from training.noise import dropout_masks
 
 GAINS = {"relu": 1.5, "leaky_relu": 1.5, "sigmoid": 3.0, "gelu": 2.0, "silu": 2.0}

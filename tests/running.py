@@ -17,12 +17,12 @@ from training.config import Config
 from training.dashboard.metrics import read_metrics
 from training.dashboard.tensorboard import MetricsWriter
 from training.data import Dataset
+from training.families.networks import make_model
 from training.learners.base import Learner
 from training.learners.factory import make_learner, make_manual, make_reference
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
 from training.loop import Loop, Outcome
-from training.models import make_model
 from training.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[1]

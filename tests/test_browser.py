@@ -12,9 +12,9 @@ import pytest
 import torch
 from running import learner_of
 
-from training.config import Config
 from training.dashboard.tensorboard import MetricsWriter
 from training.data import load
+from training.presets import configure
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -30,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     data = load("points")
     for impl, loss in LOSSES.items():
-        config = Config(impl=impl, dataset="points", hidden=(5,))  # type: ignore[arg-type]
+        config = configure(impl=impl, dataset="points", hidden=(5,))
         learner = learner_of(config, data)
         result = learner.backpropagate(*data.train.batch(torch.arange(100), torch.float32))
         (root / impl).mkdir()

@@ -17,6 +17,7 @@ from training.config import Config
 from training.data import Dataset, load
 from training.evaluation import evaluate
 from training.learners.base import Learner
+from training.presets import configure
 
 SIZES = (5, 4, 3, 3)
 
@@ -28,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def config(data: Dataset, **changes: object) -> Config:
     settings = {"hidden": (4, 3), "activation": ("tanh",), "lr": 0.5, "momentum": 0.9, "batch_size": 30, "epochs": 5}
-    return resolved(Config(**(settings | changes)), data)  # type: ignore[arg-type]
+    return resolved(configure(**(settings | changes)), data)
 
 
 def learner(impl: str, config: Config, data: Dataset) -> Learner:

@@ -12,7 +12,7 @@ from gradient_check import compare_gradients
 from manual_backprop.layers import batch_norm, max_pool2d
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.models.cnn import CNN, LeNet5
-from training.models import make_twin
+from training.families.networks import make_twin
 
 each_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 each_cnn = pytest.mark.parametrize("problem", CNNS.values(), ids=CNNS)

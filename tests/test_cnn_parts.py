@@ -15,7 +15,7 @@ from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.models.cnn import CNN, LeNet5
 from manual_backprop.models.mlp import MLP
 from training.data import Split
-from training.models import make_twin
+from training.families.networks import make_twin
 
 each_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 each_cnn = pytest.mark.parametrize("problem", CNNS.values(), ids=CNNS)

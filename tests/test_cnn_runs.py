@@ -30,7 +30,8 @@ from training import checkpoint
 from training.config import Config
 from training.data import Dataset, load
 from training.data.augmentation import make_augment
-from training.models import make_model
+from training.families.networks import make_model
+from training.presets import configure
 
 Capsys = pytest.CaptureFixture[str]
 LOSS = "softmax-cross-entropy"
@@ -45,7 +46,7 @@ def config(data: Dataset, **changes: Any) -> Config:
     settings: dict[str, Any] = {"model": "cnn", "channels": (3, 4), "activation": ("relu",), "loss": LOSS, "lr": 0.05}
     settings |= {"momentum": 0.9, "l2": 1e-3, "batch_size": 30, "epochs": 2, "log_every": 4, "histogram_every": 5}
     settings |= {"dropout": 0.2, "shift": 1, "rotate": 10.0}
-    return resolved(Config(**(settings | changes)), data)
+    return resolved(configure(**(settings | changes)), data)
 
 
 @pytest.mark.parametrize("impl", ["manual", "reference"])
@@ -69,7 +70,7 @@ def test_the_learner_is_what_the_configuration_asks_for(impl: str, pictures: Pat
 
 
 def test_lenet_is_what_the_configuration_asks_for(sample: Dataset) -> None:
-    settings = resolved(Config(model="lenet5", activation=("gelu",), loss=LOSS), sample)  # type: ignore[arg-type]
+    settings = resolved(configure(model="lenet5", activation=("gelu",), loss=LOSS), sample)
     assert make_model(settings, sample) == LeNet5((1, 28, 28), 10, "gelu")
 
 

@@ -6,7 +6,6 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from typing import get_args
 
 import pytest
 import running
@@ -16,14 +15,16 @@ from running import ROOT, call, resolved
 import train
 from benchmarks.defaults import Job, jobs
 from lessons.runs import learner
+from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import LOSSES
 from manual_backprop.optimizers import OPTIMIZERS
-from training import defaults
-from training.config import DEFAULT_PRESETS, Activation, Config, load_preset, preset_names
+from training.config import Config
 from training.data import Dataset
 from training.data.order import epoch_order
 from training.errors import UserError
 from training.evaluation import evaluate
+from training.families import FAMILIES, defaults
+from training.presets import default_preset, load_preset, preset_names
 from training.schedules import make_schedule
 
 Capsys = pytest.CaptureFixture[str]
@@ -38,9 +39,9 @@ def notes(line: str) -> list[str]:
     return train.parse(line.split()).notes
 
 
-@pytest.mark.parametrize("model", DEFAULT_PRESETS)
+@pytest.mark.parametrize("model", FAMILIES)
 def test_without_a_choice_what_is_filled_in_is_the_models_own_preset(model: str) -> None:
-    usual = vars(load_preset(DEFAULT_PRESETS[model]))
+    usual = vars(load_preset(default_preset(model)))
     assert defaults.fill({**usual, **dict.fromkeys(CHOSEN)}, usual.keys() - set(CHOSEN)) == usual
     assert notes(f"--model {model}") == []
 
@@ -80,7 +81,7 @@ def test_cost_start_and_rate_follow(line: str, loss: str, init: str, lr: float) 
     assert (config.loss, config.init, config.lr) == (loss, init, lr)
 
 
-@pytest.mark.parametrize("activation", get_args(Activation))
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_cost_of_activations_has_outputs_between_its_targets(activation: str) -> None:
     config = parsed(f"--activation {activation} --loss quadratic")
     bounded = activation in ("sigmoid", "tanh", "scaled_tanh")
@@ -216,7 +217,7 @@ def test_everything_that_can_be_chosen_is_measured_and_on_the_page() -> None:
     for model, optimizer, cost, activation in wanted:
         assert all(0 <= accuracy <= 1 for accuracy in figures[model][optimizer][cost][activation])
     mlp = {(optimizer, cost, activation) for model, optimizer, cost, activation in wanted if model == "mlp"}
-    assert mlp == {(o, c, a) for o in OPTIMIZERS for c in LOSSES for a in get_args(Activation)}
+    assert mlp == {(o, c, a) for o in OPTIMIZERS for c in LOSSES for a in ACTIVATIONS}
     page = (ROOT / "docs" / "defaults.md").read_text(encoding="utf-8")
     for cost in LOSSES:
         table = page.partition(f"### 784-16-16-10, {defaults.spelled(cost)}\n")[2].partition("###")[0]
@@ -224,7 +225,7 @@ def test_everything_that_can_be_chosen_is_measured_and_on_the_page() -> None:
             (row,) = re.findall(rf"^\| {optimizer} \| (.*) \|$", table, re.M)
             rate, *cells = row.split(" | ")
             assert float(rate) == Job("mlp", optimizer, cost, "relu", 0).config.lr
-            for activation, cell in zip(get_args(Activation), cells, strict=True):
+            for activation, cell in zip(ACTIVATIONS, cells, strict=True):
                 accuracy = mean(figures["mlp"][optimizer][cost][activation])
                 assert cell.strip("*").split(" ± ")[0] == f"{100 * accuracy:.1f}"
                 assert cell.startswith("*") == (accuracy < defaults.GOOD)
@@ -234,16 +235,16 @@ def test_everything_that_can_be_chosen_is_measured_and_on_the_page() -> None:
 def test_what_is_measured_is_what_train_makes_of_such_a_command_line() -> None:
     for job in (job for job in jobs() if job.seed == 0):
         line = f"--model {job.model} --optimizer {job.optimizer} --loss {job.cost} --activation {job.activation}"
-        asked, measured = parsed(line), job.config
-        for name in (*CHOSEN, "activations", "hidden", "momentum", "schedule", "batch_size", "shift", "rotate"):
-            assert getattr(asked, name) == getattr(measured, name), (line, name)
+        asked, measured = (vars(FAMILIES[job.model].settled(config)) for config in (parsed(line), job.config))
+        for name in (*CHOSEN, "activation", "hidden", "momentum", "schedule", "batch_size", "shift", "rotate"):
+            assert asked.get(name) == measured.get(name), (line, name)
 
 
 def test_with_the_cost_that_is_filled_in_every_network_learns_but_for_few() -> None:
     """Ten activations for each optimizer; the cost is quadratic for sigmoid with sgd, else softmax cross-entropy."""
     for optimizer, by_cost in defaults.measured()["mlp"].items():
         good = 0
-        for activation in get_args(Activation):
+        for activation in ACTIVATIONS:
             cost = parsed(f"--optimizer {optimizer} --activation {activation}").loss
             good += mean(by_cost[cost][activation]) >= defaults.GOOD
         assert good >= 9, optimizer

@@ -31,9 +31,9 @@ from explanation.page import COSTS, page
 from explanation.plotly_layout import Chart, Panel
 from explanation.plotly_traces import cells, number, waterfall
 from manual_backprop.losses import LOSSES
-from training.config import Config
 from training.data import Dataset, Split, load
 from training.prediction import Trained, load_trained
+from training.presets import configure
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,7 @@ def a_network(
 ) -> tuple[Trained, Tensor, Tensor]:
     """One at random parameters that tells three classes, named with what HTML must escape, and seven examples."""
     smoothed, name = loss == "smoothed", "softmax-cross-entropy" if loss == "smoothed" else loss
-    config = Config(
+    config = configure(
         dataset="npz",
         hidden=hidden,
         activation=activation,  # type: ignore[arg-type]
@@ -555,7 +555,7 @@ def test_arrays_and_examples_that_were_held_out(tmp_path: Path, capsys: Capsys) 
 @pytest.mark.slow
 @pytest.mark.parametrize("hidden", [(512, 512), (40,) * 12], ids=["wide", "deep"])
 def test_the_page_stays_small(hidden: tuple[int, ...]) -> None:
-    config = Config(dataset="sample", hidden=hidden, activation=("tanh",), loss="softmax-cross-entropy")
+    config = configure(dataset="sample", hidden=hidden, activation=("tanh",), loss="softmax-cross-entropy")
     data = load("sample")
     trained = Trained(config, data, manual_of(config, data))
     e = explain(trained, *data.train.batch(torch.arange(32), torch.float64), range(32), np.geomspace(0.001, 1, 7))

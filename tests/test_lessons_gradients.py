@@ -15,9 +15,9 @@ from lessons.measure import AGREE, distance, new_network, outputs, train_to, wig
 from lessons.runs import batch, first, train
 from manual_backprop.tape import Tape
 from training import checkpoint
-from training.config import Config
 from training.data import load
 from training.learners.manual import ManualLearner
+from training.presets import configure
 
 EXACT = 1e-12  # of two computations of the same in float64
 NAMES = ("three-ways", "sensitivity", "fire-together", "one-example", "shared-nodes", "linear-backward")
@@ -105,8 +105,8 @@ def test_costs_and_gradients_are_those_of_autograd(network, sample):
 
 def test_training_goes_on_as_a_run_does(sample, tmp_path):
     data = first(sample, 350, 20)  # three full batches and a smaller one
-    config = Config(hidden=(16, 16), loss="squared-error", lr=3.0, schedule="constant", dtype="float64", seed=4)
-    train(Config(**{**config.__dict__, "max_steps": 9}), data, tmp_path / "run")
+    config = configure(hidden=(16, 16), loss="squared-error", lr=3.0, schedule="constant", dtype="float64", seed=4)
+    train(configure(**{**config.__dict__, "max_steps": 9}), data, tmp_path / "run")
     network = new_network(data, seed=4)
     for steps in (0, 5, 9):
         train_to(network, steps, seed=4)

@@ -22,9 +22,9 @@ from manual_backprop.losses import Quadratic
 from manual_backprop.models.mlp import MLP
 from manual_backprop.tape import Tape
 from tests.running import values
-from training.config import Config
 from training.data import Dataset, points_rule
 from training.prediction import load_trained
+from training.presets import configure
 
 Taught = tuple[Report, Path]
 
@@ -72,7 +72,7 @@ def test_the_claim_holds_and_its_table_is_small(name, request):
 def test_delta_on_its_way_back_is_autograds(sample, activation, init):
     """The RMS of each δˡ, from a network written with autograd; and each step is what its neighbors foretell."""
     passage = vanishing.passage(sample, activation, init, seed=3)
-    config = Config(
+    config = configure(
         hidden=(100,) * 30, activation=(activation,), loss="softmax-cross-entropy", dtype="float64", init=init, seed=3
     )
     params = learner(config, sample).params

@@ -20,6 +20,7 @@ from training.config import Config
 from training.data import Dataset
 from training.data.order import epoch_order
 from training.learners.manual import ManualLearner
+from training.presets import configure
 
 LESSONS = ("batch-sizes", "learning-rates", "initial-weights", "cost-functions")
 
@@ -44,7 +45,7 @@ def few(sample: Dataset) -> Dataset:
 
 
 def network_of(data: Dataset, **settings: object) -> ManualLearner:
-    return learner(Config(**{"hidden": (7,), "dtype": "float64", **settings}), data)
+    return learner(configure(**{"hidden": (7,), "dtype": "float64", **settings}), data)
 
 
 def by_autograd(network: ManualLearner, x: Tensor, y: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ def test_the_claim_holds(taught, name):
 
 
 def test_descent_yields_every_step_and_takes_them_in_the_loops_order(few):
-    config = Config(hidden=(7,), batch_size=30, lr=0.5, dtype="float64")
+    config = configure(hidden=(7,), batch_size=30, lr=0.5, dtype="float64")
     network, other = learner(config, few), learner(config, few)
     assert list(descend(network, 30, 0.5, epochs=2, seed=3)) == list(range(15))  # 7 batches of 200, the last of 20
     for epoch in (0, 1):

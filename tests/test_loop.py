@@ -20,6 +20,7 @@ from training.evaluation import evaluate
 from training.learners.checked import GradientMismatch
 from training.learners.manual import ManualLearner
 from training.loop import NotFiniteError
+from training.presets import configure
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -37,7 +38,7 @@ def data(npz: Path) -> Dataset:
 
 def config(data: Dataset, **changes: object) -> Config:
     settings = {"hidden": (4, 3), "activation": ("tanh", "sigmoid", "sigmoid"), "lr": 1.0, "batch_size": 30}
-    return resolved(Config(**(settings | {"epochs": 2} | changes)), data)  # type: ignore[arg-type]
+    return resolved(configure(**(settings | {"epochs": 2} | changes)), data)
 
 
 # The order of the examples
@@ -288,7 +289,7 @@ def ones_and_zeros() -> tuple[ManualLearner, Split]:
     x = torch.tensor([[1.0, 0.0], [0.25, 0.5], [0.0, 1.0]])
     split = Split(x, torch.tensor([0, 1, 0]))
     data = Dataset("npz", split, split, (2,), ("a", "b"), "")
-    learner = learner_of(resolved(Config(hidden=(2,), activation=("identity",), epochs=1), data), data)
+    learner = learner_of(resolved(configure(hidden=(2,), activation=("identity",), epochs=1), data), data)
     for name, p in learner.parameters.items():
         p.copy_(torch.eye(2) if name.endswith("weight") else torch.zeros(2))
     assert isinstance(learner, ManualLearner)

@@ -200,7 +200,7 @@ def test_help_is_readable(name: str, encoding: str, monkeypatch: pytest.MonkeyPa
     done = call(monkeypatch, encoding, MAINS[name], "--help")
     assert_readable(done, 0)
     if name == "train" and encoding == "ascii":
-        assert "The cost of an example: 1/2||a-y||^2, ||a-y||^2, or a" in done.out
+        assert "Cost of an example: 1/2||a-y||^2, ||a-y||^2, or a" in done.out
         assert "Averaging factors: beta of rmsprop, beta1 beta2 of adam," in done.out
         assert "lambda of the penalty 1/2 lambda sum w^2 on matrices" in done.out
     if name == "verify" and encoding == "cp1252":

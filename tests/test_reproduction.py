@@ -9,8 +9,8 @@ import pytest
 from benchmarks import reproduction
 from benchmarks.published import BEST_OF_THREE, LAST_EPOCH, LAST_EPOCHS, NIELSEN, PUBLISHED, Published
 from benchmarks.reproduction import Job, Run, carry_out, jobs_of, lost, page, percent, summary, verdict
-from training.config import Config, load_preset, preset_names
 from training.errors import UserError
+from training.presets import configure, load_preset, preset_names
 
 DIGITS = {"batch_size": 10, "activation": ("sigmoid",), "init": "standard-normal", "schedule": "constant"}
 CHAPTER_1 = DIGITS | {"loss": "quadratic", "lr": 3.0, "epochs": 30, "hidden": (30,), "examples": 50_000}
@@ -44,7 +44,8 @@ def test_every_preset_is_measured_and_on_the_page() -> None:
     assert {entry.preset for entry in PUBLISHED} == set(preset_names())
     text = reproduction.PAGE.read_text(encoding="utf-8")
     for entry in PUBLISHED:
-        assert f"[`{entry.preset}`](../training/presets/{entry.preset}.toml) | {entry.seeds} | {entry.figure} |" in text
+        link = f"[`{entry.preset}`](../training/families/presets/{entry.preset}.toml)"
+        assert f"{link} | {entry.seeds} | {entry.figure} |" in text
         assert f"- **`{entry.preset}`**: {entry.network}. {entry.source}" in text
 
 
@@ -106,7 +107,7 @@ def test_jobs_train_on_the_full_mnist_and_leave_other_data_alone(tmp_path: Path)
 
 def test_a_run_made_before_an_option_was_there_still_counts(tmp_path: Path) -> None:
     """Its result lacks the option, which then has its default."""
-    job = Job("p", 0, Config(lr=0.3), tmp_path)
+    job = Job("p", 0, configure(lr=0.3), tmp_path)
     text = "".join(line for line in job.config.to_toml().splitlines(keepends=True) if not line.startswith("shift"))
     result = replace(run_of(0.9), config=text)
     (tmp_path / reproduction.RESULT).write_text(json.dumps(asdict(result)), encoding="utf-8")
@@ -116,7 +117,7 @@ def test_a_run_made_before_an_option_was_there_still_counts(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_run_is_made_once_goes_on_where_it_was_and_is_made_anew_for_another_recipe(tmp_path: Path) -> None:
-    config = Config(dataset="spiral", hidden=(4,), epochs=2, loss="softmax-cross-entropy", activation=("tanh",))
+    config = configure(dataset="spiral", hidden=(4,), epochs=2, loss="softmax-cross-entropy", activation=("tanh",))
     job = Job("p", 0, config, tmp_path / "run")
     assert job.done() is None
     first = carry_out(job)
@@ -137,7 +138,7 @@ def test_a_run_is_made_once_goes_on_where_it_was_and_is_made_anew_for_another_re
 
 @pytest.mark.slow
 def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
-    config = Config(dataset="spiral", hidden=(4,), epochs=2, examples=301)
+    config = configure(dataset="spiral", hidden=(4,), epochs=2, examples=301)
     with pytest.raises(UserError, match="examples is 301"):
         carry_out(Job("p", 0, config, tmp_path / "run"))
 

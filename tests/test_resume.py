@@ -17,6 +17,7 @@ from manual_backprop.optimizers import OPTIMIZERS
 from training import checkpoint, loop
 from training.config import Config
 from training.data import Dataset, load
+from training.presets import configure
 
 Capsys = pytest.CaptureFixture[str]
 IMPLS = ["manual", "reference", "both"]
@@ -31,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def config(data: Dataset, **changes: object) -> Config:
     settings = {"hidden": (4, 3), "lr": 1.0, "momentum": 0.9, "l2": 1e-3, "batch_size": 30, "epochs": 2}
     settings |= {"log_every": 4, "histogram_every": 5}
-    return resolved(Config(**(settings | changes)), data)  # type: ignore[arg-type]
+    return resolved(configure(**(settings | changes)), data)
 
 
 def assert_same_run(a: Path, b: Path) -> None:

@@ -26,6 +26,7 @@ from training.data import Dataset, load
 from training.data.dataset import Split
 from training.learners.base import Backpropagation
 from training.loop import Loop
+from training.presets import configure
 
 EVERYTHING = {"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}
 
@@ -46,7 +47,7 @@ def open_run(run_dir: Path) -> Iterator[OpenRun]:
     def open_writer(start_step: int = 0, config: Config | None = None, data: Dataset | None = None) -> MetricsWriter:
         environment = {"torch": torch.__version__, "threads": 1}
         writer = MetricsWriter(
-            run_dir, config or Config(), data or digits(), start_step=start_step, environment=environment
+            run_dir, config or configure(), data or digits(), start_step=start_step, environment=environment
         )
         writers.append(writer)
         return writer
@@ -198,7 +199,7 @@ class TestHistograms:
     @pytest.mark.parametrize("impl", ["manual", "reference", "both"])
     def test_tags_and_counts_of_a_network(self, open_run: OpenRun, run_dir: Path, impl: str) -> None:
         data = load("points")
-        config = Config(impl=impl, hidden=(5,), dtype="float64")  # type: ignore[arg-type]
+        config = configure(impl=impl, hidden=(5,), dtype="float64")
         learner = learner_of(config, data)
         result = learner.backpropagate(*data.train.batch(torch.arange(7), torch.float64))
         writer = open_run(config=config, data=data)
@@ -404,7 +405,7 @@ class TestFinalFigures:
     @pytest.mark.parametrize("loss", ["softmax-cross-entropy", "sigmoid-cross-entropy", "quadratic"])
     def test_outputs_of_any_kind(self, open_run: OpenRun, run_dir: Path, loss: str) -> None:
         data = digits()
-        writer = open_run(data=data, config=Config(loss=loss))  # type: ignore[arg-type]
+        writer = open_run(data=data, config=configure(loss=loss))
         outputs = 1e4 * self.outputs(data, 6).bfloat16()
         outputs[0] = math.nan
         writer.final_figures(1, outputs, data.test.y, lambda x: x)
@@ -428,26 +429,26 @@ def hparams(run_dir: Path, tag: str) -> HParamsPluginData:
 
 class TestConfiguration:
     def test_text(self, open_run: OpenRun, run_dir: Path) -> None:
-        open_run(config=Config(hidden=(30, 7), lr=0.125)).close()
-        open_run(start_step=1, config=Config(hidden=(30, 7), lr=0.125)).close()
+        open_run(config=configure(hidden=(30, 7), lr=0.125)).close()
+        open_run(start_step=1, config=configure(hidden=(30, 7), lr=0.125)).close()
         reader = events(run_dir)
         (config,) = reader.Tensors("config/text_summary")  # once, though the run was resumed
         (text,) = config.tensor_proto.string_val
         rows = text.decode().splitlines()
         assert "| hidden | `[30, 7]` |" in rows
         assert "| lr | `0.125` |" in rows
-        assert len(rows) == 2 + len(fields(Config))
+        assert len(rows) == 2 + len(fields(configure()))
         (environment,) = reader.Tensors("environment/text_summary")
         assert f'| torch | `"{torch.__version__}"` |' in environment.tensor_proto.string_val[0].decode()
 
     def test_hparams_of_the_run_itself(self, open_run: OpenRun, run_dir: Path) -> None:
-        writer = open_run(config=Config(hidden=(30, 7), activation=("tanh",), lr=0.125))
+        writer = open_run(config=configure(hidden=(30, 7), activation=("tanh",), lr=0.125))
         writer.scalars(60, {"accuracy/test": 0.75})
         writer.hparams({"hparam/accuracy": 0.75})
         writer.close()
         values = hparams(run_dir, "session_start_info").session_start_info.hparams
         apart = {"data_dir", "device", "threads", "check_every", "log_every", "histogram_every"}
-        assert set(values) == {field.name for field in fields(Config)} - apart
+        assert set(values) == {field.name for field in fields(configure())} - apart
         assert values["hidden"].string_value == "30 7"
         assert values["activation"].string_value == "tanh"
         assert values["lr"].number_value == 0.125
@@ -474,7 +475,7 @@ class SilentConsole:
 @pytest.mark.parametrize("dataset", ["points", "sample"])
 def test_metrics_md_explains_every_tag_of_a_run(open_run: OpenRun, run_dir: Path, dataset: str) -> None:
     data = load(dataset)
-    config = Config(impl="both", dtype="float64", max_steps=2, log_every=1, histogram_every=1)
+    config = configure(impl="both", dtype="float64", max_steps=2, log_every=1, histogram_every=1)
     writer = open_run(config=config, data=data)
     loop = Loop(config, data, learner_of(config, data), writer, SilentConsole(), run_dir)
     loop.run()

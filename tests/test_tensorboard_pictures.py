@@ -25,9 +25,10 @@ from training.data import Dataset, load
 from training.data.dataset import Split
 from training.learners.base import Learner
 from training.loop import Loop
+from training.presets import configure
 
-CNN = Config(model="cnn", channels=(4, 20), blocks=1, activation=("relu",), loss="softmax-cross-entropy", init="he")
-LENET5 = Config(model="lenet5", activation=("scaled_tanh",), loss="softmax-cross-entropy", init="xavier")
+CNN = configure(model="cnn", channels=(4, 20), blocks=1, activation=("relu",), loss="softmax-cross-entropy", init="he")
+LENET5 = configure(model="lenet5", activation=("scaled_tanh",), loss="softmax-cross-entropy", init="xavier")
 TINY = replace(CNN, dtype="float64", lr=0.1, batch_size=8, epochs=2, histogram_every=2)
 NORMS = [f"stage{s}.{norm}" for s in (1, 2) for norm in ("norm", "block1.norm1", "block1.norm2")]
 
@@ -171,7 +172,7 @@ class TestRun:
         assert not r.reader.Tags()["histograms"]
 
     def test_a_perceptron_has_no_maps(self, tmp_path: Path) -> None:
-        config, data = Config(hidden=(5,), batch_size=8, epochs=1), random_pictures((6, 6))
+        config, data = configure(hidden=(5,), batch_size=8, epochs=1), random_pictures((6, 6))
         tags = set(run(tmp_path / "run", config, data).reader.Tags()["images"])
         assert {"images/first_layer_weights", "images/gradient_by_depth"} <= tags
         assert not tags & {"images/filters", "images/feature_maps"}
@@ -425,7 +426,7 @@ class TestGradientByDepth:
     @pytest.mark.parametrize("model", ["mlp", "cnn"])
     def test_what_is_charted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impl: str, model: str) -> None:
         data = load("points") if model == "mlp" else random_pictures((8, 8))
-        config = Config(hidden=(5, 4)) if model == "mlp" else CNN
+        config = configure(hidden=(5, 4)) if model == "mlp" else CNN
         learner = learner_of(replace(config, impl=impl, dtype="float64"), data)  # type: ignore[arg-type]
         result = learner.backpropagate(*learner.batch(torch.arange(7)))
         charts = []
@@ -459,7 +460,9 @@ class TestGradientByDepth:
     @pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
     def test_gradients_that_are_not_finite_or_zero(self, tmp_path: Path, bad: float) -> None:
         data = load("points")
-        result = learner_of(Config(hidden=(5,)), data).backpropagate(*data.train.batch(torch.arange(7), torch.float32))
+        result = learner_of(configure(hidden=(5,)), data).backpropagate(
+            *data.train.batch(torch.arange(7), torch.float32)
+        )
         spoiled = replace(
             result,
             deltas={name: torch.full_like(d, bad) for name, d in result.deltas.items()},

@@ -17,8 +17,8 @@ from PIL import Image
 from running import ROOT, assert_same, call, files, flags, write_npz
 
 import train
-from training.config import Config
 from training.data.mnist import has_mnist
+from training.presets import configure
 
 RUN_FILES = {"config.toml", "environment.json", "metrics.jsonl", "last.pt", "best.pt", "curves.png"}
 Capsys = pytest.CaptureFixture[str]
@@ -87,7 +87,7 @@ def test_the_default_takes_mnist_where_it_lies(mnist_dir: Path, tmp_path: Path, 
 def test_the_written_configuration_has_nothing_open(npz: Path, tmp_path: Path, capsys: Capsys) -> None:
     assert call(capsys, train.main, *small(npz, tmp_path / "run")).status == 0
     written = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
-    assert written.keys() == asdict(Config()).keys()
+    assert written.keys() == asdict(configure()).keys()
     assert written["device"] in ("cpu", "cuda")
     assert written["threads"] >= 1
     assert written["activation"] == ["sigmoid"] * 3

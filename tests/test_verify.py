@@ -19,6 +19,7 @@ from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import LOSSES
 from manual_backprop.parameters import Parameters
 from training import checkpoint
+from training.families import FAMILIES
 from training.learners import verification
 
 Capsys = pytest.CaptureFixture[str]
@@ -173,7 +174,7 @@ def test_all_is_every_model_layer_and_cost(capsys: Capsys) -> None:
     parts: dict[str, list[dict[str, Any]]] = {}
     for check in result["checks"]:
         parts.setdefault(check["part"], []).append(check)
-    assert list(parts) == ["layers", "costs", *verification.MODELS]
+    assert list(parts) == ["layers", "costs", *FAMILIES]
     assert len(parts["mlp"]) == NETWORKS
     assert sum(check["comparisons"] for check in parts["mlp"]) == 2 * COMPARED
     for name, sizes in OF_PICTURES.items():
@@ -193,7 +194,7 @@ def test_all_is_every_model_layer_and_cost(capsys: Capsys) -> None:
 
 def compared(name: str) -> list[int]:
     """Of each network: C, ∂C/∂output, and a δ a layer call, a gradient a parameter and the running statistics."""
-    models = [network.model for network in verification.MODELS[name]()]
+    models = [problem.model for problem in FAMILIES[name].problems()]
     if name == "lenet5":
         return [2 + 7 + 10 for _ in models]
     norms = [len(m.channels) * (1 + 2 * m.blocks) for m in models]  # type: ignore[attr-defined]
@@ -335,7 +336,7 @@ def test_the_readme_is_not_written_where_something_differs(tmp_path: Path, monke
 def test_the_table_in_the_readme_holds_every_part() -> None:
     _, _, after = readme.README.read_text(encoding="utf-8").partition("<!-- verify -->\n")
     lines = [line for line in after.partition("<!-- end of verify -->")[0].splitlines() if line.startswith("| ")]
-    assert len(lines) == 1 + 2 + len(verification.MODELS)
+    assert len(lines) == 1 + 2 + len(FAMILIES)
     for line in lines[1:]:
         exact, single = line.strip("| ").split(" | ")[2:]
         assert float(exact) < (CNN_LIMITS if "`cnn`" in line else LIMITS)["float64"]

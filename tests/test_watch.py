@@ -13,11 +13,12 @@ from torch import Tensor
 
 import train
 from lessons.runs import Silent
-from training.config import Config, load_preset
 from training.data import Dataset, Split
 from training.evaluation import Evaluation
+from training.families.advice import advice
 from training.loop import Loop
-from training.watch import Watch, advice
+from training.presets import configure, load_preset
+from training.watch import Watch
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -105,9 +106,9 @@ def test_convolutional_networks_are_watched_too(model: str, tmp_path: Path, caps
 
 
 def test_it_is_said_once_even_if_the_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = train.run.load_data(Config(dataset="npz", data_dir=str(write_npz(tmp_path / "a.npz"))))
+    data = train.run.load_data(configure(dataset="npz", data_dir=str(write_npz(tmp_path / "a.npz"))))
     config = resolved(
-        Config(dataset="npz", hidden=(4,), lr=1e-9, batch_size=2, epochs=3, device="cpu", threads=1), data
+        configure(dataset="npz", hidden=(4,), lr=1e-9, batch_size=2, epochs=3, device="cpu", threads=1), data
     )
     said: list[str] = []
     monkeypatch.setattr(Silent, "notice", lambda self, text: said.append(text))
@@ -126,7 +127,7 @@ def watch(total: int = 1000, y: tuple[int, ...] = (40, 30, 30), **options: Any) 
     labels = torch.arange(len(y)).repeat_interleave(torch.tensor(y))
     split = Split(torch.arange(2.0 * len(labels)).view(-1, 2), labels)
     data = Dataset("npz", split, split, (2,), tuple("abc"[: len(y)]), "")
-    return Watch(Config(**options), data, total, {})
+    return Watch(configure(**options), data, total, {})
 
 
 def alive(x: Tensor) -> dict[str, Tensor]:
@@ -272,7 +273,7 @@ OTHERWISE = "a smaller --lr (not 0.1), or another --optimizer or --seed"
     ids=str,
 )
 def test_advice_is_what_would_have_been_chosen(changed: dict[str, Any], said: str) -> None:
-    good = Config(activation=("relu", "relu", "identity"), loss="softmax-cross-entropy", lr=0.1, init="he")
+    good = configure(activation=("relu", "relu", "identity"), loss="softmax-cross-entropy", lr=0.1, init="he")
     assert advice(replace(good, **changed), 5000) == said
     assert advice(replace(good, **changed), 500) == f"{said}, and more --epochs"
 
@@ -286,7 +287,7 @@ def test_advice_that_is_followed_helps(options: str, tmp_path: Path, capsys: Cap
 
 
 def test_a_checkpoint_from_before_there_was_a_watch_goes_on(tmp_path: Path) -> None:
-    data = train.run.load_data(Config(dataset="npz", data_dir=str(write_npz(tmp_path / "a.npz"))))
+    data = train.run.load_data(configure(dataset="npz", data_dir=str(write_npz(tmp_path / "a.npz"))))
     config = resolved(replace(load_preset("3b1b"), dataset="npz", hidden=(4,), epochs=2, device="cpu", threads=1), data)
     loop, _ = train_loop(config, data, tmp_path / "run", stop=lambda: True)
     old = {name: value for name, value in loop.progress.items() if name not in ("watch", "proof")}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from manual_backprop.tape import Tape
 from training.config import Config
-from training.models import Model
+from training.families.model import Model
 from training.output import Console
 from training.tasks import Task
 

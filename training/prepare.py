@@ -6,10 +6,13 @@ from math import prod
 
 import torch
 
-from training.config import Config, flag
+from training.config import Config
+from training.config.rules import flag
 from training.data import Dataset
 from training.errors import UserError
-from training.models import Model, make_model
+from training.families import FAMILIES
+from training.families.model import Model
+from training.families.networks import make_model
 
 MAX_PARAMETERS = 1_000_000_000  # 4 GB in float32, and a run holds several such vectors
 FOUND_THREADS = torch.get_num_threads()  # as torch begins: what affinity, a container and OMP_NUM_THREADS allow
@@ -24,11 +27,10 @@ def prepare(config: Config, data: Dataset) -> tuple[Config, Model]:
     model = make_model(config, data)
     _require_to_fit(config, data, model)
     return replace(
-        config,
-        dataset=data.name,  # type: ignore[arg-type]  # one of DATASETS
+        FAMILIES[config.model].settled(config),
+        dataset=data.name,
         device=resolve_device(config.device, config.dtype),
         threads=config.threads or _best_threads(config, model),
-        activation=config.activations,  # type: ignore[arg-type]  # names of this very field
         **config.optimizer_settings,
     ), model
 
@@ -48,15 +50,13 @@ def resolve_device(device: str, dtype: str) -> str:
 
 
 def _require_to_fit(config: Config, data: Dataset, model: Model) -> None:
-    parameters = sum(map(prod, model.shapes.values()))
+    family, parameters = FAMILIES[config.model], sum(map(prod, model.shapes.values()))
     if parameters > MAX_PARAMETERS:
-        name = "channels" if config.model == "cnn" else "hidden"
         raise UserError(
-            f"{flag(name)} {' '.join(map(str, getattr(config, name)))} makes {parameters:,} parameters, "
+            f"{family.sizes(config)} makes {parameters:,} parameters, "
             f"but at most {MAX_PARAMETERS:,} are allowed: give narrower layers"
         )
-    if config.model == "cnn":
-        _require_variance(config, data)
+    family.require_fit(config, data)
     moving = [flag(name) for name in ("shift", "rotate") if getattr(config, name)]
     if moving and len(data.shape) != 2:
         raise UserError(
@@ -68,21 +68,8 @@ def _require_to_fit(config: Config, data: Dataset, model: Model) -> None:
         raise UserError(f"--warmup is {config.warmup:,}, but it must be less than the run's {steps:,} steps")
 
 
-def _require_variance(config: Config, data: Dataset) -> None:
-    """Batch norm can train on two values per channel at least; the last stage has the fewest."""
-    height, width = (size >> len(config.channels) for size in data.shape[-2:])
-    fewest = len(data.train) % config.batch_size or config.batch_size
-    if fewest * height * width < 2:
-        batch = "every mini-batch" if config.batch_size == 1 else "an epoch's last mini-batch"
-        raise UserError(
-            f"--batch-size is {config.batch_size:,}, which leaves {batch} 1 of {len(data.train):,} examples, and the "
-            f"maps of the last stage are 1×1: batch norm needs 2 values per channel, so give another --batch-size, "
-            "or fewer --channels"
-        )
-
-
 def _best_threads(config: Config, model: Model) -> int:
     """One where the matrices are small, because handing out work costs more than it saves; else as torch has it."""
     weights = sum(prod(shape) for shape in model.shapes.values() if len(shape) > 1)
-    small = config.model == "mlp" and config.batch_size * weights < 10_000_000
+    small = config.batch_size * weights < FAMILIES[config.model].one_thread_below
     return 1 if small else FOUND_THREADS

@@ -16,18 +16,20 @@ import torch
 
 from training import checkpoint
 from training.checkpoint import Checkpoint
-from training.config import Config, load_preset
+from training.config import Config
 from training.console import RunConsole, print_layers
 from training.dashboard.figures import curves
 from training.dashboard.metrics import METRICS, read_metrics
 from training.dashboard.tensorboard import MetricsWriter
 from training.data import Dataset, expand, load
 from training.errors import UserError
+from training.families.model import Model
+from training.families.networks import family_of, make_model
 from training.interruption import Interruption
 from training.learners.factory import make_learner
 from training.loop import Loop, Outcome
-from training.models import Model, make_model
 from training.prepare import FOUND_THREADS, prepare, resolve_device
+from training.presets import load_preset
 from training.schedules import ended_early
 from training.tasks import Task, task_of
 
@@ -92,7 +94,7 @@ def load_config(run_dir: Path) -> Config:
 
 def load_data(config: Config) -> Dataset:
     data = load(config.dataset, Path(config.data_dir), validation=config.validation, examples=config.examples)
-    data = expand(data, config.expand)
+    data = family_of(config.model).arrange(config, expand(data, config.expand))
     print(data.source, flush=True)
     return data
 

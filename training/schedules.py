@@ -1,6 +1,6 @@
 """The learning rate's schedule that a configuration asks for, and when held-out examples end a run early."""
 
-from manual_backprop.schedules import Exponential, Plateau, Schedule, Step, Warmup, constant, cosine, one_cycle
+from manual_backprop.schedules import SCHEDULES, Plateau, Schedule, Warmup, constant
 from training.checkpoint import Progress
 from training.config import Config
 from training.tasks import Task
@@ -10,23 +10,17 @@ LAST_HALVING = 1 / 128  # of the base rate: there Nielsen's rule ends the run
 
 def make_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     """η / η₀ at step t of T, as far as it does not depend on how training goes."""
-    schedule: Schedule = constant
-    if config.schedule == "step":
-        schedule = Step(config.lr_epochs * steps_per_epoch, config.lr_factor)
-    elif config.schedule == "exponential":
-        schedule = Exponential(config.lr_epochs * steps_per_epoch, config.lr_factor)
-    elif config.schedule == "cosine":
-        schedule = cosine
-    elif config.schedule == "one-cycle":
-        schedule = one_cycle
+    make = SCHEDULES[config.schedule].make
+    schedule = make(config.lr_epochs * steps_per_epoch, config.lr_factor) if make else constant
     return Warmup(config.warmup, schedule) if config.warmup else schedule
 
 
 def make_plateau(config: Config) -> Plateau:
     """What the rate is also multiplied by, after every evaluation; without such a schedule it never falls."""
-    if config.schedule == "plateau":
+    course = SCHEDULES[config.schedule]
+    if course.follows and "factor" in course.takes:
         return Plateau(config.lr_epochs, config.lr_factor)
-    return Plateau(config.lr_epochs, 0.5 if config.schedule == "halve" else 1.0)
+    return Plateau(config.lr_epochs, 0.5 if course.follows else 1.0)
 
 
 def ended_early(config: Config, progress: Progress, task: Task) -> str:

@@ -1,17 +1,16 @@
 """A run that does not learn: how it shows, and what to try."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from math import inf, sqrt
 
 import torch
 from torch import Tensor
 
 from manual_backprop.schedules import RISE
-from training import defaults
-from training.config import Config, flag
+from training.config import Config
 from training.data import Dataset
 from training.evaluation import Evaluation
+from training.families.advice import advice, general_advice
 from training.tasks import CLASSIFICATION, task_of
 
 Activations = Callable[[Tensor], Mapping[str, Tensor]]
@@ -19,7 +18,6 @@ Activations = Callable[[Tensor], Mapping[str, Tensor]]
 EXAMPLES = 100  # whose activations are looked at
 SOONEST, SHARE = 100, 0.1  # steps, and part of the run, before which nothing is said, unless the run ends there
 SHORTEST = 20  # steps of a run of which anything can be said
-LONG = 1000  # steps in which a network that learns shows it
 IN_A_ROW = 2  # evaluations that must look bad
 RISES = 3  # evaluations, each with a higher cost than the one before
 
@@ -96,42 +94,3 @@ class Watch:
         *hidden, _ = activations(x).items()
         dead = [name for name, a in hidden if not a.any()]
         return f"every neuron of {dead[0]} outputs 0 for each of {count} examples" if dead else ""
-
-
-def advice(config: Config, total: int) -> str:
-    """Which settings suit such a network better, in a run of so many steps; where all do, what else may help."""
-    values = asdict(config)
-    suits = defaults.fill(values, ["loss", "l2"])
-    better = [(name, shown(suits[name]), shown(values[name])) for name in ("lr", "init") if suits[name] != values[name]]
-    tips = []
-    if better:
-        now = " and ".join(present for _, _, present in better)
-        tips.append(" ".join(f"{flag(name)} {wanted}" for name, wanted, _ in better) + f" (not {now})")
-    else:
-        tips += [
-            f"a smaller {flag(name)} (not {shown(values[name])})" for name in ("l2", "l1", "dropout") if values[name]
-        ]
-    hidden = {*defaults.hidden_activations(values)}
-    if len(hidden) == 1:
-        other = defaults.fill({**values, "activation": (*hidden,)}, [])
-        if other["loss"] != config.loss:
-            names = ("loss", "activation", "lr", "init") if config.model == "mlp" else ("loss", "lr", "init")
-            tips.append(" ".join(f"{flag(name)} {shown(other[name])}" for name in names))
-    if not tips:
-        tips += ["--activation relu", "fewer layers"] if len(config.hidden) > 2 and "relu" not in hidden else []
-        tips += ["wider layers"] if config.model == "mlp" and min(config.hidden) < 8 else []
-        return ", or ".join([*tips, general_advice(config, total)])
-    return f"{', or '.join(tips)}{', and more --epochs' * (total < LONG)}"
-
-
-def general_advice(config: Config, total: int) -> str:
-    """What may help any network that does not learn."""
-    more = ", and more --epochs" if total < LONG else ""
-    return f"a smaller --lr (not {config.lr:g}), or another --optimizer or --seed{more}"
-
-
-def shown(value: object) -> str:
-    """As a command line has it."""
-    if isinstance(value, tuple):
-        return " ".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)

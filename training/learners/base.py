@@ -7,8 +7,8 @@ from typing import Protocol, TypedDict
 import torch
 from torch import Tensor
 
+from training.families.model import Buffers
 from training.learners.proof import Proof
-from training.models import Buffers
 
 
 @dataclass(frozen=True)

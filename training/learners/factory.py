@@ -12,11 +12,12 @@ from reference import losses as reference_losses
 from training.config import Config
 from training.data import Dataset
 from training.data.augmentation import make_augment
+from training.families.model import Model
+from training.families.networks import make_twin
 from training.learners.base import Learner
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
-from training.models import Model, make_twin
 from training.noise import dropout_noise
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from manual_backprop.losses import Loss
 from manual_backprop.parameters import Parameters
 from manual_backprop.tape import Tape
+from training.families.model import Model
 from training.learners.base import Backpropagation
-from training.models import Model
 
 
 def backpropagate(

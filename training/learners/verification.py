@@ -1,6 +1,7 @@
 """What verify.py verifies: every model, layer and cost by hand, each against its independent twin.
 
-A new model is one more entry in `MODELS`, a new layer one more in `LAYER_TWINS`; layers are found by themselves.
+The networks are the problems of training/families. A new layer is one more entry in `LAYER_TWINS`; layers are found by
+themselves.
 """
 
 import importlib
@@ -8,12 +9,12 @@ import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import inf, isnan, prod, sqrt
+from math import inf, isnan, sqrt
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradient_check import Report, Row, check_backward
 from manual_backprop import layers
@@ -32,20 +33,19 @@ from manual_backprop.layers import (
 )
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import LOSSES, Loss, SoftmaxCrossEntropy
-from manual_backprop.models.cnn import CNN
-from manual_backprop.models.lenet5 import LeNet5
-from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import SGD
 from manual_backprop.parameters import Parameters
 from reference import layers as reference_layers
 from reference import losses as reference_losses
 from reference import mlp as reference_mlp
-from training.data import Split
+from training.data import Split, as_format
 from training.errors import UserError
+from training.families import FAMILIES
+from training.families.base import forgotten
+from training.families.networks import family_of
 from training.learners.comparison import compare_passes
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
-from training.models import Model, make_twin
 
 BATCH = 11
 NO_EXAMPLES = Split(torch.empty(0, 1), torch.empty(0, dtype=torch.int64))
@@ -91,80 +91,6 @@ class Check:
         return max((row for row in self.rows if row.oracle in EXACT and not row.case), key=size)
 
 
-@dataclass(frozen=True)
-class Network:
-    """A hand-written model with its twin and its cost, to be verified at random parameters, on random examples."""
-
-    variant: str  # its row in the table
-    loss: str
-    model: Model
-    twin: Callable[[], nn.Module]
-    example: tuple[int, ...]  # the shape of one
-    classes: int
-    title: str
-
-
-def mlps() -> Iterator[Network]:
-    """The network of the lessons, then every activation with every cost at depths 1 to 4."""
-    yield _mlp((784, 16, 16, 10), "sigmoid", "quadratic")
-    for activation in ACTIVATIONS:
-        for loss in LOSSES:
-            for depth in range(1, 5):
-                yield _mlp((7, 5, 6, 3, 4)[: depth + 1], activation, loss)
-
-
-def _mlp(sizes: tuple[int, ...], activation: str, loss: str) -> Network:
-    last = "identity" if LOSSES[loss]().from_logits else activation
-    model = MLP(sizes, (*[activation] * (len(sizes) - 2), last))
-    return Network(
-        activation,
-        loss,
-        model,
-        partial(make_twin, model),
-        sizes[:1],
-        sizes[-1],
-        f"{'-'.join(map(str, sizes))}, {activation}, {loss} cost",
-    )
-
-
-def lenets() -> Iterator[Network]:
-    """As published, for color, and with other activations and costs."""
-    for shape, activation, loss in (
-        ((1, 28, 28), "scaled_tanh", "softmax-cross-entropy"),
-        ((3, 32, 32), "scaled_tanh", "quadratic"),
-        ((2, 28, 28), "relu", "sigmoid-cross-entropy"),
-        ((1, 32, 32), "gelu", "squared-error"),
-    ):
-        model = LeNet5(shape, 7, activation)
-        yield _pictures(model, f"{shape[0]}×{shape[1]}×{shape[2]}", loss)
-
-
-def cnns() -> Iterator[Network]:
-    """That of the presets, and smaller ones: no block and several, odd sizes, down to one pixel, other activations.
-
-    Batch norm takes away the mean of what comes in, and with it a shift by β of the norm before, where σ between them
-    is nearly straight: ∂C/∂β is then what is left of sums that cancel. So no block has softplus or sigmoid.
-    """
-    for shape, channels, blocks, activation, loss in (
-        ((1, 28, 28), (16, 32, 64), 1, "relu", "softmax-cross-entropy"),
-        ((1, 5, 7), (3,), 0, "softplus", "quadratic"),
-        ((2, 9, 7), (5, 4), 2, "gelu", "softmax-cross-entropy"),
-        ((3, 2, 3), (4,), 1, "tanh", "squared-error"),
-        ((2, 8, 5), (4, 3), 1, "silu", "sigmoid-cross-entropy"),
-        ((1, 7, 5), (6,), 3, "scaled_tanh", "softmax-cross-entropy"),
-    ):
-        model = CNN(shape, 7, channels, blocks, activation)
-        yield _pictures(model, f"{'-'.join(map(str, channels))}, {blocks} blocks", loss)
-
-
-def _pictures(model: LeNet5 | CNN, variant: str, loss: str) -> Network:
-    sizes = "×".join(map(str, model.shape))
-    title = f"{variant}, {model.activation}, {loss} cost, {sizes}"
-    return Network(variant, loss, model, partial(make_twin, model), (prod(model.shape),), model.classes, title)
-
-
-MODELS: dict[str, Callable[[], Iterator[Network]]] = {"mlp": mlps, "lenet5": lenets, "cnn": cnns}
-
 LAYER_TWINS: dict[Any, tuple[str, Callable[..., Any]]] = {
     layer: (name, reference_mlp.ACTIVATIONS[name]()) for name, layer in ACTIVATIONS.items()
 } | {
@@ -193,18 +119,21 @@ COSTS: dict[str, tuple[Loss, Callable[..., Tensor]]] = {
 
 def verify_model(name: str, dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
     """The cost, ∂C/∂output, every δ and every gradient of all its networks, each at new parameters for every seed."""
-    for network in MODELS[name]():
-        loss, twin_loss = COSTS[network.loss]
-        manual = ManualLearner(network.model, loss, SGD(), NO_EXAMPLES, dtype=dtype)
-        references = [ReferenceLearner(network.twin(), twin_loss, NO_EXAMPLES, dtype=d) for d in formats(dtype)]
-        check = Check(name, network.title, network.variant, network.loss)
+    family, problem = family_of(name), None
+    for problem in family.problems():
+        loss, twin_loss = COSTS[problem.loss]
+        manual = ManualLearner(problem.model, loss, SGD(), NO_EXAMPLES, dtype=dtype)
+        twins = [(family.twin(problem.model), d) for d in formats(dtype)]
+        references = [ReferenceLearner(twin, twin_loss, NO_EXAMPLES, dtype=d) for twin, d in twins]
+        check = Check(name, problem.title, problem.variant, problem.loss)
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
             randomize(manual.params, generator)
-            x = torch.randn(BATCH, *network.example, generator=generator, dtype=torch.float64).to(dtype)
-            y = torch.randint(network.classes, (BATCH,), generator=generator)
-            check.reports.append(compare(manual, references, x, y))
+            x, y = problem.draw(generator, BATCH)
+            check.reports.append(compare(manual, references, as_format(x, dtype), y))
         yield check
+    if problem is None:
+        raise UserError(forgotten(name, "problems", "has to yield at least one in problems"))
 
 
 def verify_layers(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
@@ -264,7 +193,7 @@ def verify_all(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
     """Causes before effects: what is wrong in a layer is wrong in a model too."""
     yield from verify_layers(dtype, seeds)
     yield from verify_costs(dtype, seeds)
-    for name in MODELS:
+    for name in FAMILIES:
         yield from verify_model(name, dtype, seeds)
 
 

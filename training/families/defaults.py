@@ -5,19 +5,17 @@ network stays at chance. docs/defaults.md shows how well each combination learns
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from manual_backprop.losses import LOSSES
 from manual_backprop.optimizers import OPTIMIZERS
-
-Values = Mapping[str, Any]  # the fields of a configuration, by name
-
-RECTIFIERS = ("relu", "leaky_relu", "softplus", "gelu", "silu", "gelu_tanh")
-UNBOUNDED = (*RECTIFIERS, "identity")  # as outputs they do not stay between the targets, 0 and 1
+from training.config import takes_logits
+from training.errors import UserError
+from training.families.base import RECTIFIERS, UNBOUNDED, Values
+from training.families.networks import family_of
 
 COSTS = ("softmax-cross-entropy", "sigmoid-cross-entropy", "quadratic", "squared-error")
 RATES = {  # of each optimizer, in the order of COSTS
@@ -35,7 +33,6 @@ RATES_OF_SIGMOIDS = {  # where a step is as long as the gradient, which each σ�
     "nesterov": (0.3, 0.3, 0.3, 0.15),
 }
 LESSONS_TIMES = 10  # the rate of the quadratic cost in the lessons' network; with 100 neurons it saturates the outputs
-RATES_OF_PRESETS = {("lenet5", "adamw"): 0.003, ("cnn", "adamw"): 0.01}
 GOOD = 0.85  # the accuracy below which a combination is named as one that learns badly
 MEASURED = Path(__file__).with_name("defaults.json")  # what benchmarks/defaults.py measured
 
@@ -46,90 +43,68 @@ def fill(values: Values, given: Collection[str]) -> dict[str, Any]:
     The output layer has the activation that is named for all layers, but sigmoid where that one has no bounds and the
     cost compares activations with the targets 0 and 1.
     """
-    filled = dict(values)
-    if not values["activation"]:
+    filled, family = dict(values), family_of(values["model"])
+    if "activation" in values and not values["activation"]:
         return filled  # which a configuration refuses
     for name, choose in CHOICES.items():
         if name not in given:
             filled[name] = choose(filled)
-        if name == "loss" and values["model"] == "mlp" and _needs_bounds(filled):
-            filled["activation"] = (*values["activation"] * len(values["hidden"]), "sigmoid")
+        if name == "loss" and "activation" in values:
+            filled["activation"] = family.bounded(filled)
     return filled
+
+
+def has_rate(values: Values) -> bool:
+    """Whether a learning rate can be filled in; there is none for optimizers and costs that were never tried."""
+    tried = values["optimizer"] in RATES and values["loss"] in COSTS
+    return tried or values["optimizer"] in family_of(values["model"]).rates
 
 
 def loss(values: Values) -> str:
     """Softmax cross-entropy, but for the lessons' network, and where an activation of the outputs' own is named."""
     if values["label_smoothing"]:
         return "softmax-cross-entropy"
-    if _names_output(values):
+    family = family_of(values["model"])
+    if family.names_output(values):
         return "softmax-cross-entropy" if values["activation"][-1] == "identity" else "quadratic"
-    return "quadratic" if _of_the_lessons(values) else "softmax-cross-entropy"
+    return "quadratic" if family.of_the_lessons(values) else "softmax-cross-entropy"
 
 
 def init(values: Values) -> str:
     """He for relu and its kind, else Xavier; the lessons' network has its own."""
-    if _of_the_lessons(values):
+    family = family_of(values["model"])
+    if family.of_the_lessons(values):
         return "scaled-normal"
-    return "he" if any(name in RECTIFIERS for name in hidden_activations(values)) else "xavier"
+    return "he" if any(name in RECTIFIERS for name in family.hidden_activations(values)) else "xavier"
 
 
 def lr(values: Values) -> float:
     """The optimizer's rate for this cost; less with momentum, and where a cost of activations has unbounded outputs."""
-    optimizer, cost = values["optimizer"], COSTS.index(values["loss"])
-    if (values["model"], optimizer) in RATES_OF_PRESETS:
-        return RATES_OF_PRESETS[values["model"], optimizer]
-    unbounded = output_activation(values) in UNBOUNDED and not takes_logits(values["loss"])
-    sigmoids = values["model"] == "mlp" and set(hidden_activations(values)) == {"sigmoid"} and not unbounded
-    rates = RATES_OF_SIGMOIDS if sigmoids and optimizer in RATES_OF_SIGMOIDS else RATES
+    family, optimizer = family_of(values["model"]), values["optimizer"]
+    if optimizer in family.rates:
+        return family.rates[optimizer]
+    if not has_rate(values):
+        raise UserError(f"no learning rate is known for {optimizer} with {spelled(values['loss'])}: give --lr")
+    cost = COSTS.index(values["loss"])
+    output = family.output_activation(values)
+    unbounded = output in UNBOUNDED and not takes_logits(values["loss"])
+    rates = RATES_OF_SIGMOIDS if family.shrinks_gradients(values) and optimizer in RATES_OF_SIGMOIDS else RATES
     rate = rates[optimizer][cost]
     if optimizer in ("sgd", "nesterov") and 0 < values["momentum"] < 1:  # each gradient is taken 1/(1 − μ) times in all
         rate *= min(1, (1 - values["momentum"]) / (1 - OPTIMIZERS[optimizer]().momentum))  # type: ignore[attr-defined]
     if optimizer == "sgd" and unbounded:
         rate /= 3
-    if _of_the_lessons(values) and output_activation(values) == "sigmoid":
+    if family.of_the_lessons(values) and output == "sigmoid":
         rate *= LESSONS_TIMES
     return float(f"{rate:.2g}")
 
 
 def l2(values: Values) -> float:
-    """0.05 for the convolutional networks under adamw, as their presets have it."""
-    return 0.05 if values["model"] != "mlp" and values["optimizer"] == "adamw" else 0.0
+    """That of the family with this optimizer, as its preset has it; else 0."""
+    return family_of(values["model"]).penalties.get(values["optimizer"], 0.0)
 
 
 CHOICES: dict[str, Callable[[Values], Any]] = {"loss": loss, "init": init, "lr": lr, "l2": l2}  # each sees those before
-
-
-def hidden_activations(values: Values) -> tuple[str, ...]:
-    """Without that of the output layer, if one is named."""
-    return values["activation"][:-1] if _names_output(values) else values["activation"]
-
-
-def output_activation(values: Values) -> str:
-    if _names_output(values):
-        return values["activation"][-1]
-    return "identity" if values["model"] != "mlp" or takes_logits(values["loss"]) else values["activation"][0]
-
-
-def takes_logits(cost: str) -> bool:
-    return LOSSES[cost]().from_logits
-
-
-def _needs_bounds(values: Values) -> bool:
-    """Whether a single activation is named that is no use as the outputs'."""
-    one = len(values["activation"]) == 1 and values["activation"][0] in UNBOUNDED
-    return one and not takes_logits(values["loss"])
-
-
-def _names_output(values: Values) -> bool:
-    return values["model"] == "mlp" and len(values["activation"]) == len(values["hidden"]) + 1 > 1
-
-
-def _of_the_lessons(values: Values) -> bool:
-    """Whether this is the network of the lessons: few sigmoids, trained by plain SGD."""
-    few = len(values["hidden"]) <= 2 and max(values["hidden"], default=0) <= 30
-    plain = values["optimizer"] == "sgd" and not values["momentum"]
-    sigmoids = set(hidden_activations(values)) == {"sigmoid"} and values["activation"][-1] in ("sigmoid", "identity")
-    return values["model"] == "mlp" and sigmoids and few and plain
 
 
 def notes(values: Values, asked: Values, usual: Values, given: Collection[str]) -> list[str]:
@@ -149,16 +124,15 @@ def _filled_in(values: Values, asked: Values, usual: Values, given: Collection[s
     if values["l2"] == asked["l2"]:
         filled.pop("l2", None)
     changed = any(values[name] != usual[name] for name in filled)
-    if values["activation"] != asked["activation"]:
+    if values.get("activation") != asked.get("activation"):
         filled["activation"], changed = "sigmoid outputs", True
     if not changed:
         return ""
-    hidden, optimizer = hidden_activations(values), values["optimizer"]
-    reasons = [*dict.fromkeys(hidden)]
-    if values["model"] == "mlp" and values["hidden"] != usual["hidden"]:
-        reasons.append(f"hidden layers of {' '.join(map(str, values['hidden']))}")
-    if _names_output(asked) and output_activation(values) not in ("identity", *hidden):
-        reasons.append(f"{output_activation(values)} outputs")
+    family, optimizer = family_of(values["model"]), values["optimizer"]
+    hidden, output = family.hidden_activations(values), family.output_activation(values)
+    reasons = [*dict.fromkeys(hidden), *family.reasons(values, usual)]
+    if family.names_output(asked) and output not in ("identity", *hidden):
+        reasons.append(f"{output} outputs")
     if "loss" in given:
         reasons.append(names["loss"])
     elif values["label_smoothing"]:
@@ -173,7 +147,7 @@ def doubt(values: Values) -> str:
     accuracy = reached(values)
     if accuracy is None or accuracy >= GOOD:
         return ""
-    activation, optimizer = hidden_activations(values)[0], values["optimizer"]
+    activation, optimizer = family_of(values["model"]).hidden_activations(values)[0], values["optimizer"]
     plain = {**values, "activation": (activation,)}
     others = {cost: reached(fill({**plain, "loss": cost}, ["loss"])) or 0.0 for cost in COSTS}
     best = max(others, key=lambda cost: others[cost])
@@ -186,14 +160,17 @@ def doubt(values: Values) -> str:
 
 def reached(values: Values) -> float | None:
     """The test accuracy that was measured for such a network; None unless its settings are those filled in here."""
-    hidden = set(hidden_activations(values))
+    family = family_of(values["model"])
+    hidden = set(family.hidden_activations(values))
     if len(hidden) != 1:
         return None
-    own = fill({**values, "activation": (*hidden,)}, ["loss"])
-    if output_activation(values) != output_activation(own) or any(values[name] != own[name] for name in CHOICES):
+    by_optimizer = measured().get(values["model"], {})
+    figures = by_optimizer.get(values["optimizer"], {}).get(values["loss"], {}).get(*hidden)
+    if not figures:
         return None
-    figures = measured()[values["model"]].get(values["optimizer"], {}).get(values["loss"], {}).get(*hidden)
-    return mean(figures) if figures else None
+    own = fill({**values, "activation": (*hidden,)}, ["loss"])
+    same_output = family.output_activation(values) == family.output_activation(own)
+    return mean(figures) if same_output and all(values[name] == own[name] for name in CHOICES) else None
 
 
 @cache

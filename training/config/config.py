@@ -1,0 +1,81 @@
+"""All settings together, and what each of them demands of the others."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from manual_backprop.losses import LOSSES
+from manual_backprop.optimizers import OPTIMIZERS
+from manual_backprop.schedules import SCHEDULES
+from training.config.groups import Data, Learning, Machine, Network, Regularization, Schedule
+from training.config.rules import check, flag
+from training.errors import UserError
+
+
+@dataclass(frozen=True)
+class Config(Machine, Regularization, Schedule, Learning, Data, Network):  # the fields of the last base come first
+    """The settings that every family of networks has. Raises UserError for a value out of its range."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.clip_norm and self.clip_value:
+            raise UserError("--clip-norm and --clip-value are two ways to clip: give one of them")
+        if self.label_smoothing and self.loss != "softmax-cross-entropy":
+            raise UserError(f"label smoothing goes with --loss softmax-cross-entropy, not with {self.loss}")
+        self._check_optimizer()
+        self._check_schedule()
+        if self.check_every and self.impl != "manual":
+            raise UserError(f"--check-every goes with --impl manual, not with {self.impl}")
+        if self.device.startswith("mps") and (self.impl == "both" or self.check_every):
+            raise UserError("--device mps has no float64, which the comparison with autograd needs: give --device cpu")
+
+    def _check_optimizer(self) -> None:
+        own = self._optimizer_defaults
+        for name, off in {"momentum": 0.0, "betas": (), "eps": Config.eps}.items():
+            if name not in own and getattr(self, name) != off:
+                raise UserError(
+                    f"{self.optimizer} has no {name}: leave out {flag(name)}, or choose another --optimizer"
+                )
+        if self.betas and len(self.betas) != len(own["betas"]):
+            count, example = len(own["betas"]), " ".join(map(str, own["betas"]))
+            raise UserError(f"{self.optimizer} takes {count} betas, such as {example}, not {len(self.betas)}")
+
+    def _check_schedule(self) -> None:
+        course = SCHEDULES[self.schedule]
+        if "every" in course.takes and not self.lr_epochs:
+            raise UserError(f"--schedule {self.schedule} has no length: give {flag('lr_epochs')}, 10 for example")
+        for name, taken in {"lr_epochs": "every", "lr_factor": "factor"}.items():
+            if taken not in course.takes and getattr(self, name) != getattr(Config, name):
+                users = ", ".join(other for other, own in SCHEDULES.items() if taken in own.takes)
+                raise UserError(f"{flag(name)} goes with --schedule {users}, not with {self.schedule}")
+        if self.warmup and course.rises:
+            raise UserError(f"{self.schedule} has a warm-up of its own: leave out --warmup")
+        judged = [f"--schedule {self.schedule}"] if course.follows else []
+        judged += ["--patience"] if self.patience else []
+        if judged and not self.validation:
+            raise UserError(
+                f"{judged[0]} is decided on held-out training examples, because the test set must not decide: "
+                f"give --validation, 10000 for example"
+            )
+
+    @property
+    def optimizer_settings(self) -> dict[str, Any]:
+        """What the optimizer is made with; where the option is left out, the optimizer's own default."""
+        return {name: getattr(self, name) or default for name, default in self._optimizer_defaults.items()}
+
+    @property
+    def _optimizer_defaults(self) -> dict[str, Any]:
+        return {field.name: field.default for field in fields(OPTIMIZERS[self.optimizer])}  # type: ignore[arg-type]
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Steps of a whole run of epochs of so many steps, for which the schedule is laid out."""
+        steps = self.epochs * steps_per_epoch
+        return min(steps, self.max_steps) if self.max_steps else steps
+
+    def to_toml(self) -> str:
+        """A TOML file that `--preset` reads back as the same configuration."""
+        return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in asdict(self).items())
+
+
+def takes_logits(cost: str) -> bool:
+    return LOSSES[cost]().from_logits

@@ -1,0 +1,46 @@
+"""The network that a configuration asks for, by hand, and its twin."""
+
+from torch import nn
+
+from training.config import Config
+from training.config.rules import OneOf
+from training.data import Dataset
+from training.errors import UserError
+from training.families import FAMILIES
+from training.families.base import Family
+from training.families.model import Model
+
+
+def family_of(model: str) -> Family:
+    """The family of this name; UserError for a name that is unknown, and for a family that lacks a part."""
+    OneOf(FAMILIES).check("model", model)
+    FAMILIES[model].require_whole(model)
+    return FAMILIES[model]
+
+
+def make_model(config: Config, data: Dataset) -> Model:
+    """Raises UserError where the network does not fit the examples."""
+    family = family_of(config.model)
+    if data.task not in family.tasks:
+        able = [name for name, other in FAMILIES.items() if data.task in other.tasks]
+        raise UserError(
+            f"--model {config.model} is for {' and '.join(family.tasks)}, and {data.name} is for {data.task}: "
+            + (f"give --model {' or '.join(able)}" if able else "give another --dataset")
+        )
+    try:
+        return family.make(config, data)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"--model {config.model} does not fit {data.name}: {error}") from error
+
+
+def make_twin(model: Model) -> nn.Module:
+    """The same network as an `nn.Module`, at initial values of torch's own."""
+    families = {family.model: family for family in FAMILIES.values()}
+    for kind in type(model).__mro__:  # a model that is another's subclass may have a family of its own
+        if kind in families:
+            return families[kind].twin(model)
+    raise UserError(
+        f"{type(model).__name__} is the model of no family, so it has no twin: there are {', '.join(FAMILIES)}"
+    )
