@@ -38,7 +38,9 @@ def print_layers(title: str, model: Model, state: Mapping[str, Tensor], x: Tenso
     table.add_column("number", justify="right")
     counted: set[str] = set()
     for name, kinds, used in rows:
-        shapes = [f"{parameter.removeprefix(f'{name}.')} {tuple(state[parameter].shape)}" for parameter in used]
+        shapes = [
+            f"{parameter.removeprefix(f'{name}.')} {'×'.join(map(str, state[parameter].shape))}" for parameter in used
+        ]
         number = sum(state[parameter].numel() for parameter in used if parameter not in counted)
         counted.update(used)
         table.add_row(name, ", ".join(kinds), ", ".join(shapes), f"{number:,}" if number else "")
