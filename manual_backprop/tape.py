@@ -91,10 +91,13 @@ class Tape:
         return self.caches.pop(name)
 
     def see(self, name: str, delta: Tensor, label: str = "") -> None:
-        """What `backward` does with the δ of an output, for a model that makes it itself, by the equation `label`."""
+        """What `backward` does with the δ of an output, for a model that makes it itself, by the equation `label`.
+
+        Without a label it is that of what made the δ: a backward, a sum, or for the first δ the cost.
+        """
         if self.observes:
             known = self._origins.get(delta.untyped_storage().data_ptr())
-            self.labels[name] = known[1] if known else label if self.deltas else "∂C/∂output"
+            self.labels[name] = label or (known[1] if known else "" if self.deltas else "∂C/∂output")
             self.deltas[name] = delta
             self._name(delta, self.labels[name])
 
