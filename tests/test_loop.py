@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import Quadratic
+from manual_backprop.tape import Tape
 from training import checkpoint, evaluation
 from training.batches import epoch_order
 from training.config import Config
@@ -211,7 +212,7 @@ def test_loss_train_is_the_mean_of_the_costs_since_it_was_last_logged(data: Data
     for epoch in range(2):
         for batch in epoch_order(0, epoch, 200).split(30):
             x, y = data.train.batch(batch, torch.float64)
-            output, _, _ = learner.model.forward(learner.parameters, x)  # type: ignore[attr-defined]
+            output = learner.model.forward(learner.parameters, x, Tape(training=True))  # type: ignore[attr-defined]
             losses.append(Quadratic().forward(output, y)[0].item())
             learner.advance(batch.unsqueeze(0), torch.tensor([1.0], dtype=torch.float64))
     logged = values(tmp_path, "loss/train")
