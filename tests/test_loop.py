@@ -1,6 +1,7 @@
 """The training loop: which examples in which order, what is logged when, and the check against autograd."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -314,7 +315,7 @@ def test_evaluation_asks_before_every_block_whether_to_stop(monkeypatch: pytest.
 def a_wrong_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
     """tanh′ that is wrong by a tenth of a millionth."""
     right = ACTIVATIONS["tanh"]
-    wrong = right._replace(derivative=lambda z, a: right.derivative(z, a) * (1 + 1e-7))
+    wrong = replace(right, derivative=lambda z, a: right.derivative(z, a) * (1 + 1e-7))
     monkeypatch.setitem(ACTIVATIONS, "tanh", wrong)
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -221,7 +222,7 @@ def test_gradients_that_agree_are_status_0(digits: Path, encoding: str, monkeypa
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_gradients_that_differ_are_status_1(digits: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = ACTIVATIONS["sigmoid"]
-    monkeypatch.setitem(ACTIVATIONS, "sigmoid", right._replace(derivative=lambda z, a: 2 * right.derivative(z, a)))
+    monkeypatch.setitem(ACTIVATIONS, "sigmoid", replace(right, derivative=lambda z, a: 2 * right.derivative(z, a)))
     done = call(monkeypatch, encoding, verify.main, "--checkpoint", digits, "--seeds", 1)
     assert_readable(done, 1)
     assert f"differ; the first is BP1, layer 3, {'δ' if encoding == 'cp437' else 'delta'} of " in done.err
