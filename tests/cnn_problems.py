@@ -58,7 +58,9 @@ class Problem:
         return by_hand(model or self.model, LOSSES[self.loss], self.params, given if x is None else x, y, **pass_on)
 
     def by_autograd(self, **pass_on: Any) -> dict[str, Tensor]:
-        return by_autograd(self.model, LOSSES[self.loss], self.params, *self.data, **{"buffers": self.buffers, **pass_on})
+        return by_autograd(
+            self.model, LOSSES[self.loss], self.params, *self.data, **{"buffers": self.buffers, **pass_on}
+        )
 
     def by_twin(self, training: bool = True, **pass_on: Any) -> dict[str, Tensor]:
         twin, loss = make_twin(self.model).train(training), TWIN_LOSSES[self.loss]

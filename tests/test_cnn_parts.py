@@ -206,7 +206,14 @@ def test_equations_are_named() -> None:
     expected = {"linear": "∂C/∂output", "dropout": "LI1", "pool": "DO1"}
     for stage in ("stage2", "stage1"):
         for block, above in (("block2", {"stage2": "AA1", "stage1": "CV1"}[stage]), ("block1", "RS1")):
-            of_a_block = {"norm2.a": above, "norm2": "AC1", "conv2": "BN3", "norm1.a": "CV1", "norm1": "AC1", "conv1": "BN3"}
+            of_a_block = {
+                "norm2.a": above,
+                "norm2": "AC1",
+                "conv2": "BN3",
+                "norm1.a": "CV1",
+                "norm1": "AC1",
+                "conv1": "BN3",
+            }
             expected |= {f"{stage}.{block}.{name}": label for name, label in of_a_block.items()}
         of_a_stage = {"norm.a": "RS1", "norm": "AC1", "pool": "BN3", "conv": "MP1"}
         expected |= {f"{stage}.{name}": label for name, label in of_a_stage.items()}
@@ -334,7 +341,9 @@ def test_the_calls_know_their_layers() -> None:
 
 def test_a_twin_is_of_the_models_own_kind() -> None:
     models = (MLP((4, 3), ("tanh",)), LeNet5((1, 28, 28), 2), CNN((1, 4, 4), 2, (3,)))
-    assert [type(make_twin(model)).__module__ for model in models] == [f"reference.{kind}" for kind in ("mlp", "lenet5", "cnn")]
+    assert [type(make_twin(model)).__module__ for model in models] == [
+        f"reference.{kind}" for kind in ("mlp", "lenet5", "cnn")
+    ]
     assert [type(make_twin(model)).__name__ for model in models] == ["MLP", "LeNet5", "CNN"]
 
 

@@ -64,9 +64,9 @@ def test_the_learner_is_what_the_configuration_asks_for(impl: str, pictures: Pat
     assert torch.equal(shown, make_augment((7, 6), 2, 20.0, seed=5)(0, x))
     assert torch.equal(labels, y)
     asked = 6, learner.device, torch.float32
-    for call in ("dropout", "another"):
-        mask = learner.noise(*asked)(call, (30, 4), 0.8)
-        assert torch.equal(mask, dropout_noise(5)(*asked)(call, (30, 4), 0.8))
+    for name in ("dropout", "another"):
+        mask = learner.noise(*asked)(name, (30, 4), 0.8)
+        assert torch.equal(mask, dropout_noise(5)(*asked)(name, (30, 4), 0.8))
     if impl == "reference":
         assert learner.module.dropout.p == 0.2
 

@@ -35,6 +35,13 @@ def test_they_depend_on_the_seed_the_step_and_the_call_and_on_nothing_else():
     noise = dropout_noise(1)(3, CPU, torch.float64)
     noise("layer2.dropout", (7,), 0.5)  # what is asked for before makes no difference
     assert torch.equal(before, noise("layer1.dropout", (400, 50), 0.5))
-    others = [mask(step=4), mask(seed=2), mask(seed=13), mask(step=33), mask(call="layer2.dropout"), mask(call="dropout")]
+    others = [
+        mask(step=4),
+        mask(seed=2),
+        mask(seed=13),
+        mask(step=33),
+        mask(call="layer2.dropout"),
+        mask(call="dropout"),
+    ]
     others += [mask(seed=13, step=1), mask(seed=1, step=31)]
     assert not any(torch.equal(before, other) for other in others)

@@ -143,7 +143,9 @@ def test_a_wrong_derivative_is_found(name: str, capsys: Capsys, monkeypatch: pyt
     done = call(capsys, verify.main, "--seeds", 1)
     assert done.status == 1
     table = rows(done.out)
-    assert {row[0] for row in table[len(LABELS) :] if "WRONG" in row[1]} == {name}, "with the quadratic cost only this one"
+    assert {row[0] for row in table[len(LABELS) :] if "WRONG" in row[1]} == {name}, (
+        "with the quadratic cost only this one"
+    )
     assert any(row[-1] == "WRONG" for row in table[: len(LABELS)]) == (name == "sigmoid")
     sentence = running.one_sentence(done.err)
     assert "differ; the first is BP" in sentence
@@ -165,7 +167,9 @@ def test_a_wrong_cost_is_found(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) 
     assert done.status == 1
     assert "the first is ∂C/∂output of " in running.one_sentence(done.err)
     assert "twice" in done.out or "2" in done.out
-    assert all(["WRONG" in cell for cell in row[1:]] == [False, True, False, False] for row in rows(done.out)[len(LABELS) :])
+    assert all(
+        ["WRONG" in cell for cell in row[1:]] == [False, True, False, False] for row in rows(done.out)[len(LABELS) :]
+    )
     (check,) = (c for c in verification.verify_costs(torch.float64, [0]) if not c.passed)
     assert check.title == "squared-error"
 
