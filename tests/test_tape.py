@@ -2,9 +2,9 @@
 
 import importlib
 import inspect
-import pkgutil
 import re
-from types import ModuleType, SimpleNamespace
+from inspect import signature
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -22,9 +22,9 @@ from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import SGD
 from manual_backprop.tape import Tape, kind
 from training.data import Split
-from training.learners.comparison import describe
+from training.learners.comparison import SYMBOLS, describe
 from training.learners.manual import ManualLearner
-from training.learners.verification import layer_examples
+from training.learners.verification import examples_of, layer_examples
 
 tanh = ACTIVATIONS["tanh"]
 
@@ -58,6 +58,19 @@ TALKATIVE = SimpleNamespace(
     EQUATIONS=("TA1",),
     forward=lambda x: (2 * x, "cache", x.sum(), len(x)),
     backward=lambda dy, cache: 2 * dy,
+)
+TABLE = SimpleNamespace(
+    name="table",
+    EQUATIONS=("TB1",),
+    not_differentiable=("ids",),
+    forward=lambda ids, E: (E[ids], (ids, E.shape)),
+    backward=lambda dy, cache: torch.zeros(cache[1], dtype=dy.dtype).index_add_(0, cache[0], dy),
+)
+HALVES = SimpleNamespace(
+    name="halves",
+    EQUATIONS=("HA1", "HA2"),
+    forward=lambda a, b: (torch.cat([a, b]), len(a)),
+    backward=lambda dy, n: (2 * dy / 2).split([n, len(dy) - n]),
 )
 VIEW = SimpleNamespace(
     name="view",
@@ -260,6 +273,33 @@ def test_a_part_of_a_gradient_has_the_wholes_label() -> None:
     assert (tape.labels["q"], tape.labels["k"]) == ("LI1", "LI1")
 
 
+def test_two_gradients_in_one_memory_have_each_its_label() -> None:
+    """Halves of one matrix product; views of them, and what begins elsewhere in them, too."""
+    tape = Tape(observes=True)
+    tape.forward(HALVES, "halves", X, X)
+    da, db = tape.backward(HALVES, "halves", normal(14, 3))
+    for name, delta in (("a", da), ("b", db), ("view of b", db.flatten()), ("a without its first row", da[1:])):
+        tape.see(name, delta)
+    assert tape.labels == {
+        "halves": "∂C/∂output",
+        "a": "HA1",
+        "b": "HA2",
+        "view of b": "HA2",
+        "a without its first row": "HA1",
+    }
+
+
+def test_a_delta_that_goes_two_ways_has_its_label_on_both() -> None:
+    tape, d_output = Tape(observes=True), normal(7, 5)
+    tape.see("one", d_output)
+    tape.see("other", d_output)
+    assert tape.labels == {"one": "∂C/∂output", "other": "∂C/∂output"}
+    made = 2 * d_output
+    tape.see("made", made, "BP1")
+    tape.see("handed on", made)
+    assert (tape.labels["made"], tape.labels["handed on"]) == ("BP1", "BP1")
+
+
 def test_a_layer_that_returns_a_view_gives_it_its_own_label() -> None:
     tape = Tape(observes=True)
     tape.forward(VIEW, "view", normal(2, 3, 4))
@@ -349,6 +389,12 @@ def test_what_is_not_differentiable_or_not_there_takes_no_label() -> None:
     tape.forward(dropout, "dropout", X, mask, 0.5)
     assert tape.equations({"kernel": kernel, "mask": mask}) == {"kernel": ("CV2", "W")}
     assert [len(call.given) for call in tape.calls.values()] == [2, 1]
+
+
+def test_what_is_not_differentiable_may_stand_before_what_is() -> None:
+    tape, ids = Tape(observes=True), torch.tensor([1, 0, 1])
+    tape.forward(TABLE, "table", ids, W1)
+    assert tape.equations({"E": W1, "ids": ids}) == {"E": ("TB1", "E")}
 
 
 def test_a_parameter_of_calls_of_two_kinds_has_both_labels() -> None:
@@ -472,6 +518,10 @@ def test_no_two_tapes_share_what_they_hold() -> None:
 # Every layer
 
 
+def not_differentiable(layer: Any) -> tuple[str, ...]:
+    return getattr(layer, "not_differentiable", ())
+
+
 def test_a_layers_kind_is_its_modules_name_or_its_own() -> None:
     assert [kind(layer) for layer in (linear, tanh, batch_norm.evaluation)] == ["linear", "tanh", "batch_norm"]
 
@@ -489,7 +539,7 @@ def test_every_layer_has_an_equation_for_each_of_its_differentiable_arguments(la
     given = tape.calls["call"].given
     assert [label for _, label, _ in given] == list(layer.EQUATIONS)[: len(given)]
     assert [argument.shape for argument, _, _ in given] == [gradient.shape for gradient in gradients]
-    fixed = getattr(layer, "not_differentiable", ())
+    fixed = not_differentiable(layer)
     report = check_backward(layer.forward, layer.backward, arguments, not_differentiable=fixed, cases=[])
     checked = {row.name.removeprefix("d") for row in report.rows if row.oracle == "autograd"}
     assert {name for _, _, name in given} == checked
@@ -506,18 +556,28 @@ def test_every_equation_has_an_example() -> None:
     assert used == {kind(layer): set(layer.EQUATIONS) for _, layer, _, _ in EXAMPLES}
 
 
+def labels_beside(code: Any) -> set[str]:
+    """What the lines of a source say of their equations."""
+    return set(re.findall(r"  # ([A-Z]{2}\d)\b", inspect.getsource(code)))
+
+
 def test_equations_are_the_labels_of_the_files_docstring() -> None:
-    """And those beside the lines of its backward."""
+    """Each of the gradient that the docstring says, and beside the line of the backward pass that computes it."""
+    layers_of: dict[str, list[Any]] = {"batch_norm": [batch_norm.evaluation]}
+    for name, layer, _ in examples_of(layers, seed=0):
+        layers_of.setdefault(name, []).append(layer)
     defined: dict[str, str] = {}
-    for info in pkgutil.iter_modules(layers.__path__):
-        module = importlib.import_module(f"{layers.__name__}.{info.name}")
-        lines = re.findall(r"^    ([A-Z]{2}\d)  ", module.__doc__ or "", re.MULTILINE)
-        assert not set(lines) & defined.keys(), "two files define one label"
-        defined |= dict.fromkeys(lines, info.name)
-        here = [module, *(thing for thing in vars(module).values() if not isinstance(thing, ModuleType))]
-        assert {label for layer in here for label in getattr(layer, "EQUATIONS", ())} == set(lines), info.name
-        beside = set(re.findall(r"  # ([A-Z]{2}\d)\b", inspect.getsource(module)))
-        assert beside == set(lines), f"{info.name}: the lines of its backward passes say {beside}"
+    for name, of_this_file in layers_of.items():
+        module = importlib.import_module(f"{layers.__name__}.{name}")
+        said = dict(re.findall(r"^    ([A-Z]{2}\d)  d(\w+)", module.__doc__ or "", re.MULTILINE))
+        assert not said.keys() & defined.keys(), "two files define one label"
+        defined |= said
+        for layer in of_this_file:
+            arguments = [a for a in signature(layer.forward).parameters if a not in not_differentiable(layer)]
+            symbols = [SYMBOLS.get(a, a) for a in arguments[: len(layer.EQUATIONS)]]
+            assert [said[label] for label in layer.EQUATIONS] == symbols, name
+            assert set(layer.EQUATIONS) <= labels_beside(layer.backward), name
+        assert labels_beside(module) == said.keys(), name
     assert len(defined) > 20
 
 
