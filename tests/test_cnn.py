@@ -61,9 +61,9 @@ def test_with_dropout_it_equals_autograd_and_the_twin(problem: Problem) -> None:
     compare_gradients(mine, dropping.by_autograd(noise=noise), allow_trivial=True).assert_passed()
     compare_gradients(mine, dropping.by_twin(noise=noise), allow_trivial=True).assert_passed()
     without = problem.by_hand()
-    assert torch.equal(
-        dropping.by_hand(training=False)["C"], problem.by_hand(training=False)["C"]
-    )  # evaluation drops nothing
+    evaluated = dropping.by_hand(training=False, noise=noise)
+    assert torch.equal(evaluated["C"], problem.by_hand(training=False)["C"])  # evaluation drops nothing
+    compare_gradients(evaluated, dropping.by_twin(training=False, noise=noise)).assert_passed()
     assert (noise("dropout", tuple(mine["δ dropout"].shape), 0.6) == 0).any() or problem.batch < 5
     assert differ(mine["∂C/∂linear.weight"], without["∂C/∂linear.weight"])  # what is kept is enlarged
 

@@ -93,6 +93,8 @@ def test_with_dropout_it_equals_autograd_and_the_twin(case):
     theirs = by_twin(twin, TWIN_LOSSES[case[2]], params, x, y, noise=noise)
     compare_gradients(mine, theirs, allow_trivial=True).assert_passed()
     without = by_hand(MLP(model.sizes, model.activations), loss, params, x, y)
+    evaluated = by_twin(twin.eval(), TWIN_LOSSES[case[2]], params, x, y, noise=noise)
+    compare_gradients(without, evaluated).assert_passed()  # evaluation drops nothing
     assert not torch.allclose(mine["∂C/∂layer1.weight"], without["∂C/∂layer1.weight"])
 
 

@@ -289,6 +289,21 @@ def test_two_gradients_in_one_memory_have_each_its_label() -> None:
     }
 
 
+def test_a_gradient_inside_of_a_larger_memory_has_its_label_wherever_a_view_begins() -> None:
+    """As dx inside of its padding."""
+    inside = SimpleNamespace(
+        name="padded",
+        EQUATIONS=("PD1",),
+        forward=lambda x: (torch.constant_pad_nd(x, (1, 1, 1, 1)), None),
+        backward=lambda dy, cache: (2 * dy)[1:-1, 1:-1],
+    )
+    tape = Tape(observes=True)
+    tape.forward(inside, "padded", X)
+    dx = tape.backward(inside, "padded", normal(9, 5))
+    tape.see("part", dx[2:])
+    assert tape.labels["part"] == "PD1"
+
+
 def test_a_delta_that_goes_two_ways_has_its_label_on_both() -> None:
     tape, d_output = Tape(observes=True), normal(7, 5)
     tape.see("one", d_output)
