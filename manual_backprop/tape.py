@@ -91,10 +91,13 @@ class Tape:
         return self.caches.pop(name)
 
     def see(self, name: str, delta: Tensor, label: str = "") -> None:
-        """What `backward` does with the δ of an output, for a model that makes it itself, by the equation `label`."""
+        """What `backward` does with the δ of an output, for a model that makes it itself, by the equation `label`.
+
+        Without a label it is that of what made the δ: a backward, a sum, or for the first δ the cost.
+        """
         if self.observes:
-            known = self._origins.get(delta.untyped_storage().data_ptr())
-            self.labels[name] = known[1] if known else label if self.deltas else "∂C/∂output"
+            known = self._origins.get(delta.data_ptr()) or self._origins.get(delta.untyped_storage().data_ptr())
+            self.labels[name] = label or (known[1] if known else "" if self.deltas else "∂C/∂output")
             self.deltas[name] = delta
             self._name(delta, self.labels[name])
 
@@ -126,9 +129,13 @@ class Tape:
         self.caches[name] = cache
 
     def _name(self, gradient: Tensor | None, label: str) -> None:
-        """From here on this memory holds what the label says. To keep the tensor keeps the memory from being reused."""
+        """From here on this memory holds what the label says. To keep the tensor keeps the memory from being reused.
+
+        Two gradients may lie in one memory, as parts of one product: then each is known by where it begins.
+        """
         if gradient is not None:
-            self._origins[gradient.untyped_storage().data_ptr()] = gradient, label
+            self._origins[gradient.data_ptr()] = gradient, label
+            self._origins.setdefault(gradient.untyped_storage().data_ptr(), (gradient, label))
 
 
 def kind(layer: Any) -> str:

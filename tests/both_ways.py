@@ -1,6 +1,7 @@
 """The same backward pass by hand and by its oracles, as dictionaries of tensors under the same names.
 
-`C`, `dx`, `δ output`, `δ layer1`, `∂C/∂layer1.weight`, and `buffer norm.running_mean`: all that a step computes.
+`C`, `dx`, `δ output`, `δ layer1`, `δ layer1.a`, `∂C/∂layer1.weight`, `buffer norm.running_mean` and `memory h`: all
+that a step computes, each δ by the name that the tape gives it.
 """
 
 from collections import Counter
@@ -16,11 +17,14 @@ from torch import Tensor, nn
 from gradient_check import central_differences
 from manual_backprop import losses
 from manual_backprop.losses import Loss
+from manual_backprop.tape import Tape
 from reference.losses import LOSSES as REFERENCE_LOSSES
 from training.data import Split
 from training.families.model import Model
+from training.learners.base import Backpropagation
 from training.learners.reference import ReferenceLearner
 from training.learners.verification import examples_of
+from training.noise import Draw
 
 LOSSES: dict[str, Loss] = {name: make() for name, make in losses.LOSSES.items()} | {
     "smoothed": losses.SoftmaxCrossEntropy(label_smoothing=0.15)
@@ -61,16 +65,16 @@ def by_hand(
     training: bool = True,
     **pass_on: Any,
 ) -> dict[str, Tensor]:
-    """The hand-written pass, under inference mode. `pass_on` (state, noise) goes to the model's forward."""
+    """The hand-written pass, under inference mode. `pass_on` (buffers, memory, noise) goes to its tape."""
+    tape = Tape(training=training, observes=True, need_dx=True, **pass_on)
     gradients: dict[str, Tensor] = {}
-    deltas: dict[str, Tensor] = {}
     with torch.inference_mode():
-        output, caches, buffers = model.forward(params, x, training=training, **pass_on)
+        output = model.forward(params, x, tape)
         C, cache = loss.forward(output, y, count)
-        deltas["output"] = loss.backward(1.0, cache)
-        dx = model.backward(params, caches, deltas["output"], gradients, deltas=deltas, need_dx=True)
+        d_output = loss.backward(1.0, cache)
+        dx = model.backward(params, d_output, gradients, tape)
     assert dx is not None
-    return _named(C, dx, deltas, gradients, buffers)
+    return _named(C, dx, {"output": d_output, **tape.deltas}, gradients, tape)
 
 
 def by_autograd(
@@ -84,17 +88,16 @@ def by_autograd(
     training: bool = True,
     **pass_on: Any,
 ) -> dict[str, Tensor]:
-    """Autograd through the same forward; each δ is the gradient of a tensor that the forward pass handed over."""
+    """Autograd through the same forward; each δ is the gradient of an output that the tape kept."""
     x = x.clone().requires_grad_()
     params = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
-    outputs: dict[str, Tensor] = {}
-    output, _, buffers = model.forward(params, x, training=training, outputs=outputs, **pass_on)
+    tape = Tape(training=training, observes=True, **pass_on)
+    output = model.forward(params, x, tape)
     C, _ = loss.forward(output, y, count)
-    seen = {"output": output, **outputs}
+    seen = {"output": output, **tape.outputs}
     dx, *rest = torch.autograd.grad(C, [x, *seen.values(), *params.values()])
     deltas = dict(zip(seen, rest, strict=False))
-    buffers = {name: tensor.detach() for name, tensor in buffers.items()}
-    return _named(C.detach(), dx, deltas, dict(zip(params, rest[len(seen) :], strict=True)), buffers)
+    return _named(C.detach(), dx, deltas, dict(zip(params, rest[len(seen) :], strict=True)), tape)
 
 
 def by_twin(
@@ -104,17 +107,19 @@ def by_twin(
     x: Tensor,
     y: Tensor,
     *,
-    state: Mapping[str, Tensor] | None = None,
-    noise: Any = None,
+    buffers: Mapping[str, Tensor] | None = None,
+    memory: Mapping[str, Tensor] | None = None,
+    noise: Draw | None = None,
 ) -> dict[str, Tensor]:
     """The independent nn.Module, at the same parameters; in training unless it was told `eval()`."""
-    draw = None if noise is None else lambda steps, x: noise
+    draw = None if noise is None else lambda steps, device, dtype: noise
     learner = ReferenceLearner(module, loss, Split(x, y), dtype=x.dtype, noise=draw)
-    learner.load_state_dict({"model": {**params, **(state or {})}, "optimizer": {}, "steps": 0})
+    state = {**params, **(buffers or {})}
+    learner.load_state_dict({"model": state, "optimizer": {}, "memory": dict(memory or {}), "steps": 0})
     x = x.clone().requires_grad_()
     result = learner.backpropagate(x, y)
     assert x.grad is not None
-    return _named(result.loss, x.grad, result.deltas, result.gradients, result.buffers)
+    return _named(result.loss, x.grad, result.deltas, result.gradients, result)
 
 
 def assert_central_differences_agree(
@@ -129,7 +134,7 @@ def assert_central_differences_agree(
     own = {name: tensor.clone() for name, tensor in params.items()} | {"x": x.clone()}
 
     def cost() -> Tensor:
-        output, _, _ = model.forward(own, own["x"], training=True, **pass_on)
+        output = model.forward(own, own["x"], Tape(training=True, records=False, **pass_on))
         return loss.forward(output, y)[0]
 
     gradients = by_hand(model, loss, params, x, y, **pass_on)
@@ -165,9 +170,14 @@ def _named(
     dx: Tensor,
     deltas: Mapping[str, Tensor],
     gradients: Mapping[str, Tensor],
-    buffers: Mapping[str, Tensor],
+    after: Tape | Backpropagation,
 ) -> dict[str, Tensor]:
+    if isinstance(after, Tape):
+        buffers, memory = {**after.buffers, **after.new_buffers}, after.new_memory
+    else:
+        buffers, memory = dict(after.buffers), after.memory
     named = {"C": C, "dx": dx}
     named |= {f"δ {name}": delta for name, delta in deltas.items()}
     named |= {f"∂C/∂{name}": gradient for name, gradient in gradients.items()}
-    return named | {f"buffer {name}": buffer for name, buffer in buffers.items()}
+    named |= {f"buffer {name}": buffer.detach() for name, buffer in buffers.items()}
+    return named | {f"memory {name}": tensor.detach() for name, tensor in memory.items()}

@@ -1,20 +1,17 @@
 """The convolutional networks at small sizes, with all that a pass over them needs, none of it at a default."""
 
-import inspect
-import sys
 from dataclasses import dataclass, replace
 from math import prod
-from types import ModuleType
 from typing import Any
 
 import torch
 from both_ways import LOSSES, TWIN_LOSSES, by_autograd, by_hand, by_twin, random_batch, random_parameters
 from torch import Tensor
 
-from manual_backprop.models import cnn
-from manual_backprop.models.cnn import CNN, LeNet5
+from manual_backprop.models.cnn import CNN
+from manual_backprop.models.lenet5 import LeNet5
 from training.families.networks import make_twin
-from training.noise import dropout_masks
+from training.noise import Draw, dropout_noise
 
 GAINS = {"relu": 1.5, "leaky_relu": 1.5, "sigmoid": 3.0, "gelu": 2.0, "silu": 2.0}
 
@@ -39,33 +36,35 @@ class Problem:
         return random_batch(self.batch, prod(self.model.shape), self.model.classes, seed=self.seed + 1)
 
     @property
-    def state(self) -> dict[str, Tensor]:
-        """The initial state, moved away from its zeros and ones."""
+    def buffers(self) -> dict[str, Tensor]:
+        """The model's, moved away from their zeros and ones."""
         generator = torch.Generator().manual_seed(self.seed + 2)
         return {
             name: tensor.double() + 0.2 + torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
             if tensor.is_floating_point()
             else tensor + 5
-            for name, tensor in self.model.initial_state().items()
+            for name, tensor in self.model.buffers().items()
         }
 
-    def dropped(self, probability: float) -> tuple["Problem", tuple[Tensor, ...]]:
-        """The problem with dropout, and its masks."""
+    def dropped(self, probability: float) -> tuple["Problem", Draw]:
+        """The problem with dropout, and its noise."""
         model = replace(self.model, dropout=probability)  # type: ignore[call-arg]
-        return replace(self, model=model), dropout_masks(model.dropped, probability, seed=3)(0, self.data[0])
+        return replace(self, model=model), dropout_noise(seed=3)(0, torch.device("cpu"), torch.float64)
 
     def by_hand(self, x: Tensor | None = None, model: Any = None, **pass_on: Any) -> dict[str, Tensor]:
         """As in both_ways.py, of this problem; of another x or a wrong model where one is given."""
         given, y = self.data
-        pass_on = {"state": self.state, **pass_on}
+        pass_on = {"buffers": self.buffers, **pass_on}
         return by_hand(model or self.model, LOSSES[self.loss], self.params, given if x is None else x, y, **pass_on)
 
     def by_autograd(self, **pass_on: Any) -> dict[str, Tensor]:
-        return by_autograd(self.model, LOSSES[self.loss], self.params, *self.data, **{"state": self.state, **pass_on})
+        return by_autograd(
+            self.model, LOSSES[self.loss], self.params, *self.data, **{"buffers": self.buffers, **pass_on}
+        )
 
     def by_twin(self, training: bool = True, **pass_on: Any) -> dict[str, Tensor]:
         twin, loss = make_twin(self.model).train(training), TWIN_LOSSES[self.loss]
-        return by_twin(twin, loss, self.params, *self.data, **{"state": self.state, **pass_on})
+        return by_twin(twin, loss, self.params, *self.data, **{"buffers": self.buffers, **pass_on})
 
 
 # Together: 1 to 3 channels, odd and even sizes, 0 to 2 blocks, every cost, batches from 1, maps down to one pixel.
@@ -97,13 +96,3 @@ def differ(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors, which must be of one shape and format, are further apart than any rounding of them."""
     assert (a.shape, a.dtype) == (b.shape, b.dtype)
     return bool((a - b).norm() > 1e-4 * b.norm())
-
-
-def rewritten(model: CNN | LeNet5, old: str, new: str) -> Any:
-    """The same network from manual_backprop/models/cnn.py with one passage changed, which must be there once."""
-    source = inspect.getsource(cnn)
-    assert source.count(old) == 1, old
-    module = ModuleType("rewritten_cnn")
-    sys.modules[module.__name__] = module  # where dataclasses look themselves up
-    exec(compile(source.replace(old, new), module.__name__, "exec"), module.__dict__)
-    return getattr(module, type(model).__name__)(**vars(model))

@@ -17,7 +17,7 @@ from training.families.networks import make_twin
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
-from training.noise import dropout_masks
+from training.noise import dropout_noise
 
 
 def manual_learner(
@@ -36,8 +36,7 @@ def manual_learner(
 ) -> ManualLearner:
     """`settings` are the optimizer's, `rules` the penalties and limits around it (l1, clip_norm, …)."""
     update = OPTIMIZERS[optimizer](**settings)
-    dropout = getattr(model, "dropout", 0.0)
-    noise = dropout_masks(model.dropped, dropout, seed) if dropout else None
+    noise = dropout_noise(seed) if getattr(model, "dropout", 0.0) else None
     learner = ManualLearner(
         model, LOSSES[loss], update, train, dtype=dtype, l2=l2, noise=noise, augment=augment, **(rules or {})
     )

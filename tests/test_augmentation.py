@@ -8,7 +8,7 @@ import torch
 
 from training.data.augmentation import make_augment, moved, turned
 from training.data.expansion import shifted
-from training.noise import dropout_masks
+from training.noise import dropout_noise
 
 HEIGHT, WIDTH = SHAPE = (5, 7)
 PICTURE = torch.arange(1, 36, dtype=torch.float64).view(SHAPE) / 35  # no two pixels alike, none 0
@@ -160,9 +160,9 @@ def test_the_draws_are_those_that_recorded_figures_depend_on():
     found = draws(make_augment(SHAPE, 1, 20.0, seed=1), 3, 4)
     recorded = [(0, 0, 5.548081896), (-1, -1, -8.198351594), (1, -1, -1.689898092), (1, 1, 6.725970687)]
     assert found == [pytest.approx(draw, abs=1e-8) for draw in recorded]
-    masks = dropout_masks((6, 4), 0.5, seed=1)(3, torch.zeros(2, 3))
-    assert masks[0].tolist() == [[1, 0, 0, 0, 0, 1], [0, 0, 1, 1, 0, 1]]
-    assert masks[1].tolist() == [[0, 1, 0, 1], [1, 0, 1, 0]]
+    noise = dropout_noise(seed=1)(3, torch.device("cpu"), torch.float32)
+    assert noise("layer1.dropout", (2, 6), 0.5).tolist() == [[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 0, 1]]
+    assert noise("layer2.dropout", (2, 4), 0.5).tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
 
 
 @pytest.mark.parametrize("rotate", [0.0, 15.0], ids=["moved", "turned"])

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from cnn_problems import rewritten
 from problems import checked_learner, manual_learner, random_batches, rates
 from running import assert_same
 from torch import Tensor
 
 from manual_backprop.layers import batch_norm, max_pool2d
-from manual_backprop.models.cnn import CNN, LeNet5
+from manual_backprop.models.cnn import CNN
+from manual_backprop.models.lenet5 import LeNet5
+from manual_backprop.tape import Tape
 from training.data import Dataset, Split
 from training.data.augmentation import make_augment
 from training.learners.checked import MAX_ERROR, CheckedLearner, GradientMismatch
@@ -130,12 +131,24 @@ def twice_as_fast(right: Callable[..., Any], x: Tensor, *arguments: Tensor) -> t
     return right(x, *arguments, 0.2)
 
 
+def of_evaluation(right: Callable[..., Any], dy: Tensor, cache: batch_norm.Cache) -> tuple[Tensor, ...]:
+    """BN4 for BN3: the mean and the variance taken for constants."""
+    return batch_norm.backward_of_evaluate(dy, cache)
+
+
+def without_new_variance(right: Callable[..., Any], x: Tensor, *arguments: Tensor) -> tuple[Any, ...]:
+    y, cache, mean, _ = right(x, *arguments)
+    return y, cache, mean, arguments[3]
+
+
 PATCHES: dict[str, tuple[Any, str, Any, str]] = {
     "pooling sends it elsewhere": (max_pool2d, "backward", flipped, "MP1, stage 2 conv, δ: at ["),
     "γ for β": (batch_norm, "backward", swapped, "BN1, stage 2 block 1 norm 2, ∂C/∂β: at ["),
     "BN3 without a term": (batch_norm, "backward", without_shift, "BN3, stage 2 block 1 conv 2, δ: at ["),
     "variance of n": (batch_norm, "forward", with_n, "stage 1 norm, running_var: at ["),
     "momentum": (batch_norm, "forward", twice_as_fast, "stage 1 norm, running_mean: at ["),
+    "BN4 for BN3": (batch_norm, "backward", of_evaluation, "BN3, stage 2 block 1 conv 2, δ: at ["),
+    "no new variance": (batch_norm, "forward", without_new_variance, "stage 1 norm, running_var: at ["),
 }
 
 
@@ -159,28 +172,45 @@ def test_a_wrong_layer_is_named_at_the_first_step(
     assert_same(learner.state_dict(), before)
 
 
-REWRITTEN = {
-    "no way around": (("da = dy + da  # RS1", "da = da.clone()"), "AC1, stage 2 norm, δ: at ["),
-    "only the way around": (("da = dy + da  # RS1", "da = dy.clone()"), "AC1, stage 2 norm, δ: at ["),
-    "a way around that is not forward's": (
-        ("sigma.forward(skip + z)", "sigma.forward(z)"),
-        "stage 1 block 1 norm 2, a: at [",
-    ),
-    "the mean of evaluation": (
-        ('norm = batch_norm.backward if caches["training"] else', "norm = batch_norm.backward_of_evaluate or"),
-        "BN3, stage 2 block 1 conv 2, δ: at [",
-    ),
-    "no batch counted for long": (
-        ("state[mean], state[var] = batch", "state[mean], _ = batch"),
-        "stage 1 norm, running_var",
-    ),
+def only_through_the_block(right: Callable[..., Tensor], tape: Tape, label: str, dy: Tensor, da: Tensor) -> Tensor:
+    return right(tape, label, da)
+
+
+def only_around_the_block(right: Callable[..., Tensor], tape: Tape, label: str, dy: Tensor, da: Tensor) -> Tensor:
+    return right(tape, label, dy)
+
+
+def without_a_way_around(
+    right: Callable[..., Any], tape: Tape, layer: Any, name: str, *arguments: Any, **options: Any
+) -> Any:
+    """σ behind a block reads the block's last norm alone."""
+    if name.endswith(".norm2.a"):
+        arguments = (tape.outputs[name.removesuffix(".a")],)
+    return right(tape, layer, name, *arguments, **options)
+
+
+def without_activation(
+    right: Callable[..., Any], tape: Tape, layer: Any, name: str, *d_outputs: Tensor, **options: Any
+) -> Any:
+    """What comes back to σ of the first block goes past it."""
+    gradients = right(tape, layer, name, *d_outputs, **options)
+    return d_outputs[0] if name == "stage2.block1.norm1.a" else gradients
+
+
+NETWORKS: dict[str, tuple[str, Any, str]] = {
+    "no way around": ("add", only_through_the_block, "RS1, stage 2 norm, ∂C/∂a: at ["),
+    "only the way around": ("add", only_around_the_block, "RS1, stage 2 norm, ∂C/∂a: at ["),
+    "a way around that is not forward's": ("forward", without_a_way_around, "stage 1 block 1 norm 2, a: at ["),
+    "an activation passed over": ("backward", without_activation, "CV1, stage 2 block 1 norm 1, δ: at ["),
 }
 
 
-@pytest.mark.parametrize(("change", "place"), REWRITTEN.values(), ids=REWRITTEN)
-def test_a_wrong_network_is_named_at_the_first_step(change: tuple[str, str], place: str, digits: Split) -> None:
-    learner = small(digits, torch.float64)
-    learner.manual.model = rewritten(SMALL, *change)
+@pytest.mark.parametrize(("method", "wrong", "place"), NETWORKS.values(), ids=NETWORKS)
+def test_a_wrong_network_is_named_at_the_first_step(
+    method: str, wrong: Callable[..., Any], place: str, digits: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, right = small(digits, torch.float64), getattr(Tape, method)
+    monkeypatch.setattr(Tape, method, lambda tape, *given, **options: wrong(right, tape, *given, **options))
     with pytest.raises(GradientMismatch) as caught:
         learner.advance(random_batches(3, 13, 400), rates(3, 0.05))
     assert str(caught.value).startswith(f"step 1: {place}")
@@ -192,11 +222,11 @@ class BreaksAt(CNN):
 
     calls: list[None] = field(default_factory=list, compare=False, kw_only=True)
 
-    def backward(self, params, caches, d_output, gradients, **options):
+    def backward(self, p, d_output, g, tape):
         self.calls.append(None)
-        dx = super().backward(params, caches, d_output, gradients, **options)
+        dx = super().backward(p, d_output, g, tape)
         if len(self.calls) == 3:
-            gradients["stage1.block1.conv2.weight"] = 1.01 * gradients["stage1.block1.conv2.weight"]
+            g["stage1.block1.conv2.weight"] = 1.01 * g["stage1.block1.conv2.weight"]
         return dx
 
 

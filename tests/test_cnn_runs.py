@@ -25,12 +25,14 @@ import explain
 import predict
 import train
 import verify
-from manual_backprop.models.cnn import CNN, LeNet5
+from manual_backprop.models.cnn import CNN
+from manual_backprop.models.lenet5 import LeNet5
 from training import checkpoint
 from training.config import Config
 from training.data import Dataset, load
 from training.data.augmentation import make_augment
 from training.families.networks import make_model
+from training.noise import dropout_noise
 from training.presets import configure
 
 Capsys = pytest.CaptureFixture[str]
@@ -62,11 +64,12 @@ def test_the_learner_is_what_the_configuration_asks_for(impl: str, pictures: Pat
     shown, labels = learner.batch(torch.arange(30))
     assert torch.equal(shown, make_augment((7, 6), 2, 20.0, seed=5)(0, x))
     assert torch.equal(labels, y)
-    masks = learner.noise(0, x)
-    assert [mask.shape for mask in masks] == [(30, 4)]
-    assert masks[0].mean().item() == pytest.approx(0.8, abs=0.1)
+    asked = 6, learner.device, torch.float32
+    for name in ("dropout", "another"):
+        mask = learner.noise(*asked)(name, (30, 4), 0.8)
+        assert torch.equal(mask, dropout_noise(5)(*asked)(name, (30, 4), 0.8))
     if impl == "reference":
-        assert learner.module.dropout == 0.2
+        assert learner.module.dropout.p == 0.2
 
 
 def test_lenet_is_what_the_configuration_asks_for(sample: Dataset) -> None:
@@ -127,7 +130,7 @@ def test_a_run_can_be_asked_verified_and_not_explained(run_dir: Path, pictures: 
     assert checkpoint.load(run_dir)["steps"] == 14
     done = call(capsys, verify.main, "--checkpoint", run_dir, "--seeds", 3)
     assert (done.status, done.err) == (0, "")
-    assert "CNN 3-4, 1 block a stage after 14 steps, npz" in " ".join(done.out.split())
+    assert "cnn after 14 steps, npz" in " ".join(done.out.split())
     assert "comparisons agree in float64" in done.out
     done = call(capsys, predict.main, "--checkpoint", run_dir, "--dataset", "npz", "--data-dir", pictures)
     assert (done.status, done.err) == (0, "")

@@ -4,7 +4,8 @@ import pytest
 import torch
 from problems import manual_learner, random_batches, rates, reference_learner, relative_difference
 
-from manual_backprop.models.cnn import CNN, LeNet5
+from manual_backprop.models.cnn import CNN
+from manual_backprop.models.lenet5 import LeNet5
 from manual_backprop.models.mlp import MLP
 from training.data.augmentation import make_augment
 
@@ -66,7 +67,7 @@ def test_two_hundred_steps_of_convolutional_networks_end_at_the_same_parameters(
     end, theirs = manual.state_dict()["model"], reference.state_dict()["model"]
     assert relative_difference(end, theirs) < 1e-9
     torch.testing.assert_close(losses, their_losses, rtol=1e-9, atol=0)
-    for name in model.initial_state():
+    for name in model.buffers():
         assert end[name].dtype == theirs[name].dtype
         torch.testing.assert_close(end[name], theirs[name], rtol=1e-8, atol=1e-12)
         assert end[name].is_floating_point() or end[name].item() == 200

@@ -1,6 +1,7 @@
 """The training loop: which examples in which order, what is logged when, and the check against autograd."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import Quadratic
+from manual_backprop.tape import Tape
 from training import checkpoint, evaluation
 from training.config import Config
 from training.data import Dataset, Split, load
@@ -222,7 +224,7 @@ def test_loss_train_is_the_mean_of_the_costs_since_it_was_last_logged(data: Data
     for epoch in range(2):
         for batch in epoch_order(0, epoch, 200).split(30):
             x, y = data.train.batch(batch, torch.float64)
-            output, _, _ = learner.model.forward(learner.parameters, x)  # type: ignore[attr-defined]
+            output = learner.model.forward(learner.parameters, x, Tape(training=True))  # type: ignore[attr-defined]
             losses.append(Quadratic().forward(output, y)[0].item())
             learner.advance(batch.unsqueeze(0), torch.tensor([1.0], dtype=torch.float64))
     logged = values(tmp_path, "loss/train")
@@ -324,7 +326,7 @@ def test_evaluation_asks_before_every_block_whether_to_stop(monkeypatch: pytest.
 def a_wrong_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
     """tanh′ that is wrong by a tenth of a millionth."""
     right = ACTIVATIONS["tanh"]
-    wrong = right._replace(derivative=lambda z, a: right.derivative(z, a) * (1 + 1e-7))
+    wrong = replace(right, derivative=lambda z, a: right.derivative(z, a) * (1 + 1e-7))
     monkeypatch.setitem(ACTIVATIONS, "tanh", wrong)
 
 

@@ -22,7 +22,8 @@ from gradient_check import compare_gradients
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.models.mlp import MLP
 from manual_backprop.parameters import Parameters
-from training.noise import dropout_masks
+from manual_backprop.tape import Tape
+from training.noise import dropout_noise
 
 WIDTHS = (11, 9, 6, 13, 5, 8, 12, 7, 10)  # all different, so that a transposed matrix cannot fit
 DEPTHS = range(1, 9)
@@ -74,10 +75,10 @@ def test_equals_autograd_through_the_same_forward(case):
 
 
 def dropped(case: tuple, dropout: float):
-    """The problem with masks for its hidden layers."""
+    """The problem with noise for its hidden layers."""
     model, loss, params, x, y = problem(case)
-    masks = dropout_masks(model.sizes[1:-1], dropout, seed=3)(0, x)
-    return MLP(model.sizes, model.activations, dropout=dropout), loss, params, x, y, masks
+    noise = dropout_noise(seed=3)(0, x.device, x.dtype)
+    return MLP(model.sizes, model.activations, dropout=dropout), loss, params, x, y, noise
 
 
 DEEP = [case for case in CASES if case[0] in (2, 3, 5) and case[3] > 1]
@@ -85,34 +86,41 @@ DEEP = [case for case in CASES if case[0] in (2, 3, 5) and case[3] > 1]
 
 @pytest.mark.parametrize("case", DEEP, ids=case_id)
 def test_with_dropout_it_equals_autograd_and_the_twin(case):
-    model, loss, params, x, y, masks = dropped(case, 0.4)
-    mine = by_hand(model, loss, params, x, y, noise=masks)
-    compare_gradients(mine, by_autograd(model, loss, params, x, y, noise=masks), allow_trivial=True).assert_passed()
+    model, loss, params, x, y, noise = dropped(case, 0.4)
+    mine = by_hand(model, loss, params, x, y, noise=noise)
+    compare_gradients(mine, by_autograd(model, loss, params, x, y, noise=noise), allow_trivial=True).assert_passed()
     twin = reference.mlp.MLP(model.sizes, model.activations, model.dropout)
-    theirs = by_twin(twin, TWIN_LOSSES[case[2]], params, x, y, noise=masks)
+    theirs = by_twin(twin, TWIN_LOSSES[case[2]], params, x, y, noise=noise)
     compare_gradients(mine, theirs, allow_trivial=True).assert_passed()
-    without = by_hand(model, loss, params, x, y)
+    without = by_hand(MLP(model.sizes, model.activations), loss, params, x, y)
+    evaluated = by_twin(twin.eval(), TWIN_LOSSES[case[2]], params, x, y, noise=noise)
+    compare_gradients(without, evaluated).assert_passed()  # evaluation drops nothing
     assert not torch.allclose(mine["∂C/∂layer1.weight"], without["∂C/∂layer1.weight"])
 
 
 def test_dropout_goes_on_with_the_kept_activations_enlarged():
-    model, _, params, x, _, masks = dropped((3, "tanh", "quadratic", 7), 0.4)
-    output, caches, _ = model.forward(params, x, noise=masks, training=True)
-    for (_, _, a), (a_before, _, _), mask in zip(caches, caches[1:3], masks, strict=False):
+    model, _, params, x, _, noise = dropped((3, "tanh", "quadratic", 7), 0.4)
+    tape = Tape(training=True, noise=noise)
+    output = model.forward(params, x, tape)
+    for l in (1, 2):
+        (_, _, a), (a_before, _, _) = tape.caches[f"layer{l}"], tape.caches[f"layer{l + 1}"]
+        mask = noise(f"layer{l}.dropout", tuple(a.shape), 0.6)
         torch.testing.assert_close(a_before, torch.where(mask == 1, a / 0.6, 0.0), rtol=1e-15, atol=0)
-    assert caches[3] is masks
-    plain, without, _ = model.forward(params, x)
-    assert len(without) == 3
-    assert torch.equal(plain, MLP(model.sizes, model.activations).forward(params, x)[0])  # evaluation drops nothing
+        assert 0 < mask.mean() < 1
+    evaluating = Tape(noise=noise)
+    plain = model.forward(params, x, evaluating)
+    assert list(evaluating.caches) == ["layer1", "layer2", "layer3"]
+    without = MLP(model.sizes, model.activations).forward(params, x, Tape(training=True))
+    assert torch.equal(plain, without)  # evaluation drops nothing
     assert not torch.allclose(output, plain)
 
 
 def test_masks_of_zeros_let_nothing_through():
     """The first layers get no gradient, and the last only that of its bias."""
-    model, loss, params, x, y, masks = dropped((3, "tanh", "quadratic", 7), 0.4)
-    gradients = by_hand(model, loss, params, x, y, noise=tuple(torch.zeros_like(mask) for mask in masks))
-    nonzero = {name for name, tensor in gradients.items() if tensor.any()}
-    assert nonzero == {"C", "δ output", "δ layer3", "∂C/∂layer3.bias"}
+    model, loss, params, x, y, _ = dropped((3, "tanh", "quadratic", 7), 0.4)
+    nothing = by_hand(model, loss, params, x, y, noise=lambda call, shape, keep: torch.zeros(shape, dtype=x.dtype))
+    nonzero = {name for name, tensor in nothing.items() if tensor.any()}
+    assert nonzero == {"C", "δ output", "δ layer3.a", "δ layer3", "δ layer2.dropout", "∂C/∂layer3.bias"}
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, float("nan")])
@@ -183,9 +191,9 @@ def test_at_a_pre_activation_of_exactly_zero_the_derivative_is_torchs(activation
 def test_gradients_can_be_views_of_one_vector():
     model, loss, params, x, y = problem(CASES[-1])
     gradient = Parameters(model.shapes, dtype=torch.float64)
-    output, caches, _ = model.forward(params, x)
-    _, cache = loss.forward(output, y)
-    dx = model.backward(params, caches, loss.backward(1.0, cache), gradient)
+    tape = Tape()
+    _, cache = loss.forward(model.forward(params, x, tape), y)
+    dx = model.backward(params, loss.backward(1.0, cache), gradient, tape)
     assert dx is None
     expected = by_hand(model, loss, params, x, y)
     for name, tensor in gradient.items():
@@ -197,25 +205,28 @@ def test_without_need_dx_the_first_layers_product_is_saved():
     """2·B·n⁰·n¹ operations: as many as its BP4 costs."""
     model = MLP((4, 6, 5), ("tanh", "tanh"))
     params, (x, _) = random_parameters(model, seed=5), random_batch(7, 4, 5, seed=6)
-    output, caches, _ = model.forward(params, x)
     operations = {}
     for need_dx in (False, True):
+        tape = Tape(need_dx=need_dx)
+        output = model.forward(params, x, tape)
         with FlopCounterMode(display=False) as counter:
-            model.backward(params, caches, torch.ones_like(output), {}, need_dx=need_dx)
+            model.backward(params, torch.ones_like(output), {}, tape)
         operations[need_dx] = counter.get_total_flops()
     assert operations == {False: 2 * 7 * (4 * 6 + 2 * 6 * 5), True: 2 * 7 * (2 * 4 * 6 + 2 * 6 * 5)}
 
 
-def test_outputs_and_activations_are_the_tensors_that_flow_on():
+def test_the_outputs_are_the_tensors_that_flow_on():
     model = MLP((4, 6, 5, 3), ("tanh", "relu", "sigmoid"))
     params, (x, _) = random_parameters(model, seed=5), random_batch(7, 4, 3, seed=6)
-    z: dict[str, torch.Tensor] = {}
-    a: dict[str, torch.Tensor] = {}
-    output, _, state = model.forward(params, x, outputs=z, activations=a)
-    assert list(z) == list(a) == ["layer1", "layer2", "layer3"]
-    assert a["layer3"] is output
-    assert state == {}
-    torch.testing.assert_close(z["layer2"], torch.tanh(z["layer1"]) @ params["layer2.weight"].T + params["layer2.bias"])
+    tape = Tape(observes=True)
+    output, seen = model.forward(params, x, tape), tape.outputs
+    assert list(seen) == [f"layer{l}{a}" for l in (1, 2, 3) for a in ("", ".a")]
+    assert seen["layer3.a"] is output
+    assert {**model.buffers(), **tape.new_buffers, **tape.new_memory} == {}
+    torch.testing.assert_close(seen["layer1.a"], torch.tanh(seen["layer1"]))
+    z = seen["layer1.a"] @ params["layer2.weight"].T + params["layer2.bias"]
+    torch.testing.assert_close(seen["layer2"], z)
+    assert [call.kind for call in tape.calls.values()] == ["linear", "tanh", "linear", "relu", "linear", "sigmoid"]
 
 
 def test_a_neuron_by_hand():
@@ -231,9 +242,19 @@ def test_a_neuron_by_hand():
 
 
 def test_equations_are_named():
-    model = MLP((4, 6, 5, 3), ("tanh", "tanh", "identity"))
-    names = ("layer3", "layer2", "layer1", "layer3.bias", "layer1.weight")
-    assert [model.equation(name) for name in names] == ["BP1", "BP2", "BP2", "BP3", "BP4"]
+    model = MLP((4, 6, 5, 3), ("tanh", "tanh", "identity"), dropout=0.5)
+    params, (x, _) = random_parameters(model, seed=5), random_batch(7, 4, 3, seed=6)
+    for training in (False, True):
+        tape = Tape(training=training, noise=dropout_noise(0)(0, x.device, x.dtype), observes=True)
+        model.backward(params, torch.ones_like(model.forward(params, x, tape)), {}, tape)
+        expected = {"layer3.a": "∂C/∂output", "layer3": "BP1"}
+        for l in (2, 1):
+            dropped = {f"layer{l}.dropout": "BP2", f"layer{l}.a": "DO1"} if training else {f"layer{l}.a": "BP2"}
+            expected |= dropped | {f"layer{l}": "BP2"}
+        assert list(tape.labels.items()) == list(expected.items())
+        assert tape.equations(params) == {
+            name: ("BP3", "") if name.endswith("bias") else ("BP4", "") for name in model.shapes
+        }
 
 
 @pytest.mark.parametrize(

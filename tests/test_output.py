@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -214,14 +215,15 @@ def test_gradients_that_agree_are_status_0(digits: Path, encoding: str, monkeypa
     assert done.err == ""
     table = [line for line in done.out.splitlines() if line.startswith("|")]
     delta = "δ" if encoding == "cp437" else "delta"
-    assert [line.split("|")[1].strip() for line in table[2:5]] == ["the cost C", "dC/doutput", f"BP1, layer 3, {delta}"]
+    first = ["the cost C", "dC/doutput", "dC/doutput, layer 3, dC/da", f"BP1, layer 3, {delta}"]
+    assert [line.split("|")[1].strip() for line in table[2:6]] == first
     assert len({len(line) for line in table}) == 1, "the columns are straight"
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_gradients_that_differ_are_status_1(digits: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = ACTIVATIONS["sigmoid"]
-    monkeypatch.setitem(ACTIVATIONS, "sigmoid", right._replace(derivative=lambda z, a: 2 * right.derivative(z, a)))
+    monkeypatch.setitem(ACTIVATIONS, "sigmoid", replace(right, derivative=lambda z, a: 2 * right.derivative(z, a)))
     done = call(monkeypatch, encoding, verify.main, "--checkpoint", digits, "--seeds", 1)
     assert_readable(done, 1)
     assert f"differ; the first is BP1, layer 3, {'δ' if encoding == 'cp437' else 'delta'} of " in done.err
@@ -294,7 +296,7 @@ def test_tables_and_lists_are_readable(
     options = {"dataset": "spiral", "max_steps": 3, "hidden": 4, "run_dir": tmp_path / "run"}
     trained = call(monkeypatch, encoding, train.main, *flags(options))
     assert_readable(trained, 0)
-    assert "| layer1 | linear, sigmoid | (4, 2) | (4,) |         12 |" in trained.out
+    assert "| layer1 | linear, sigmoid | bias (4,), weight (4, 2) |     12 |" in trained.out
 
 
 @pytest.mark.slow
@@ -314,7 +316,7 @@ def test_help_of_a_process(line: str, encoding: str) -> None:
     [
         (
             "train.py --dataset sample --max-steps 3 --run-dir {tmp}/run",
-            "| layer1 | linear, sigmoid | (16, 784) | (16,) |",
+            "| layer1 | linear, sigmoid | bias (16,), weight (16, 784) |",
         ),
         ("verify.py --checkpoint {digits} --seeds 1", "| BP1, layer 3, delta |"),
         ("-m lessons", "Deep networks: delta vanishes or explodes, layer by"),

@@ -179,7 +179,7 @@ class TestResume:
         assert metrics(run_dir) == [{"step": 5, "loss/train": 1.0}]
 
 
-NOTHING = Backpropagation(torch.tensor(0.0), gradients={}, deltas={}, z={}, activations={}, buffers={})
+NOTHING = Backpropagation(torch.tensor(0.0), gradients={}, deltas={}, outputs={}, buffers={}, memory={})
 
 
 def normal(*shape: int) -> torch.Tensor:

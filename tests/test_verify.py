@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from training.families import FAMILIES
 from training.learners import verification
 
 Capsys = pytest.CaptureFixture[str]
-LABELS = ["the cost C", "∂C/∂output", "BP1, layer 3, δ", "BP2, layer 2, δ", "BP2, layer 1, δ"] + [
+LABELS = ["the cost C", "∂C/∂output", "∂C/∂output, layer 3, ∂C/∂a", "BP1, layer 3, δ"]
+LABELS += [f"BP2, layer {l}, {what}" for l in (2, 1) for what in ("∂C/∂a", "δ")]
+LABELS += [
     f"{equation}, layer {l}, ∂C/∂{tensor}" for l in (3, 2, 1) for equation, tensor in (("BP3", "b"), ("BP4", "W"))
 ]
-# 11 tensors of the lesson's; for every activation, cost and depth 1 to 4: C, ∂C/∂output and 3 tensors a layer
-COMPARED = 11 + len(ACTIVATIONS) * len(LOSSES) * sum(2 + 3 * depth for depth in (1, 2, 3, 4))
+# those of the lesson's; for every activation, cost and depth 1 to 4: C, ∂C/∂output and 4 tensors a layer
+COMPARED = len(LABELS) + len(ACTIVATIONS) * len(LOSSES) * sum(2 + 4 * depth for depth in (1, 2, 3, 4))
 LAYERS = list(dict.fromkeys(title for title, *_ in verification.layer_examples(seed=0)))
 NETWORKS = 1 + len(ACTIVATIONS) * len(LOSSES) * 4
 LIMITS = {"float64": 1e-14, "float32": 1e-5, "bfloat16": 0.1, "float16": 0.02}
@@ -72,7 +75,7 @@ def in_json(done: running.Done) -> dict[str, Any]:
 
 def spoil(monkeypatch: pytest.MonkeyPatch, name: str, **wrong: Any) -> None:
     """Put a wrong activation in the place of the right one; its twin stays."""
-    activation = ACTIVATIONS[name]._replace(**wrong)
+    activation = replace(ACTIVATIONS[name], **wrong)
     monkeypatch.setitem(verification.LAYER_TWINS, activation, verification.LAYER_TWINS[ACTIVATIONS[name]])
     monkeypatch.setitem(ACTIVATIONS, name, activation)
 
@@ -84,15 +87,16 @@ def test_all_agree(dtype: str, capsys: Capsys) -> None:
     done = call(capsys, verify.main, "--model", "mlp", "--dtype", dtype, "--seeds", 1)
     assert (done.status, done.err) == (0, "")
     table = rows(done.out)
-    assert [row[0] for row in table[:11]] == LABELS
-    assert [row[1] for row in table[:3]] == ["()", "(11, 10)", "(11, 10)"]
-    assert table[10][1] == "(16, 784)"
-    assert all(row[-1] == "ok" for row in table[:11])
-    assert all(cell.endswith(" ok") for row in table[11:] for cell in row[1:])
+    assert [row[0] for row in table[: len(LABELS)]] == LABELS
+    assert [row[1] for row in table[:4]] == ["()", "(11, 10)", "(11, 10)", "(11, 10)"]
+    table, networks = table[: len(LABELS)], table[len(LABELS) :]
+    assert table[-1][1] == "(16, 784)"
+    assert all(row[-1] == "ok" for row in table)
+    assert all(cell.endswith(" ok") for row in networks for cell in row[1:])
     if dtype != "float64":  # judged against float64, where no result of lower precision is exact
-        assert all(float(row[2]) > 1e-9 for row in table[:11])
-    assert [row[0] for row in table[11:]] == list(ACTIVATIONS)
-    assert all(len(row) == 1 + len(LOSSES) for row in table[11:])
+        assert all(float(row[2]) > 1e-9 for row in table)
+    assert [row[0] for row in networks] == list(ACTIVATIONS)
+    assert all(len(row) == 1 + len(LOSSES) for row in networks)
     last = done.out.splitlines()[-1]
     found = re.fullmatch(
         rf"all {COMPARED:,} comparisons agree in {dtype}; largest relative error (\S+) \((BP\d|the|∂).*\)", last
@@ -140,8 +144,10 @@ def test_a_wrong_derivative_is_found(name: str, capsys: Capsys, monkeypatch: pyt
     done = call(capsys, verify.main, "--seeds", 1)
     assert done.status == 1
     table = rows(done.out)
-    assert {row[0] for row in table[11:] if "WRONG" in row[1]} == {name}, "with the quadratic cost only this one"
-    assert any(row[-1] == "WRONG" for row in table[:11]) == (name == "sigmoid")
+    assert {row[0] for row in table[len(LABELS) :] if "WRONG" in row[1]} == {name}, (
+        "with the quadratic cost only this one"
+    )
+    assert any(row[-1] == "WRONG" for row in table[: len(LABELS)]) == (name == "sigmoid")
     sentence = running.one_sentence(done.err)
     assert "differ; the first is BP" in sentence
     assert f", {name}, quadratic cost: " in sentence
@@ -162,7 +168,9 @@ def test_a_wrong_cost_is_found(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) 
     assert done.status == 1
     assert "the first is ∂C/∂output of " in running.one_sentence(done.err)
     assert "twice" in done.out or "2" in done.out
-    assert all(["WRONG" in cell for cell in row[1:]] == [False, True, False, False] for row in rows(done.out)[11:])
+    assert all(
+        ["WRONG" in cell for cell in row[1:]] == [False, True, False, False] for row in rows(done.out)[len(LABELS) :]
+    )
     (check,) = (c for c in verification.verify_costs(torch.float64, [0]) if not c.passed)
     assert check.title == "squared-error"
 
@@ -196,9 +204,9 @@ def compared(name: str) -> list[int]:
     """Of each network: C, ∂C/∂output, and a δ a layer call, a gradient a parameter and the running statistics."""
     models = [problem.model for problem in FAMILIES[name].problems()]
     if name == "lenet5":
-        return [2 + 7 + 10 for _ in models]
+        return [2 + 7 + 4 + 10 for _ in models]
     norms = [len(m.channels) * (1 + 2 * m.blocks) for m in models]  # type: ignore[attr-defined]
-    calls = [2 * n + len(m.channels) + 2 for n, m in zip(norms, models, strict=True)]  # type: ignore[attr-defined]
+    calls = [3 * n + len(m.channels) + 2 for n, m in zip(norms, models, strict=True)]  # type: ignore[attr-defined]
     return [2 + c + 3 * n + 2 + 2 * n for c, n in zip(calls, norms, strict=True)]
 
 
@@ -264,9 +272,9 @@ def test_a_trained_network(run_dir: Path, capsys: Capsys) -> None:
     for dtype in LIMITS:
         done = call(capsys, verify.main, "--checkpoint", run_dir, "--dtype", dtype, "--seeds", 4)
         assert (done.status, done.err) == (0, "")
-        assert "5-4-3 after 21 steps, npz, 4 draws" in done.out
-        assert [row[1] for row in rows(done.out)][:3] == ["()", "(30, 3)", "(30, 3)"]
-        assert f"all 32 comparisons agree in {dtype}" in done.out.splitlines()[-1]
+        assert "mlp after 21 steps, npz, 4 draws" in done.out
+        assert [row[1] for row in rows(done.out)][:4] == ["()", "(30, 3)", "(30, 3)", "(30, 3)"]
+        assert f"all 40 comparisons agree in {dtype}" in done.out.splitlines()[-1]
 
 
 def test_a_trained_network_whose_data_have_moved(run_dir: Path, tmp_path: Path, capsys: Capsys) -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from manual_backprop.layers.activations import ACTIVATIONS
-from manual_backprop.models.mlp import MLP, Caches
-from manual_backprop.parameters import NOWHERE, Receiver
+from manual_backprop.models.mlp import MLP
+from manual_backprop.parameters import Receiver
+from manual_backprop.tape import Tape
 
 Params = Mapping[str, Tensor]
 
@@ -31,24 +32,16 @@ class SpelledMLP(MLP):
     def hand_over(self, gradients: Receiver, name: str, gradient: Tensor) -> None:
         gradients[name] = gradient
 
-    def backward(
-        self,
-        params: Params,
-        caches: Caches,
-        d_output: Tensor,
-        gradients: Receiver,
-        *,
-        deltas: Receiver = NOWHERE,
-        need_dx: bool = False,
-    ) -> Tensor:
-        da = d_output
-        for l in range(len(self.activations), 0, -1):
-            a_before, z, a = caches[l - 1]
+    def backward(self, p: Params, d_output: Tensor, g: Receiver, tape: Tape) -> Tensor:
+        L, da = len(self.activations), d_output
+        for l in range(L, 0, -1):
+            tape.see(f"layer{l}.a", da)
+            a_before, z, a = tape.take(f"layer{l}")
             delta = self.delta(l, da, z, a)
-            self.hand_over(gradients, f"layer{l}.bias", self.bias_gradient(l, delta, params))
-            self.hand_over(gradients, f"layer{l}.weight", self.weight_gradient(l, delta, a_before, a, params))
-            deltas[f"layer{l}"] = delta
-            da = self.da_before(l, delta, params)
+            tape.see(f"layer{l}", delta, "BP1" if l == L else "BP2")
+            self.hand_over(g, f"layer{l}.bias", self.bias_gradient(l, delta, p))
+            self.hand_over(g, f"layer{l}.weight", self.weight_gradient(l, delta, a_before, a, p))
+            da = tape.add("BP2", self.da_before(l, delta, p))
         return da
 
 
@@ -176,8 +169,8 @@ WRONG: dict[type[SpelledMLP], str] = {
     SignOfDelta: "δ layer3",
     MeanTwice: "δ layer3",
     LastExampleLost: "δ layer3",
-    WeightOfTheLayerBefore: "δ layer2",
-    WeightTransposedInBP2: "δ layer2",
+    WeightOfTheLayerBefore: "δ layer2.a",
+    WeightTransposedInBP2: "δ layer2.a",
     InputGradientStopsAtDelta: "dx",
     WeightGradientTransposed: "∂C/∂layer3.weight",
     StaleActivations: "∂C/∂layer3.weight",

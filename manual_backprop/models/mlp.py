@@ -91,14 +91,14 @@ class MLP:
             if self._drops(l, tape):
                 tape.see(f"layer{l}.dropout", da, "BP2")
                 da = tape.backward(dropout, f"layer{l}.dropout", da)
-            tape.see(f"layer{l}.a", da, "BP2")
+            tape.see(f"layer{l}.a", da)
             a_before, z, a = tape.take(f"layer{l}")
             delta = da * sigma.derivative(z, a)  # BP1 for l = L, BP2 below
             tape.see(f"layer{l}", delta, "BP1" if l == L else "BP2")
             g[f"layer{l}.bias"] = delta.sum(dim=0)  # BP3
             g[f"layer{l}.weight"] = delta.T @ a_before  # BP4
             if l > 1 or tape.need_dx:
-                da = delta @ W  # BP2, its first factor: ∂C/∂aˡ⁻¹ = δˡ Wˡ
+                da = tape.add("BP2", delta @ W)  # its first factor: ∂C/∂aˡ⁻¹ = δˡ Wˡ
         return da if tape.need_dx else None
 
     def _drops(self, l: int, tape: Tape) -> bool:
