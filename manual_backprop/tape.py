@@ -91,9 +91,9 @@ class Tape:
         return self.caches.pop(name)
 
     def see(self, name: str, delta: Tensor, label: str = "") -> None:
-        """What `backward` does with the δ of an output, for a model that makes it itself, by the equation `label`.
+        """What `backward` does with the δ of an output, for a model that makes it itself.
 
-        Without a label it is that of what made the δ: a backward, a sum, or for the first δ the cost.
+        Without a label it is that of what made the δ: a backward, a sum, for the first δ the cost.
         """
         if self.observes:
             known = self._origins.get(delta.data_ptr()) or self._origins.get(delta.untyped_storage().data_ptr())
@@ -104,9 +104,13 @@ class Tape:
     def add(self, label: str, *gradients: Tensor) -> Tensor:
         """The sum of what comes back on several ways, which has a label of its own."""
         total = sum(gradients[1:], start=gradients[0])
-        if self.observes:
-            self._name(total, label)
+        self.name(label, total)
         return total
+
+    def name(self, label: str, gradient: Tensor) -> None:
+        """The equation by which a model made this gradient itself."""
+        if self.observes:
+            self._name(gradient, label)
 
     def equations(self, parameters: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
         """For each parameter that a call was given: the label of its gradient, and its name in the equations.

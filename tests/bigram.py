@@ -1,13 +1,13 @@
 """A text, and the smallest learner of it: a table of logits by the id before, for what the loop does with any text."""
 
 import weakref
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from training.data import Dataset, Streams
+from training.learners.base import Backpropagation
 from training.tasks import NEXT_TOKEN
 
 VOCABULARY = 5
@@ -40,12 +40,12 @@ class Bigram:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return self.train.batch(indices, torch.float64)
 
-    def backpropagate(self, x: Tensor, y: Tensor) -> Any:
+    def backpropagate(self, x: Tensor, y: Tensor) -> Backpropagation:
         W = self.W.clone().requires_grad_()
         loss = torch.nn.functional.cross_entropy(W[x.flatten()], y)
         loss.backward()
         named = {"table": W.grad}
-        return SimpleNamespace(loss=loss.detach(), gradients=named, deltas=named, z=named, activations={}, buffers={})
+        return Backpropagation(loss.detach(), named, named, named, {}, {})
 
     def advance(self, batches: Tensor, learning_rates: Tensor) -> Tensor:
         losses = []
@@ -76,9 +76,9 @@ class Bigram:
         raise AssertionError("of a text only the cost is watched")
 
     def state_dict(self) -> Any:
-        memory = {} if self.memory is None else {"memory": self.memory.clone()}
-        return {"model": {"table": self.W.clone(), **memory}, "optimizer": {}, "steps": self.steps}
+        memory = {} if self.memory is None else {"last": self.memory.clone()}
+        return {"model": {"table": self.W.clone()}, "optimizer": {}, "memory": memory, "steps": self.steps}
 
     def load_state_dict(self, state: Any) -> None:
-        self.W, self.memory = state["model"]["table"].clone(), state["model"].get("memory")
+        self.W, self.memory = state["model"]["table"].clone(), state["memory"].get("last")
         self.steps = state["steps"]

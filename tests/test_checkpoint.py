@@ -81,7 +81,7 @@ def test_the_saved_tensors_are_clones(data: Dataset, tmp_path: Path) -> None:
 def test_a_checkpoint_says_what_it_is_of(data: Dataset, tmp_path: Path) -> None:
     train_loop(config(data), data, tmp_path)
     saved = checkpoint.load(tmp_path / "last.pt")
-    assert saved["data"] == {"name": "npz", "shape": [5], "classes": ["0", "1", "2"]}
+    assert saved["data"] == {"name": "npz", "shape": [5], "classes": ["0", "1", "2"], "task": "classification"}
     assert saved["config"]["hidden"] == [4, 3]
     assert saved["steps"] == 35
 

@@ -13,7 +13,7 @@ from lessons.descent import descend
 from lessons.lesson import FIGURE, REPORT, Report, teach
 from lessons.measure import outputs
 from lessons.runs import batch, first, learner
-from manual_backprop.initializers import INITIALIZERS, Initializer
+from manual_backprop.initializers import INITIALIZERS, WeightsAndBiases
 from manual_backprop.layers.activations import ACTIVATIONS, Activation
 from manual_backprop.losses import Quadratic, SigmoidCrossEntropy
 from training.config import Config
@@ -320,7 +320,7 @@ def test_neurons_that_start_unequal_do_not_become_equal(sample, monkeypatch):
     equal = initial_weights.course(small("zeros, sigmoid"), data)
     assert equal.early < initial_weights.ROUNDING
     assert equal.replaced < initial_weights.ROUNDING
-    monkeypatch.setitem(INITIALIZERS, "zeros", Initializer(nearly_zero, nearly_zero))
+    monkeypatch.setitem(INITIALIZERS, "zeros", WeightsAndBiases(nearly_zero, nearly_zero))
     broken = initial_weights.course(small("zeros, sigmoid"), data)
     assert broken.early > initial_weights.ROUNDING
     assert broken.replaced > initial_weights.ROUNDING

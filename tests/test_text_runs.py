@@ -126,8 +126,8 @@ class Table(torch.nn.Embedding):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x).flatten(0, 1)
 
-    def observed(self) -> tuple[dict[str, torch.nn.Module], dict[str, torch.nn.Module]]:
-        return {}, {}
+    def observed(self) -> dict[str, torch.nn.Module]:
+        return {}
 
 
 def test_autograd_takes_the_mean_over_targets() -> None:

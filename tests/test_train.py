@@ -45,7 +45,7 @@ def test_a_run_on_the_sample(tmp_path: Path) -> None:
     assert (done.status, done.err) == (0, "")
 
     assert "bundled sample of MNIST: 10,000 training and 2,000 test images" in lines(done)[0]
-    assert "(16, 784)" in done.out
+    assert "weight 16×784, bias 16" in done.out
     assert "13,002" in done.out
     epochs = [line for line in lines(done) if line.startswith("epoch")]
     assert [line.split()[1] for line in epochs] == ["0/7", "1/7"]
@@ -153,7 +153,7 @@ def test_ones_own_pictures_train(tmp_path: Path, capsys: Capsys) -> None:
     options = {"dataset": "images", "data_dir": tmp_path / "pictures", "epochs": 3, "batch_size": 4, "lr": 0.5}
     done = call(capsys, train.main, *flags({**options, "run_dir": tmp_path / "run"}))
     assert done.status == 0
-    assert "(16, 784)" in done.out
+    assert "weight 16×784, bias 16" in done.out
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["data"]["classes"] == ["dark", "light"]
 
 

@@ -89,7 +89,6 @@ class MLP:
         for l in range(L, 0, -1):
             W, sigma = p[f"layer{l}.weight"], ACTIVATIONS[self.activations[l - 1]]
             if self._drops(l, tape):
-                tape.see(f"layer{l}.dropout", da, "BP2")
                 da = tape.backward(dropout, f"layer{l}.dropout", da)
             tape.see(f"layer{l}.a", da)
             a_before, z, a = tape.take(f"layer{l}")
@@ -98,7 +97,8 @@ class MLP:
             g[f"layer{l}.bias"] = delta.sum(dim=0)  # BP3
             g[f"layer{l}.weight"] = delta.T @ a_before  # BP4
             if l > 1 or tape.need_dx:
-                da = tape.add("BP2", delta @ W)  # its first factor: ∂C/∂aˡ⁻¹ = δˡ Wˡ
+                da = delta @ W  # BP2, its first factor: ∂C/∂aˡ⁻¹ = δˡ Wˡ
+                tape.name("BP2", da)
         return da if tape.need_dx else None
 
     def _drops(self, l: int, tape: Tape) -> bool:
