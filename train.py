@@ -18,6 +18,7 @@ from training.learners.checked import GradientMismatch
 from training.loop import NotFiniteError
 from training.output import command
 from training.presets import configure, default_preset, load_preset, preset_names, preset_values, settings
+from training.tasks import CLASSIFICATION
 
 PRESET_HELP = (
     f"Start from these settings, on their own data: {', '.join(preset_names())}, or the path of a TOML file, such as a "
@@ -68,7 +69,9 @@ def parse(argv: list[str]) -> Request:
         base = settings({**values, **named})
         kept |= values.keys()
     else:
-        base = {**vars(load_preset(default_preset(named.get("model", Config.model)))), "dataset": "auto"}
+        base = dict(vars(load_preset(default_preset(named.get("model", Config.model)))))
+        if CLASSIFICATION.name in family_of(base["model"]).tasks:
+            base["dataset"] = "auto"
     family = family_of(base["model"])
     refuse_options_of_others(argv, family)
     arguments, asked = read(argv, ABOUT, Start, family, base)

@@ -13,7 +13,7 @@ from training.config import Config
 from training.data import Dataset, Split, load, scaled
 from training.errors import UserError
 from training.evaluation import BLOCK
-from training.families.networks import family_of, make_model
+from training.families.networks import arranged, make_model
 from training.learners.factory import make_manual, make_reference
 from training.learners.manual import ManualLearner
 from training.learners.verification import Check, compare, formats
@@ -77,7 +77,7 @@ def verify_trained(path: Path, dtype: str, seeds: Sequence[int], data_dir: Path 
     config = replace(trained.config, dtype=dtype, device="cpu")  # type: ignore[arg-type]  # every format that verify has
     folder = data_dir or Path(config.data_dir)
     data = load(config.dataset, folder, validation=config.validation, examples=config.examples)
-    data = family_of(config.model).arrange(config, data)
+    data = arranged(config, data)
     trained.require_like(data)
     manual = make_manual(config, data, trained.learner.model)
     manual.load_state_dict(trained.learner.state_dict())

@@ -24,7 +24,7 @@ from training.dashboard.tensorboard import MetricsWriter
 from training.data import Dataset, expand, load
 from training.errors import UserError
 from training.families.model import Model
-from training.families.networks import family_of, make_model
+from training.families.networks import arranged, make_model
 from training.interruption import Interruption
 from training.learners.factory import make_learner
 from training.loop import Loop, Outcome
@@ -94,7 +94,7 @@ def load_config(run_dir: Path) -> Config:
 
 def load_data(config: Config) -> Dataset:
     data = load(config.dataset, Path(config.data_dir), validation=config.validation, examples=config.examples)
-    data = family_of(config.model).arrange(config, expand(data, config.expand))
+    data = arranged(config, expand(data, config.expand))
     print(data.source, flush=True)
     return data
 

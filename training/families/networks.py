@@ -18,17 +18,22 @@ def family_of(model: str) -> Family:
     return FAMILIES[model]
 
 
-def make_model(config: Config, data: Dataset) -> Model:
-    """Raises UserError where the network does not fit the examples."""
+def arranged(config: Config, data: Dataset) -> Dataset:
+    """The data set as the networks of the family read it. Raises UserError where they are for another task."""
     family = family_of(config.model)
     if data.task not in family.tasks:
-        able = [name for name, other in FAMILIES.items() if data.task in other.tasks]
+        able = "".join(f", or --model {name}" for name, other in FAMILIES.items() if data.task in other.tasks)
         raise UserError(
-            f"--model {config.model} is for {' and '.join(family.tasks)}, and {data.name} is for {data.task}: "
-            + (f"give --model {' or '.join(able)}" if able else "give another --dataset")
+            f"--model {config.model} is for {' and '.join(family.tasks)}, and the data set {data.name} for {data.task}: "
+            f"give another --dataset{able}"
         )
+    return family.arrange(config, data)
+
+
+def make_model(config: Config, data: Dataset) -> Model:
+    """Raises UserError where the network does not fit the examples."""
     try:
-        return family.make(config, data)
+        return family_of(config.model).make(config, data)
     except UserError:
         raise
     except ValueError as error:
