@@ -13,8 +13,8 @@ from explanation.numbers import Explanation, explain
 from explanation.page import charts, page
 from training.data import Dataset, load, preparation_of, read_picture
 from training.errors import UserError
-from training.output import command
 from training.prediction import Trained, load_trained
+from training.terminal.output import command
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of the run's own η
 MAX_BATCH = 1000

@@ -15,8 +15,8 @@ from rich.table import Table
 from training.data import DATASETS, load, preparation_of, read_picture
 from training.errors import UserError
 from training.evaluation import confidence, evaluate
-from training.output import Console, command
 from training.prediction import Trained, load_trained
+from training.terminal.output import Console, command
 
 SHOWN = 3  # classes on a picture's line
 

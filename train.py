@@ -8,17 +8,17 @@ from typing import Annotated
 import tyro
 
 from training import run
-from training.command_line import given, read, refuse_options_of_others
 from training.config import Config
 from training.config.rules import flag
 from training.errors import UserError
 from training.families import FAMILIES, defaults
+from training.families.command_line import given, read, refuse_options_of_others
+from training.families.configure import configure, default_preset, load_preset, preset_names, preset_values, settings
 from training.families.networks import family_of
 from training.learners.checked import GradientMismatch
 from training.loop import NotFiniteError
-from training.output import command
-from training.presets import configure, default_preset, load_preset, preset_names, preset_values, settings
 from training.tasks import CLASSIFICATION
+from training.terminal.output import command
 
 PRESET_HELP = (
     f"Start from these settings, on their own data: {', '.join(preset_names())}, or the path of a TOML file, such as a "

@@ -18,8 +18,8 @@ from training.config import Config
 from training.errors import UserError
 from training.families import FAMILIES
 from training.learners.verification import Check, size, verify_all, verify_model
-from training.output import Console, command
 from training.prediction import verify_trained
+from training.terminal.output import Console, command
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from manual_backprop.optimizers import OPTIMIZERS
 from training.config import Config
 from training.data import load
 from training.families import defaults
+from training.families.configure import configure, default_preset, load_preset
 from training.loop import NotFiniteError
-from training.output import command
 from training.prepare import FOUND_THREADS
-from training.presets import configure, default_preset, load_preset
+from training.terminal.output import command
 
 EPOCHS = 8
 SEEDS = 3

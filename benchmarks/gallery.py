@@ -18,7 +18,7 @@ from torch import Tensor
 from gradient_check import Diagnosis
 from tests.gallery import ENTRIES, Wrong, WrongRule, named, verdict
 from tests.gallery import naive as naive_tests
-from training.output import command
+from training.terminal.output import command
 
 PAGE = Path(__file__).parent.parent / "docs" / "gallery.md"
 SEED = 0

@@ -18,7 +18,7 @@ from benchmarks.readme import machine, write_section
 from gradient_check import check_backward, check_function
 from manual_backprop.models.mlp import MLP
 from manual_backprop.tape import Tape
-from training.output import command
+from training.terminal.output import command
 
 ROUNDS = 3
 MODEL = MLP((64, 64, 10), ("tanh", "identity"))

@@ -17,7 +17,7 @@ import torch
 from benchmarks.readme import machine
 from lessons.lesson import FIGURE, LESSONS, REPORT, markdown, teach
 from training.data import load
-from training.output import command
+from training.terminal.output import command
 
 PAGE = Path(__file__).parent.parent / "docs" / "lessons.md"
 

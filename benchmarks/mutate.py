@@ -17,7 +17,7 @@ import libcst as cst
 from libcst import matchers as m
 from mutmut.mutation import file_mutation
 
-from training.output import command
+from training.terminal.output import command
 
 METHODS = {"sum": "mean", "amax": "amin", "add_": "sub_", "sub_": "add_", "mul_": "div_"}
 NOT_COMMUTATIVE = m.Subtract() | m.Divide() | m.MatrixMultiply() | m.Power()

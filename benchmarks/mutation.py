@@ -23,7 +23,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.readme import machine
-from training.output import command
+from training.terminal.output import command
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "mutation.md"

@@ -30,9 +30,9 @@ from training.config import Config
 from training.dashboard.figures import curves
 from training.dashboard.metrics import METRICS, read_metrics
 from training.errors import UserError
-from training.output import Console, command
+from training.families.configure import from_mapping, load_preset
 from training.prepare import FOUND_THREADS
-from training.presets import from_mapping, load_preset
+from training.terminal.output import Console, command
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reproduction.md"

@@ -23,12 +23,12 @@ from torchvision.transforms import ToTensor
 from benchmarks.readme import machine, write_section
 from training.config import Config
 from training.data import Dataset, load
+from training.families.configure import load_preset
 from training.families.model import Model
 from training.families.networks import make_twin
 from training.learners.factory import make_manual, make_reference
-from training.output import command
 from training.prepare import prepare
-from training.presets import load_preset
+from training.terminal.output import command
 
 ROUNDS = 15
 STEPS = 100  # of each implementation in a round

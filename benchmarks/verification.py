@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.readme import machine, write_section
-from training.output import command
+from training.terminal.output import command
 
 DTYPES = ("float64", "float32")
 SCRIPT = Path(__file__).parent.parent / "verify.py"

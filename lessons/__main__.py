@@ -12,7 +12,7 @@ from rich.table import Table
 from lessons.lesson import FIGURE, LESSONS, Report, load_lesson, teach
 from training.data import load
 from training.errors import UserError
-from training.output import Console, command
+from training.terminal.output import Console, command
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ from lessons.runs import batch, first, learner
 from training.dashboard.figures import COLORS, new_figure
 from training.data import Dataset
 from training.data.order import epoch_order
+from training.families.configure import configure
 from training.learners.base import activations
 from training.learners.manual import ManualLearner
-from training.presets import configure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

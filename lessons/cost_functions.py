@@ -26,7 +26,7 @@ from manual_backprop.models.mlp import MLP
 from manual_backprop.tape import Tape
 from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
-from training.presets import configure
+from training.families.configure import configure
 
 TITLE = "Quadratic cost and cross-entropy: learning from bad mistakes"
 CLAIM = (

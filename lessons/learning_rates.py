@@ -23,8 +23,8 @@ from lessons.runs import batch, first, learner
 from training.config import Config
 from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
+from training.families.configure import configure
 from training.learners.manual import ManualLearner
-from training.presets import configure
 
 TITLE = "The learning rate: too low, right, too high"
 CLAIM = (

@@ -19,8 +19,8 @@ from lessons.runs import batch, learner
 from manual_backprop.tape import Tape
 from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
 from training.data import Dataset
+from training.families.configure import configure
 from training.learners.base import without_activations
-from training.presets import configure
 
 TITLE = "The backward pass is itself a network, linear in δ"
 CLAIM = (

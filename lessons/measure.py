@@ -12,9 +12,9 @@ from lessons.runs import first, learner
 from manual_backprop.losses import one_hot
 from manual_backprop.tape import Tape
 from training.data import Dataset
+from training.families.configure import configure
 from training.families.model import Model
 from training.learners.manual import ManualLearner
-from training.presets import configure
 
 STEP = 1e-5  # of a central difference: its own error is about STEP² = 1e-10
 RATE, BATCH = 3.0, 100  # η of training, and examples a step

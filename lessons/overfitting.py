@@ -24,8 +24,8 @@ from lessons.runs import curve, first, train
 from training.dashboard.figures import BLUE, COLORS, VERMILION, new_figure
 from training.data import Dataset, expand
 from training.evaluation import evaluate
+from training.families.configure import configure
 from training.prediction import load_trained
-from training.presets import configure
 
 TITLE = "Overfitting: 1,000 pictures learned by heart, and what helps"
 CLAIM = (

@@ -23,8 +23,8 @@ from manual_backprop.models.mlp import MLP
 from manual_backprop.tape import Tape
 from training.dashboard.figures import new_figure
 from training.data import Dataset
+from training.families.configure import configure
 from training.prediction import load_trained
-from training.presets import configure
 
 TITLE = "What the neurons look for: no strokes, and no digits either"
 CLAIM = (

@@ -20,11 +20,11 @@ from manual_backprop.losses import Loss
 from manual_backprop.tape import Tape
 from reference.losses import LOSSES as REFERENCE_LOSSES
 from training.data import Split
+from training.data.noise import Draw
 from training.families.model import Model
 from training.learners.base import Backpropagation
 from training.learners.reference import ReferenceLearner
 from training.learners.verification import examples_of
-from training.noise import Draw
 
 LOSSES: dict[str, Loss] = {name: make() for name, make in losses.LOSSES.items()} | {
     "smoothed": losses.SoftmaxCrossEntropy(label_smoothing=0.15)

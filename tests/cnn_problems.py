@@ -10,8 +10,8 @@ from torch import Tensor
 
 from manual_backprop.models.cnn import CNN
 from manual_backprop.models.lenet5 import LeNet5
+from training.data.noise import Draw, dropout_noise
 from training.families.networks import make_twin
-from training.noise import Draw, dropout_noise
 
 GAINS = {"relu": 1.5, "leaky_relu": 1.5, "sigmoid": 3.0, "gelu": 2.0, "silu": 2.0}
 

@@ -12,12 +12,12 @@ from manual_backprop.initializers import INITIALIZERS, initialize
 from manual_backprop.optimizers import OPTIMIZERS
 from training.data import Split
 from training.data.augmentation import Augment
+from training.data.noise import dropout_noise
 from training.families.model import Model
 from training.families.networks import make_twin
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
-from training.noise import dropout_noise
 
 
 def manual_learner(

@@ -8,7 +8,7 @@ import torch
 
 from training.data.augmentation import make_augment, moved, turned
 from training.data.expansion import shifted
-from training.noise import dropout_noise
+from training.data.noise import dropout_noise
 
 HEIGHT, WIDTH = SHAPE = (5, 7)
 PICTURE = torch.arange(1, 36, dtype=torch.float64).view(SHAPE) / 35  # no two pixels alike, none 0

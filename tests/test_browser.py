@@ -14,7 +14,7 @@ from running import learner_of
 
 from training.dashboard.tensorboard import MetricsWriter
 from training.data import load
-from training.presets import configure
+from training.families.configure import configure
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 

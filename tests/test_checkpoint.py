@@ -16,8 +16,8 @@ from training import checkpoint
 from training.config import Config
 from training.data import Dataset, load
 from training.evaluation import evaluate
+from training.families.configure import configure
 from training.learners.base import Learner
-from training.presets import configure
 
 SIZES = (5, 4, 3, 3)
 

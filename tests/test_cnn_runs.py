@@ -31,9 +31,9 @@ from training import checkpoint
 from training.config import Config
 from training.data import Dataset, load
 from training.data.augmentation import make_augment
+from training.data.noise import dropout_noise
+from training.families.configure import configure
 from training.families.networks import make_model
-from training.noise import dropout_noise
-from training.presets import configure
 
 Capsys = pytest.CaptureFixture[str]
 LOSS = "softmax-cross-entropy"

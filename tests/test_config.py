@@ -18,8 +18,8 @@ from training.config import Config
 from training.data import Dataset, load
 from training.errors import UserError
 from training.families import FAMILIES
+from training.families.configure import configure, default_preset, from_mapping, load_preset, preset_names
 from training.prepare import resolve_device
-from training.presets import configure, default_preset, from_mapping, load_preset, preset_names
 
 
 def changed(config: Config, **values: object) -> Config:

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from training.config import Config
-from training.console import RunConsole
+from training.dashboard.console import RunConsole
 from training.tasks import CLASSIFICATION, NEXT_TOKEN, Task
 
 OF_DIGITS = {"loss/test": 0.44546, "accuracy/test": 0.28451, "accuracy/train": 0.3153}

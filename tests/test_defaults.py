@@ -24,7 +24,7 @@ from training.data.order import epoch_order
 from training.errors import UserError
 from training.evaluation import evaluate
 from training.families import FAMILIES, defaults
-from training.presets import default_preset, load_preset, preset_names
+from training.families.configure import default_preset, load_preset, preset_names
 from training.schedules import make_schedule
 
 Capsys = pytest.CaptureFixture[str]

@@ -32,8 +32,8 @@ from explanation.plotly_layout import Chart, Panel
 from explanation.plotly_traces import cells, number, waterfall
 from manual_backprop.losses import LOSSES
 from training.data import Dataset, Split, load
+from training.families.configure import configure
 from training.prediction import Trained, load_trained
-from training.presets import configure
 
 pytestmark = pytest.mark.slow
 

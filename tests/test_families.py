@@ -29,8 +29,8 @@ from training.families import FAMILIES
 from training.families import base as families_base
 from training.families.advice import advice
 from training.families.base import Family, Problem
+from training.families.configure import configure, default_preset, from_mapping, load_preset, preset_names
 from training.families.networks import make_model, make_twin
-from training.presets import configure, default_preset, from_mapping, load_preset, preset_names
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -78,7 +78,7 @@ def presets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path in families_base.PRESETS.glob("*.toml"):
         (own / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(families_base, "PRESETS", own)
-    monkeypatch.setattr("training.presets.PRESETS", own)
+    monkeypatch.setattr("training.families.configure.PRESETS", own)
     return own
 
 

@@ -21,7 +21,7 @@ from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import SGD
 from training.data import Split
-from training.presets import load_preset
+from training.families.configure import load_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("manual_backprop", "reference", "gradient_check", "training")

@@ -16,8 +16,8 @@ from lessons.runs import batch, first, train
 from manual_backprop.tape import Tape
 from training import checkpoint
 from training.data import load
+from training.families.configure import configure
 from training.learners.manual import ManualLearner
-from training.presets import configure
 
 EXACT = 1e-12  # of two computations of the same in float64
 NAMES = ("three-ways", "sensitivity", "fire-together", "one-example", "shared-nodes", "linear-backward")

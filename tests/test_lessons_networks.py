@@ -23,8 +23,8 @@ from manual_backprop.models.mlp import MLP
 from manual_backprop.tape import Tape
 from tests.running import values
 from training.data import Dataset, points_rule
+from training.families.configure import configure
 from training.prediction import load_trained
-from training.presets import configure
 
 Taught = tuple[Report, Path]
 

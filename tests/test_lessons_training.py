@@ -19,8 +19,8 @@ from manual_backprop.losses import Quadratic, SigmoidCrossEntropy
 from training.config import Config
 from training.data import Dataset
 from training.data.order import epoch_order
+from training.families.configure import configure
 from training.learners.manual import ManualLearner
-from training.presets import configure
 
 LESSONS = ("batch-sizes", "learning-rates", "initial-weights", "cost-functions")
 

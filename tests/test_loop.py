@@ -19,10 +19,10 @@ from training.config import Config
 from training.data import Dataset, Split, load
 from training.data.order import epoch_order
 from training.evaluation import evaluate
+from training.families.configure import configure
 from training.learners.checked import GradientMismatch
 from training.learners.manual import ManualLearner
 from training.loop import NotFiniteError
-from training.presets import configure
 
 Capsys = pytest.CaptureFixture[str]
 

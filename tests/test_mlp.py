@@ -23,7 +23,7 @@ from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.models.mlp import MLP
 from manual_backprop.parameters import Parameters
 from manual_backprop.tape import Tape
-from training.noise import dropout_noise
+from training.data.noise import dropout_noise
 
 WIDTHS = (11, 9, 6, 13, 5, 8, 12, 7, 10)  # all different, so that a transposed matrix cannot fit
 DEPTHS = range(1, 9)

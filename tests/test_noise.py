@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from training.noise import dropout_noise
+from training.data.noise import dropout_noise
 
 CPU = torch.device("cpu")
 

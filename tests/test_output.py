@@ -25,7 +25,7 @@ from lessons import __main__ as lessons
 from manual_backprop.layers.activations import ACTIVATIONS
 from training import checkpoint
 from training.errors import UserError
-from training.output import READABLE, Console, asks_for_ascii, command, make_readable, readable, spelling_of
+from training.terminal.output import READABLE, Console, asks_for_ascii, command, make_readable, readable, spelling_of
 
 ENCODINGS = ("ascii", "cp1252", "latin-1", "cp437")
 C_LOCALE = {"LC_ALL": "C"}  # where Python by itself writes UTF-8

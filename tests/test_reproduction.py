@@ -10,7 +10,7 @@ from benchmarks import reproduction
 from benchmarks.published import BEST_OF_THREE, LAST_EPOCH, LAST_EPOCHS, NIELSEN, PUBLISHED, Published
 from benchmarks.reproduction import Job, Run, carry_out, jobs_of, lost, page, percent, summary, verdict
 from training.errors import UserError
-from training.presets import configure, load_preset, preset_names
+from training.families.configure import configure, load_preset, preset_names
 
 DIGITS = {"batch_size": 10, "activation": ("sigmoid",), "init": "standard-normal", "schedule": "constant"}
 CHAPTER_1 = DIGITS | {"loss": "quadratic", "lr": 3.0, "epochs": 30, "hidden": (30,), "examples": 50_000}

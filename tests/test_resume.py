@@ -17,7 +17,7 @@ from manual_backprop.optimizers import OPTIMIZERS
 from training import checkpoint, loop
 from training.config import Config
 from training.data import Dataset, load
-from training.presets import configure
+from training.families.configure import configure
 
 Capsys = pytest.CaptureFixture[str]
 IMPLS = ["manual", "reference", "both"]

@@ -24,9 +24,9 @@ from training.dashboard.tensorboard import MetricsWriter
 from training.dashboard.weight_images import GRID_PIXELS, weight_pictures
 from training.data import Dataset, load
 from training.data.dataset import Split
+from training.families.configure import configure
 from training.learners.base import Backpropagation
 from training.loop import Loop
-from training.presets import configure
 
 EVERYTHING = {"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}
 

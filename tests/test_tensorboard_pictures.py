@@ -23,9 +23,9 @@ from training.dashboard.tensorboard import MetricsWriter
 from training.dashboard.weight_images import feature_maps, filter_pictures
 from training.data import Dataset, load
 from training.data.dataset import Split
+from training.families.configure import configure
 from training.learners.base import Learner
 from training.loop import Loop
-from training.presets import configure
 
 CNN = configure(model="cnn", channels=(4, 20), blocks=1, activation=("relu",), loss="softmax-cross-entropy", init="he")
 LENET5 = configure(model="lenet5", activation=("scaled_tanh",), loss="softmax-cross-entropy", init="xavier")

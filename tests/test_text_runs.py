@@ -20,11 +20,11 @@ from training.dashboard import figures
 from training.dashboard.tensorboard import MetricsWriter
 from training.data import Dataset
 from training.evaluation import Evaluation, evaluate
+from training.evaluation.watch import Watch
 from training.learners.reference import ReferenceLearner
 from training.loop import Loop, Outcome
 from training.run import Result, is_complete
 from training.tasks import NEXT_TOKEN
-from training.watch import Watch
 
 # 200 ids in segments of 4 are 49; in 3 streams that is 16 steps an epoch.
 SETTINGS = Config(batch_size=3, lr=1.0, epochs=2, schedule="constant", log_every=5, histogram_every=7, device="cpu")

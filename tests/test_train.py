@@ -18,7 +18,7 @@ from running import ROOT, assert_same, call, files, flags, write_npz
 
 import train
 from training.data.mnist import has_mnist
-from training.presets import configure
+from training.families.configure import configure
 
 RUN_FILES = {"config.toml", "environment.json", "metrics.jsonl", "last.pt", "best.pt", "curves.png"}
 Capsys = pytest.CaptureFixture[str]

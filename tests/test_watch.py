@@ -15,10 +15,10 @@ import train
 from lessons.runs import Silent
 from training.data import Dataset, Split
 from training.evaluation import Evaluation
+from training.evaluation.watch import Watch
 from training.families.advice import advice
+from training.families.configure import configure, load_preset
 from training.loop import Loop
-from training.presets import configure, load_preset
-from training.watch import Watch
 
 Capsys = pytest.CaptureFixture[str]
 

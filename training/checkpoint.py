@@ -32,7 +32,7 @@ class Progress(TypedDict):
     losses: Tensor  # costs of the steps since loss/train was last logged
     metrics: dict[str, float]  # the learner's own, since they were last logged
     proof: dict[str, int | float | str]  # the fields of the learner's own, empty where it has none
-    watch: dict[str, float]  # of training/watch.py
+    watch: dict[str, float]  # of training/evaluation/watch.py
 
 
 class DataSummary(TypedDict):

@@ -20,11 +20,11 @@ from training.config import Config
 from training.dashboard.tensorboard import MetricsWriter, rms
 from training.data import Dataset, Examples
 from training.evaluation import Evaluation, evaluate, examples_of
+from training.evaluation.watch import Watch
 from training.learners.base import Backpropagation, Learner, LearnerState
 from training.learners.comparison import tensors_of, values_of
 from training.schedules import ended_early, make_plateau, make_schedule
 from training.tasks import Task, task_of
-from training.watch import Watch
 
 STEPS_PER_CALL = 10  # so many that a call's cost is spread, so few that Ctrl-C is answered at once
 TRAIN_TARGETS = 10_000  # about so many of the training set are evaluated, for accuracy/train or perplexity/train
@@ -36,7 +36,7 @@ class NotFiniteError(Exception):
 
 
 class Console(Protocol):
-    """Where the loop reports (training/console.py)."""
+    """Where the loop reports (training/dashboard/console.py)."""
 
     def steps(self, done: int) -> None: ...
 

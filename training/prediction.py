@@ -13,11 +13,11 @@ from training.config import Config
 from training.data import Dataset, Split, load, scaled
 from training.errors import UserError
 from training.evaluation import BLOCK
+from training.families.configure import from_mapping
 from training.families.networks import arranged, make_model
 from training.learners.factory import make_manual, make_reference
 from training.learners.manual import ManualLearner
 from training.learners.verification import Check, compare, formats
-from training.presets import from_mapping
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,19 @@ import torch
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.config import Config
-from training.console import RunConsole, print_layers
+from training.dashboard.console import RunConsole, print_layers
 from training.dashboard.figures import curves
 from training.dashboard.metrics import METRICS, read_metrics
 from training.dashboard.tensorboard import MetricsWriter
 from training.data import Dataset, expand, load
 from training.errors import UserError
+from training.families.configure import load_preset
 from training.families.model import Model
 from training.families.networks import arranged, make_model
 from training.interruption import Interruption
 from training.learners.factory import make_learner
 from training.loop import Loop, Outcome
 from training.prepare import FOUND_THREADS, prepare, resolve_device
-from training.presets import load_preset
 from training.schedules import ended_early
 from training.tasks import Task, task_of
 

@@ -127,7 +127,7 @@ def register(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Mapping[str, A
     for path in base.PRESETS.glob("*.toml"):
         (directory / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(base, "PRESETS", directory)
-    monkeypatch.setattr("training.presets.PRESETS", directory)
+    monkeypatch.setattr("training.families.configure.PRESETS", directory)
     monkeypatch.setitem(LOADERS, "text", load_text)
     for family in (Recurrents(), Transformers()):
         (directory / f"{family.name}.toml").write_text(f'model = "{family.name}"\n{PRESET}', encoding="utf-8")

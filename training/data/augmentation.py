@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.data.expansion import turn
-from training.noise import step_generator
+from training.data.noise import step_generator
 
 Augment = Callable[[int, Tensor], Tensor]  # (steps taken, x) → x as this step shows it; the same for the same steps
 

@@ -8,7 +8,7 @@ import torch
 
 from training.data.idx import write_idx
 from training.data.mnist import SAMPLE, SAMPLE_COUNTS, load_mnist
-from training.output import command
+from training.terminal.output import command
 
 
 def make_sample(data_dir: Path, folder: Path = SAMPLE) -> list[Path]:

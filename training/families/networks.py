@@ -24,8 +24,8 @@ def arranged(config: Config, data: Dataset) -> Dataset:
     if data.task not in family.tasks:
         able = "".join(f", or --model {name}" for name, other in FAMILIES.items() if data.task in other.tasks)
         raise UserError(
-            f"--model {config.model} is for {' and '.join(family.tasks)}, and the data set {data.name} for {data.task}: "
-            f"give another --dataset{able}"
+            f"--model {config.model} is for {' and '.join(family.tasks)}, and the data set "
+            f"{data.name} is for {data.task}: give another --dataset{able}"
         )
     return family.arrange(config, data)
 

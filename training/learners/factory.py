@@ -12,13 +12,13 @@ from reference import losses as reference_losses
 from training.config import Config
 from training.data import Dataset
 from training.data.augmentation import make_augment
+from training.data.noise import dropout_noise
 from training.families.model import Model
 from training.families.networks import make_twin
 from training.learners.base import Learner
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
-from training.noise import dropout_noise
 
 
 def make_learner(config: Config, data: Dataset, model: Model) -> Learner:

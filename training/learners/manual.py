@@ -12,10 +12,10 @@ from manual_backprop.parameters import Parameters
 from manual_backprop.tape import Tape
 from training.data import Examples
 from training.data.augmentation import Augment
+from training.data.noise import Noise
 from training.families.model import Model
 from training.learners.base import Backpropagation, LearnerState, activations
 from training.learners.step import backpropagate
-from training.noise import Noise
 
 
 class ManualLearner:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from reference import losses, optimizers, regularizers
 from training.data import Examples
 from training.data.augmentation import Augment
+from training.data.noise import Noise
 from training.learners.base import Backpropagation, LearnerState, activations
-from training.noise import Noise
 
 Call = tuple[Tensor, Tensor]  # a module's output, and the tensor that the next module was given in its place
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from manual_backprop.tape import Tape
 from training.config import Config
 from training.families.model import Model
-from training.output import Console
 from training.tasks import Task
+from training.terminal.output import Console
 
 
 def print_layers(title: str, model: Model, state: Mapping[str, Tensor], x: Tensor) -> None:

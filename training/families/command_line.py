@@ -13,7 +13,7 @@ from training.config.rules import OneOf, flag
 from training.errors import UserError
 from training.families import FAMILIES
 from training.families.base import Family
-from training.presets import foreign, names_of
+from training.families.configure import foreign, names_of
 
 Start = TypeVar("Start")
 
