@@ -300,7 +300,7 @@ def ones_and_zeros() -> tuple[ManualLearner, Split]:
 
 @pytest.mark.parametrize("block", [1, 2, 3, 100])
 def test_evaluation_of_a_case_done_by_hand(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "BLOCK", block)
+    monkeypatch.setattr(evaluation.evaluation, "BLOCK", block)
     learner, split = ones_and_zeros()
     result = evaluate(learner, split, torch.float32)
     assert result is not None
@@ -311,7 +311,7 @@ def test_evaluation_of_a_case_done_by_hand(block: int, monkeypatch: pytest.Monke
 
 
 def test_evaluation_asks_before_every_block_whether_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "BLOCK", 1)
+    monkeypatch.setattr(evaluation.evaluation, "BLOCK", 1)
     learner, split = ones_and_zeros()
     for polls in range(3):
         answers = iter([False] * polls + [True])

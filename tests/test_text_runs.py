@@ -110,7 +110,7 @@ def test_an_evaluation_counts_targets_and_keeps_none_of_a_text(monkeypatch: pyte
         return False
 
     for block, rows in ((2000, 88), (21, 20), (1, 4)):
-        monkeypatch.setattr(evaluation, "BLOCK", block)
+        monkeypatch.setattr(evaluation.evaluation, "BLOCK", block)
         learner.largest, learner.given = 0, []
         result = evaluate(learner, data.test, torch.float64, only_the_last_is_kept, NEXT_TOKEN)  # type: ignore[arg-type]
         assert result is not None
