@@ -185,6 +185,19 @@ def test_a_layer_of_several_outputs_has_a_name_and_a_delta_for_each() -> None:
         assert before.labels["made"] == label
 
 
+def test_one_gradient_may_be_a_single_number() -> None:
+    tape, z = Tape(observes=True), torch.tensor(0.3)
+    tape.forward(tanh, "a", z)
+    tape.see("z", tape.backward(tanh, "a", z))
+    assert tape.labels["z"] == "AC1"
+
+
+def test_every_output_that_a_layer_says_it_has_is_there() -> None:
+    mute = SimpleNamespace(name="mute", OUTPUTS=("y", "h", "c"), EQUATIONS=("MU1",), forward=lambda x: (x, None))
+    with pytest.raises(ValueError, match=r"zip\(\)"):
+        Tape(records=False, observes=True).forward(mute, "mute", X)
+
+
 def test_every_output_wants_its_delta() -> None:
     tape = Tape(observes=True)
     tape.forward(TWO, "two", X, X)
@@ -576,6 +589,7 @@ def labels_beside(code: Any) -> set[str]:
     return set(re.findall(r"  # ([A-Z]{2}\d)\b", inspect.getsource(code)))
 
 
+@pytest.mark.slow  # reads the source, which mutmut rewrites
 def test_equations_are_the_labels_of_the_files_docstring() -> None:
     """Each of the gradient that the docstring says, and beside the line of the backward pass that computes it."""
     layers_of: dict[str, list[Any]] = {"batch_norm": [batch_norm.evaluation]}
