@@ -27,7 +27,10 @@ class Twin(Protocol):
     """
 
     def observed(self) -> dict[str, nn.Module]:
-        """The module whose output is that of a call of the hand-written model, by the call's name."""
+        """The module whose output is that of a call of the hand-written model, by the call's name.
+
+        A module whose calls the model numbers, however many there are, is named `cell[]`.
+        """
         ...
 
 
@@ -217,7 +220,7 @@ def _record(
         if rounding is not None:  # an activation is as exact as its z is large, if not more: gelu's tail
             exact_as = inputs[0].detach() if inputs[0].shape == output.shape else output.detach()
             own = _rounded(output, rounding) + (_rounded(exact_as, rounding) - exact_as)
-        there = at.get(name, at.get(f"{name}[{len(calls)}]"))
+        there = at.get(_call(name, len(calls)), at.get(f"{name}[{len(calls)}]"))
         passed_on = own if there is None else there.to(own.dtype) + (own - output.detach())
         passed_on.retain_grad()
         calls.append((own, passed_on))
@@ -242,10 +245,19 @@ def _rounded_delta(a: Tensor, rounding: torch.Generator, delta: Tensor) -> Tenso
 
 
 def _numbered(calls: dict[str, list[Call]]) -> dict[str, Call]:
-    """`layer1` for a module that was called once; `cell[0]`, `cell[1]`, … for one that was called several times."""
+    """`layer1` for a module that was called once; `cell[0]`, `cell[1]`, … for one that was called several times.
+
+    One of the name `cell[]` is numbered although it may have been called once: a sequence may be of one step.
+    """
     return {
-        name if len(own) == 1 else f"{name}[{t}]": call for name, own in calls.items() for t, call in enumerate(own)
+        _call(name, t) if len(own) == 1 or "[]" in name else f"{name}[{t}]": call
+        for name, own in calls.items()
+        for t, call in enumerate(own)
     }
+
+
+def _call(name: str, t: int) -> str:
+    return name.replace("[]", f"[{t}]")
 
 
 def _gradient(tensor: Tensor) -> Tensor:
