@@ -51,7 +51,7 @@ def compare_passes(manual: ManualLearner, others: Sequence[ReferenceLearner], x:
         report = _compare(named, labels, conditions, sizes)
         if report.passed:
             return Passes(mine, theirs, report)
-    measured, floors = magnification(others[0], x, y, d_output, named[1], mine)
+    measured, floors = magnification(others[0], x, y, d_output, named[1], mine, sizes)
     report = _compare(named, labels, measured | conditions, floors | sizes)
     return Passes(mine, theirs, report)
 
@@ -139,8 +139,9 @@ def magnification(
     d_output: Tensor,
     result: Mapping[str, Tensor],
     at: Backpropagation,
+    sizes: Mapping[str, float],
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """How far one unit of rounding moves each tensor of `result`, in units of rounding of its norm.
+    """How far one unit of rounding moves each tensor of `result`, in units of rounding of its norm, or of its `sizes`.
 
     The reference repeats its pass several times with every z, a, σ′ and ∂C/∂output off by one unit, up or down at
     random: saturation, sums that cancel and underflow all show in how far the results then scatter. The second mapping
@@ -156,7 +157,7 @@ def magnification(
             moved[name] = max(moved[name], difference.norm().item())
     conditions, floors = {}, {}
     for name, tensor in result.items():
-        norm = tensor.double().norm().item()
+        norm = sizes.get(name, 0.0) or tensor.double().norm().item()
         if norm:
             conditions[name] = max(1.0, moved[name] / (epsilon * norm))
         elif moved[name]:
