@@ -130,15 +130,13 @@ def test_in_single_precision_is_as_close_to_the_truth_as_the_twin_is(name: str) 
 @each_family
 def test_equals_central_differences(name: str) -> None:
     one = case(name)
-    assert_central_differences_agree(
-        one.model, LOSSES[LOSS], one.parameters, one.ids, one.targets, **one.pass_on()
-    )
+    assert_central_differences_agree(one.model, LOSSES[LOSS], one.parameters, one.ids, one.targets, **one.pass_on())
 
 
 def test_every_call_has_a_delta_of_its_own() -> None:
     for name, calls in {
         "cell": {"embedding", "linear", *(f"cell[{t}]" for t in range(5))},
-        "block": {"wte", "wpe", *"qkv", "attention", "attention", "fc", "fc.a", "head", "wte.dropout"},
+        "block": {"wte", "wpe", *"qkv", "attention", "project", "fc", "fc.a", "head", "wte.dropout"},
     }.items():
         one = case(name)
         found = by_hand(one.model, LOSSES[LOSS], one.parameters, one.ids, one.targets, **one.pass_on())
@@ -420,7 +418,7 @@ def test_a_step_that_is_taken_back_restores_the_memory() -> None:
     before = both.state_dict()
     right = both.manual.optimizer
     both.manual.optimizer = WrongStep(right)
-    with pytest.raises(GradientMismatch, match="^step 3: the step's new embedding.weight: at"):
+    with pytest.raises(GradientMismatch, match=r"^step 3: the step's new embedding\.weight: at"):
         advance(both, 1, first=2)
     assert_same(both.state_dict(), before)
     both.manual.optimizer = right
@@ -458,7 +456,7 @@ def test_where_a_value_is_not_finite_the_steps_are_repeated_from_the_memory_befo
 
     monkeypatch.setattr(Loop, "examine", remember)
     monkeypatch.setattr(Loop, "learning_rates", breaking)
-    with pytest.raises(NotFiniteError, match="^step [78]: the first value that is not finite is in"):
+    with pytest.raises(NotFiniteError, match=r"^step [78]: the first value that is not finite is in"):
         train_loop(replace(config, log_every=100, eval_every=5, histogram_every=0), data, tmp_path / "run")
     saved = checkpoint.load(tmp_path / "run")
     assert (saved["steps"], seen[0][0]) == (5, 5)
@@ -507,9 +505,9 @@ def test_masks_are_drawn_by_the_calls_name_the_same_for_both() -> None:
     elsewhere = learner("block", seed=3)
     others = masks_of(elsewhere)
     advance(elsewhere, 2)
-    for call in shapes:
-        assert not torch.equal(one[0, call], one[1, call]), "of another step"
-        assert not torch.equal(one[0, call], others[0, call]), "of another seed"
+    for name in shapes:
+        assert not torch.equal(one[0, name], one[1, name]), "of another step"
+        assert not torch.equal(one[0, name], others[0, name]), "of another seed"
     assert not torch.equal(one[0, "wte.dropout"], one[0, "project.dropout"]), "of another call"
 
 
@@ -567,7 +565,7 @@ def values_through_what_was_not_dropped(right: Callable[..., Any], dy: Tensor, c
 
 def seeing_ahead(right: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, *noise: Any) -> Any:
     """Unmasked attention."""
-    y, (*_, s) = right(q, k, v, *noise)
+    _, (*_, s) = right(q, k, v, *noise)
     P = (s * q @ k.mT).softmax(-1)
     mask, keep = noise or (torch.ones_like(P), 1.0)
     dropped = P * mask / keep
@@ -668,3 +666,197 @@ def test_a_key_bias_that_is_declared_is_still_watched(dtype: torch.dtype) -> Non
     both.manual.model = off_by(1e-9 if dtype == torch.float64 else 1e-4, both.manual.model)
     with pytest.raises(GradientMismatch, match=r"^step 3: LI3, k, ∂C/∂b: at \["):
         advance(both, 1, first=2)
+
+
+def test_a_key_bias_that_is_declared_costs_no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lock step measures how rounding is magnified only where something differs, as the undeclared gradient does."""
+
+    def refuse(*arguments: Any) -> Any:
+        raise AssertionError("something differs")
+
+    monkeypatch.setattr("training.learners.comparison.magnification", refuse)
+    advance(learner("block", "both"), 15)
+    both = learner("block", "both")
+    both.manual.zeros = {}
+    with pytest.raises(AssertionError, match="something differs"):
+        advance(both, 15)
+
+
+# Runs
+
+
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
+@each_family
+def test_a_run_in_lock_step_on_a_real_text(
+    name: str, dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    options = {"model": name, "impl": "both", "dtype": dtype, "data_dir": TEXT, "max_steps": 40}
+    options |= {"eval_every": 20, "log_every": 10, "device": "cpu", "run_dir": run_dir}
+    done = call(capsys, train.main, *flags(options))
+    assert (done.status, done.err) == (0, "")
+    assert re.match(r"40 of 40 steps agree; largest error ", done.out.splitlines()[-1])
+    losses = values(run_dir, "loss/test")
+    assert list(losses) == [0, 20, 40]
+    assert losses[40] < losses[20] < losses[0]
+    assert verify_passes(capsys, "--checkpoint", run_dir, "--seeds", 2)
+
+    tags = EventAccumulator(str(run_dir)).Reload().Tags()
+    assert {"loss/train", "loss/test", "perplexity/test", "perplexity/train", MAX_ERROR} < set(tags["scalars"])
+    assert not any("accuracy" in tag for tag in tags["scalars"])
+    assert tags["images"] == ["images/gradient_by_depth"]
+    expected = {
+        "cell": {"weights/embedding", "parameters/cell.weight_h", "biases/cell", "deltas/cell[6]", "deltas/output"},
+        "block": {"weights/wte", "biases/k", "deltas/attention", "deltas/head", "activations/fc", "gradients/q.weight"},
+    }[name]
+    assert expected < set(tags["histograms"])
+    assert {f"gradient_norm/{key}" for key in checkpoint.load(run_dir)["model"]} < set(tags["scalars"])
+
+
+@each_family
+def test_verify_passes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for dtype in ("float64", "float32"):
+        assert verify_passes(capsys, "--model", name, "--seeds", 3, "--dtype", dtype)
+
+
+def verify_passes(capsys: pytest.CaptureFixture[str], *arguments: object) -> bool:
+    done = call(capsys, verify.main, *arguments)
+    return (done.status, done.err) == (0, "") and "comparisons agree" in done.out
+
+
+@pytest.mark.parametrize(
+    ("name", "impl"),
+    [
+        pytest.param(name, impl, marks=[] if (name, impl) == ("cell", "manual") else pytest.mark.slow)
+        for name in NAMES
+        for impl in ("manual", "reference", "both")
+    ],
+)
+def test_stopped_anywhere_a_run_goes_on_as_if_it_had_not_been(name: str, impl: str, tmp_path: Path) -> None:
+    config, data = settings(name, impl=impl, dtype="float32", eval_every=7)
+    steps = data.train.steps(5)
+    train_loop(config, data, tmp_path / "whole")
+    stopped_at = []
+    for polls in (5, 13, 26):
+        run_dir = tmp_path / str(polls)
+        asked = iter(range(polls))
+        train_loop(config, data, run_dir, stop=lambda: next(asked, None) is None)  # noqa: B023
+        stopped = checkpoint.load(run_dir)
+        stopped_at.append(stopped["steps"])
+        assert stopped["memory"].keys() == ({"h"} if name == "cell" else set())
+        assert all(tensor.any() for tensor in stopped["memory"].values())
+        assert "h" not in stopped["model"]
+        train_loop(config, data, run_dir)
+        for file in ("last.pt", "best.pt"):
+            one, other = (checkpoint.load(tmp_path / which / file) for which in (str(polls), "whole"))
+            assert_same(one, other, file)
+        assert metrics(run_dir) == metrics(tmp_path / "whole")
+    assert all(0 < step < 2 * steps and step % steps for step in stopped_at), stopped_at
+    assert {step // steps for step in stopped_at} == {0, 1}
+
+
+def test_a_run_that_forgot_its_memory_would_not_go_on_the_same(tmp_path: Path) -> None:
+    """What the test above would say, were the memory not saved."""
+    config, data = settings("cell")
+    train_loop(config, data, tmp_path / "whole")
+    asked = iter(range(5))
+    train_loop(config, data, tmp_path / "run", stop=lambda: next(asked, None) is None)
+    saved = checkpoint.load(tmp_path / "run")
+    checkpoint.save({**saved, "memory": {}}, tmp_path / "run" / "last.pt")
+    train_loop(config, data, tmp_path / "run")
+    one, other = (checkpoint.load(tmp_path / run_dir)["model"] for run_dir in ("run", "whole"))
+    assert not torch.equal(one["cell.weight_h"], other["cell.weight_h"])
+
+
+@pytest.mark.slow
+@each_family
+def test_a_run_is_resumed_by_whoever_runs_the_script(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"model": name, "data_dir": TEXT, "examples": 700, "device": "cpu", "max_steps": 8}
+    assert call(capsys, train.main, *flags(options | {"run_dir": tmp_path / "run"})).status == 0
+    assert call(capsys, train.main, "--resume", tmp_path / "run", "--max-steps", 30).status == 0
+    assert call(capsys, train.main, *flags(options | {"run_dir": tmp_path / "whole", "max_steps": 30})).status == 0
+    one, other = (checkpoint.load(tmp_path / run_dir) for run_dir in ("run", "whole"))
+    for part in ("model", "optimizer", "memory", "steps"):
+        assert_same(one[part], other[part], part)
+
+
+@each_family
+def test_a_trained_network_predicts_for_another_batch_size(name: str, tmp_path: Path) -> None:
+    config, data = settings(name)
+    train_loop(config, data, tmp_path / "run")
+    assert bool(checkpoint.load(tmp_path / "run")["memory"]) == (name == "cell")
+    trained = load_trained(tmp_path / "run")
+    x, _ = data.test.batch(torch.arange(11), trained.dtype)
+    outputs = trained.outputs(x)
+    assert outputs.shape == (11 * data.train.targets, len(data.classes))
+    assert trained.config.model == name
+    of_one = trained.outputs(x[4:5])
+    torch.testing.assert_close(of_one, outputs.view(11, -1, len(data.classes))[4], rtol=1e-4, atol=1e-5)
+    assert trained.learner.memory == {}
+
+
+def test_a_key_bias_that_is_declared_does_not_stop_a_run(tmp_path: Path) -> None:
+    config, data = settings("block", impl="both", dtype="float32")
+    loop, outcome = train_loop(config, data, tmp_path / "run")
+    assert isinstance(loop.learner, CheckedLearner)
+    assert outcome.finished
+    assert outcome.proof.startswith(f"{outcome.steps} of {outcome.steps} steps agree")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lion", "muon"])
+@each_dtype
+@each_family
+def test_no_false_alarm_over_a_hundred_steps(name: str, dtype: torch.dtype, optimizer: str) -> None:
+    both = learner(name, "both", dtype, optimizer=optimizer)
+    steps = both.manual.train.steps(5) - 1
+    for _ in range(100 // steps + 1):
+        assert advance(both, steps, lr=0.3 if optimizer == "sgd" else 0.01).isfinite().all()
+        both.forget()
+    assert both.proof.steps == both.steps > 100
+
+
+# What does not go together
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "--model cell --dataset sample",
+            "--model cell is for prediction of the next token, and the data set sample is for classification: "
+            "give another --dataset, or --model mlp, or --model lenet5",
+        ),
+        (
+            "--model block --dataset sample",
+            "--model block is for prediction of the next token, and the data set sample is for classification: ",
+        ),
+        (
+            f"--model mlp --dataset text --data-dir {TEXT}",
+            "--model mlp is for classification, and the data set text is for prediction of the next token: "
+            "give another --dataset, or --model cell, or --model block",
+        ),
+        (
+            f"--preset small-cnn --dataset text --data-dir {TEXT}",
+            "--model cnn is for classification, and the data set text is for prediction of the next token: ",
+        ),
+    ],
+)
+def test_a_family_of_another_task_is_refused_in_one_sentence(
+    line: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = call(capsys, train.main, *line.split(), "--run-dir", tmp_path / "run")
+    assert done.status == 2
+    assert one_sentence(done.err).startswith(f"train.py: {said}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_of_more_streams_than_segments_is_refused_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"model": "cell", "data_dir": TEXT, "examples": 100, "batch_size": 50, "run_dir": tmp_path / "run"}
+    done = call(capsys, train.main, *flags(options))
+    assert done.status == 2
+    assert one_sentence(done.err).startswith("train.py: --batch-size is 50, but a text of 101 ids has 14 segments of 7")

@@ -5,8 +5,8 @@ from typing import Any
 
 import both_ways
 import pytest
-import torch
 import text.layers
+import torch
 from text.layers import attention, embedding, matmul, recurrent_cell
 from torch import Tensor
 from torch.nn import functional as F
