@@ -441,26 +441,41 @@ class WrongStep:
 def test_where_a_value_is_not_finite_the_steps_are_repeated_from_the_memory_before(
     impl: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rate of the second call is too large: it is repeated from the state after the first."""
     config, data = settings("cell", impl=impl, dtype="float32", optimizer="sgd")
-    seen: list[tuple[int, Tensor]] = []
+    memory, saved = replayed(replace(config, eval_every=5), data, tmp_path / "run", 6, monkeypatch)
+    assert saved["steps"] == 5
+    assert_same(memory, saved["memory"])
+
+
+def test_at_the_beginning_of_an_epoch_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, data = settings("cell", optimizer="sgd")
+    memory, saved = replayed(config, data, tmp_path / "run", data.train.steps(5), monkeypatch)
+    assert saved["steps"] == data.train.steps(5)
+    assert saved["memory"]
+    assert memory == {}
+
+
+def replayed(
+    config: Config, data: Dataset, run_dir: Path, broken: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, Tensor], Any]:
+    """The memory with which the steps are repeated, and the last checkpoint; `broken` is the first step too large."""
+    seen: list[dict[str, Tensor]] = []
     examine = Loop.examine
 
     def remember(self: Loop, indices: Tensor) -> Any:
-        seen.append((self.learner.steps, self.learner.state_dict()["memory"]["h"]))
+        seen.append(self.learner.state_dict()["memory"])
         return examine(self, indices)
 
     def breaking(self: Loop, steps: int) -> Tensor:
         first = self.learner.steps
-        return torch.tensor([1e38 if first + i >= 6 else 0.01 for i in range(steps)], dtype=torch.float64)
+        return torch.tensor([1e38 if first + i >= broken else 0.01 for i in range(steps)], dtype=torch.float64)
 
     monkeypatch.setattr(Loop, "examine", remember)
     monkeypatch.setattr(Loop, "learning_rates", breaking)
-    with pytest.raises(NotFiniteError, match=r"^step [78]: the first value that is not finite is in"):
-        train_loop(replace(config, log_every=100, eval_every=5, histogram_every=0), data, tmp_path / "run")
-    saved = checkpoint.load(tmp_path / "run")
-    assert (saved["steps"], seen[0][0]) == (5, 5)
-    assert torch.equal(seen[0][1], saved["memory"]["h"])
+    message = rf"^step ({broken + 1}|{broken + 2}): the first value that is not finite is in"
+    with pytest.raises(NotFiniteError, match=message):
+        train_loop(replace(config, log_every=100, histogram_every=0), data, run_dir)
+    return seen[0], checkpoint.load(run_dir)
 
 
 # Noise
