@@ -9,9 +9,9 @@ processes it is the global number. An image has one target, its class; a text of
 of output. The mean enters here and nowhere else. `backward` is given dC, the gradient of whatever comes after the cost:
 1 when C is the end of the chain.
 
-The output has a row for each target, (B, n): activations a for `Quadratic` and `SquaredError`, logits z for the cross-entropies, whose
-sigmoid or softmax is a part of the cost. The target y holds class indices (B,) of type int64, read as one-hot rows Y,
-or Y itself (B, n). Labels outside 0..n−1 have no one-hot row: validate them at the door.
+The output has a row for each target, (B, n): activations a for `Quadratic` and `SquaredError`, logits z for the
+cross-entropies, whose sigmoid or softmax is a part of the cost. The target y holds class indices (B,) of type int64,
+read as one-hot rows Y, or Y itself (B, n). Labels outside 0..n−1 have no one-hot row: validate them at the door.
 """
 
 from collections.abc import Callable

@@ -52,7 +52,7 @@ def compare_passes(manual: ManualLearner, others: Sequence[ReferenceLearner], x:
         report = _compared(mine, theirs, labels, conditions, sizes)
         if report.passed:
             return Passes(mine, theirs, report)
-    measured, floors = magnification(others[0], x, y, d_output, tensors_of(theirs[0]), mine)
+    measured, floors = magnification(others[0], x, y, d_output, tensors_of(theirs[0]), mine, sizes)
     report = _compared(mine, theirs, labels, measured | conditions, floors | sizes)
     return Passes(mine, theirs, report)
 
@@ -194,8 +194,9 @@ def magnification(
     d_output: Tensor,
     result: Mapping[str, Tensor],
     at: Backpropagation,
+    sizes: Mapping[str, float],
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """How far one unit of rounding moves each tensor of `result`, in units of rounding of its norm.
+    """How far one unit of rounding moves each tensor of `result`, in units of rounding of its norm, or of its `sizes`.
 
     The reference repeats its pass several times with every z, a, σ′ and ∂C/∂output off by one unit, up or down at
     random: saturation, sums that cancel and underflow all show in how far the results then scatter. The second mapping
@@ -211,7 +212,7 @@ def magnification(
             moved[name] = max(moved[name], difference.norm().item())
     conditions, floors = {}, {}
     for name, tensor in result.items():
-        norm = tensor.double().norm().item()
+        norm = sizes.get(name, 0.0) or tensor.double().norm().item()
         if norm:
             conditions[name] = max(1.0, moved[name] / (epsilon * norm))
         elif moved[name]:
