@@ -316,9 +316,9 @@ def test_help_of_a_process(line: str, encoding: str) -> None:
     [
         (
             "train.py --dataset sample --max-steps 3 --run-dir {tmp}/run",
-            "| layer1 | linear, sigmoid | bias (16,), weight (16, 784) |",
+            "| layer1 | linear, sigmoid | weight 16",
         ),
-        ("verify.py --checkpoint {digits} --seeds 1", "| BP1, layer 3, delta |"),
+        ("verify.py --checkpoint {digits} --seeds 1", "| BP1, layer 3, delta "),
         ("-m lessons", "Deep networks: delta vanishes or explodes, layer by"),
         ("-m lessons three-ways --run-dir {tmp}/lesson", "|     predicted |      measured |"),
         ("predict.py --checkpoint {digits} --dataset sample", "|true class |"),

@@ -115,20 +115,20 @@ def quadratic_form(draw: Draw) -> RightLayer:
 
 @family
 def solve(draw: Draw) -> RightLayer:
-    """X = A⁻¹ B with A far from singular: dB = A⁻ᵀ dX, dA = −dB Xᵀ."""
+    """X = M⁻¹ B with M = A + 2I, far from singular even where A is tied: dB = M⁻ᵀ dX, dA = −dB Xᵀ."""
 
     def forward(A, B):
-        X = torch.linalg.solve(A, B)
-        return X, (A, X)
+        M = A + 2 * torch.eye(len(A), dtype=A.dtype)
+        X = torch.linalg.solve(M, B)
+        return X, (M, X)
 
     def backward(dX, cache):
-        A, X = cache
-        dB = torch.linalg.solve(A.T, dX)
+        M, X = cache
+        dB = torch.linalg.solve(M.T, dX)
         return -dB @ X.T, dB
 
     n, m = draw.shape(2, high=4)
-    A = draw.normal(n, n) / 4 + 2 * torch.eye(n, dtype=draw.dtype)
-    return RightLayer("solve", forward, backward, (A, draw.normal(n, m)))
+    return RightLayer("solve", forward, backward, (draw.normal(n, n) / 4, draw.normal(n, m)))
 
 
 @family

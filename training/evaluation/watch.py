@@ -18,7 +18,7 @@ Activations = Callable[[Tensor], Mapping[str, Tensor]]
 EXAMPLES = 100  # whose activations are looked at
 SOONEST, SHARE = 100, 0.1  # steps, and part of the run, before which nothing is said, unless the run ends there
 SHORTEST = 20  # steps of a run of which anything can be said
-IN_A_ROW = 2  # evaluations that must look bad
+IN_A_ROW, LASTING = 2, 0.02  # evaluations that must look bad, and the part of the run that they must cover
 RISES = 3  # evaluations, each with a higher cost than the one before
 
 
@@ -39,8 +39,14 @@ class Watch:
         soonest = max(SHORTEST, min(self.total, max(SOONEST, SHARE * self.total) + rising))
         if self.state.get("told") or step < soonest:
             return ""
-        self.state["bad"] = self.state.get("bad", 0) + 1 if seen else 0
-        if not seen or (self.state["bad"] < IN_A_ROW and step < self.total):
+        if not seen:
+            self.state["bad"] = 0
+            return ""
+        if not self.state.get("bad"):
+            self.state["since"] = step
+        self.state["bad"] = self.state.get("bad", 0) + 1
+        lasting = step - self.state.get("since", step) >= LASTING * self.total
+        if step < self.total and not (self.state["bad"] >= IN_A_ROW and lasting):
             return ""
         self.state["told"] = 1
         if dead := self._dead(activations):
