@@ -76,7 +76,6 @@ def in_json(done: running.Done) -> dict[str, Any]:
 def spoil(monkeypatch: pytest.MonkeyPatch, name: str, **wrong: Any) -> None:
     """Put a wrong activation in the place of the right one; its twin stays."""
     activation = replace(ACTIVATIONS[name], **wrong)
-    monkeypatch.setitem(verification.LAYER_TWINS, activation, verification.LAYER_TWINS[ACTIVATIONS[name]])
     monkeypatch.setitem(ACTIVATIONS, name, activation)
 
 
@@ -163,8 +162,7 @@ def test_a_wrong_cost_is_found(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) 
         def backward(self, dC: float, cache: object) -> object:
             return 2 * super().backward(dC, cache)
 
-    _, twin = verification.COSTS["squared-error"]
-    monkeypatch.setitem(verification.COSTS, "squared-error", (Doubled(), twin))
+    monkeypatch.setitem(LOSSES, "squared-error", Doubled)
     done = call(capsys, verify.main, "--seeds", 1)
     assert done.status == 1
     assert "the first is ∂C/∂output of " in running.one_sentence(done.err)
@@ -232,10 +230,6 @@ def test_all_in_lower_precision(dtype: str, capsys: Capsys) -> None:
     assert LIMITS["float64"] < largest["others"] < LIMITS[dtype]
     # in 16 bits pixels tie that do not in truth, and max pooling sends a whole δ elsewhere: then only `passed` counts
     assert LIMITS["float64"] < largest["cnn"] < CNN_LIMITS.get(dtype, float("inf"))
-
-
-def test_every_layer_has_a_twin() -> None:
-    assert all(twin is not None for _, _, twin, _ in verification.layer_examples(seed=0))
 
 
 def test_a_wrong_layer_with_its_own_right_derivative_is_found(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:

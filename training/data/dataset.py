@@ -71,8 +71,6 @@ class Split:
     x: Tensor
     y: Tensor
     targets = 1
-    carries = False
-
     carries = False  # a batch does not go on with the sequences of the one before
 
     def __len__(self) -> int:
