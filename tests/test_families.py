@@ -286,7 +286,7 @@ def test_every_number_has_a_range() -> None:
 def test_each_group_of_the_help_fits_on_a_screen(model: str, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     shown = call(capsys, train.main, "--model", model, "--help").out
-    _, *groups = re.split(r"^\W+(?:(\w+) )?options\W*$", shown, flags=re.M)
+    _, *groups = re.split(r"^\W+(?:([\w-]+) )?options\W*$", shown, flags=re.M)
     assert groups[::2] == [None, "start", "network", model, *(kind.__name__.lower() for kind in GROUPS[1:])]
     assert all(text.count("\n") <= 40 for text in groups[1::2])
     for field in fields(FAMILIES[model].config):
