@@ -208,9 +208,9 @@ class Step:
         for line in lines:
             table = re.search(r"# in (\w+)", line)
             assert table, f"which table of {self.file} does {line} go into?"
-            begin = re.search(rf"^{table[1]}\b.*\{{\n", text, re.MULTILINE)
-            assert begin, f"{self.file} has no {table[1]}"
-            text = f"{text[: begin.start()]}{body}\n\n{begin[0]}{line.rstrip()}\n{text[begin.end() :]}"
+            found = re.search(rf"^{table[1]}\b[^\n]*\{{\n.*?(?=^}})", text, re.MULTILINE | re.DOTALL)
+            assert found, f"{self.file} has no {table[1]}"
+            text = f"{text[: found.start()]}{body}\n\n{found[0]}{line.rstrip()}\n{text[found.end() :]}"
             body = ""
         path.write_text(text, encoding="utf-8")
 
@@ -289,7 +289,7 @@ def test_who_follows_the_page_adds_a_part(title: str, project: Path) -> None:
 def test_who_follows_the_page_adds_a_data_set(project: Path) -> None:
     do("A data set", project)
     (project / "poem.txt").write_text("the quick brown fox\n" * 50, encoding="utf-8")
-    done = run(project, "train.py --dataset verse --data-dir poem.txt --model mlp")
+    done = run(project, "python train.py --dataset verse --data-dir poem.txt --model mlp")
     sentence = "--model mlp is for classification, and the data set verse is for prediction of the next token"
     assert sentence in one_sentence(done.stderr)
 
