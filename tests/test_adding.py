@@ -210,7 +210,8 @@ class Step:
             assert table, f"which table of {self.file} does {line} go into?"
             found = re.search(rf"^{table[1]}\b[^\n]*\{{\n.*?(?=^}})", text, re.MULTILINE | re.DOTALL)
             assert found, f"{self.file} has no {table[1]}"
-            text = f"{text[: found.start()]}{body}\n\n{found[0]}{line.rstrip()}\n{text[found.end() :]}"
+            before = f"{body}\n\n" if body else ""
+            text = f"{text[: found.start()]}{before}{found[0]}{line.rstrip()}\n{text[found.end() :]}"
             body = ""
         path.write_text(text, encoding="utf-8")
 
