@@ -213,8 +213,9 @@ def test_as_tables_too(capsys: Capsys) -> None:
     done = call(capsys, verify.main, "--all", "--seeds", 1)
     assert (done.status, done.err) == (0, "")
     lines = [row for row in rows(done.out) if len(row) == 4 and row[-1]]  # a long title goes on in a line of its own
-    networks = sum(map(len, OF_PICTURES.values()))
-    assert [row[0] for row in lines[:-networks]] == [*LAYERS, *LOSSES, "smoothed softmax-cross-entropy"]
+    expected = [*LAYERS, *LOSSES, "smoothed softmax-cross-entropy"]
+    assert [row[0] for row in lines[: len(expected)]] == expected
+    assert len(lines) >= len(expected) + sum(map(len, OF_PICTURES.values()))
     assert {row[-1] for row in lines} == {"ok"}
 
 
@@ -339,6 +340,8 @@ def test_the_readme_is_not_written_where_something_differs(tmp_path: Path, monke
 def test_the_table_in_the_readme_holds_every_part() -> None:
     _, _, after = readme.README.read_text(encoding="utf-8").partition("<!-- verify -->\n")
     lines = [line for line in after.partition("<!-- end of verify -->")[0].splitlines() if line.startswith("| ")]
+    for name in FAMILIES:
+        assert any(f"`{name}`" in line for line in lines), f"the README's table lacks {name}: `make verify` writes it"
     assert len(lines) == 1 + 2 + len(FAMILIES)
     for line in lines[1:]:
         exact, single = line.strip("| ").split(" | ")[2:]
