@@ -56,7 +56,6 @@ def test_what_only_one_side_has_is_named(
         assert_said(
             f"the {kind} mine has no twin: {there} has to name it too",
             call(capsys, verify.main, "--all", "--seeds", 1),
-            call(capsys, verify.main, "--model", "lenet5", "--seeds", 1),
             trained(capsys, tmp_path / "run", option, "mine"),
         )
         patch.setitem(others, "mine", others[own])
@@ -141,7 +140,7 @@ def test_an_optimizer_whose_state_has_no_names_is_named(monkeypatch: Patch, caps
     monkeypatch.setitem(
         optimizers.OPTIMIZERS, "mine", lambda module, **settings: torch.optim.NAdam(module.parameters())
     )
-    sentence = "STATES of reference/optimizers.py has to name the tensors that NAdam remembers"
+    sentence = "the optimizer NAdam has no state: STATES of reference/optimizers.py has to name what it remembers"
     assert_said(sentence, trained(capsys, tmp_path / "run", "--optimizer", "mine"))
 
 

@@ -44,9 +44,11 @@ REGISTRIES: tuple[tuple[str, Mapping[str, Any], str, Mapping[str, Any], str], ..
 """Of each kind the parts by hand and where they stand, and the twins and where they stand."""
 
 
-def require_twins() -> None:
-    """Raises UserError for the first activation, cost or optimizer that only one side has."""
+def require_twins(*kinds: str) -> None:
+    """Raises UserError for the first activation, cost or optimizer that only one side has; of `kinds`, if any."""
     for kind_of_part, by_hand, here, twins, there in REGISTRIES:
+        if kinds and kind_of_part not in kinds:
+            continue
         for name in by_hand:
             if name not in twins:
                 raise UserError(f"the {kind_of_part} {name} has no twin: {there} has to name it too (docs/adding.md)")
@@ -79,6 +81,12 @@ def start_alike(manual: ManualLearner, reference: ReferenceLearner) -> None:
         raise UserError(
             f"the twin of {name} has no observed: {twin} has to map the name of each call to its module "
             "(docs/adding.md)"
+        )
+    optimizer = type(reference.optimizer)
+    if optimizer not in reference_optimizers.STATES:
+        raise UserError(
+            f"the optimizer {optimizer.__name__} has no state: STATES of reference/optimizers.py has to name what it "
+            "remembers (docs/adding.md)"
         )
     try:
         reference.load_state_dict(manual.state_dict())

@@ -80,7 +80,7 @@ class Check:
 
 def costs() -> dict[str, tuple[Loss, Callable[..., Tensor]]]:
     """Every cost with its twin."""
-    require_twins()
+    require_twins("activation", "cost")
     for name in LOSSES:
         require_cost(name)
     smoothed = partial(reference_losses.softmax_cross_entropy, label_smoothing=0.15)
@@ -135,7 +135,7 @@ def verify_layers(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
 
 def layer_examples(seed: int) -> Iterator[tuple[str, Any, Callable[..., Any], tuple[Any, ...]]]:
     """(title, layer, twin's forward, arguments) of every example in manual_backprop/layers."""
-    require_twins()
+    require_twins("activation")
     for _, layer, arguments in examples_of(layers, seed):
         title, twin = twin_of_layer(layer)
         yield title, layer, twin, arguments
@@ -175,6 +175,7 @@ def verify_costs(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
 
 def verify_all(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
     """Causes before effects: what is wrong in a layer is wrong in a model too."""
+    require_twins()
     yield from verify_layers(dtype, seeds)
     yield from verify_costs(dtype, seeds)
     for name in FAMILIES:
