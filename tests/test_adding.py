@@ -19,6 +19,7 @@ import train
 import verify
 from manual_backprop import layers
 from manual_backprop.losses import LOSSES, Quadratic
+from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import OPTIMIZERS, SGD
 from reference import layers as reference_layers
 from reference import mlp, optimizers
@@ -172,6 +173,13 @@ def test_a_twin_that_is_not_the_same_network_is_named(
     twin: type[nn.Module], sentence: str, monkeypatch: Patch, capsys: Capsys, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(mlp, "MLP", twin)
+    assert_said(sentence, call(capsys, verify.main, "--seeds", 1), trained(capsys, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("part", ["shapes", "buffers", "forward", "backward"])
+def test_a_model_that_lacks_a_part_is_named(part: str, monkeypatch: Patch, capsys: Capsys, tmp_path: Path) -> None:
+    monkeypatch.delattr(MLP, part)
+    sentence = f"the model MLP has no {part}: manual_backprop/models/mlp.py has to define it (docs/adding.md)"
     assert_said(sentence, call(capsys, verify.main, "--seeds", 1), trained(capsys, tmp_path / "run"))
 
 

@@ -28,7 +28,7 @@ from training.data import Split, as_format
 from training.errors import UserError
 from training.families import FAMILIES
 from training.families.base import Family, Problem, forgotten
-from training.families.networks import family_of
+from training.families.networks import family_of, require_whole_model
 from training.learners.comparison import compare_passes
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
@@ -102,6 +102,7 @@ def verify_problem(
     family: Family, problem: Problem, cost: tuple[Loss, Callable[..., Tensor]], dtype: torch.dtype, seeds: Sequence[int]
 ) -> Check:
     """One network of a family."""
+    require_whole_model(problem.model)
     loss, twin_loss = cost
     manual = ManualLearner(problem.model, loss, SGD(), NO_EXAMPLES, dtype=dtype)
     twins = [(family.twin(problem.model), d) for d in formats(dtype)]
