@@ -98,10 +98,10 @@ def write(text: str, path: Path) -> None:
 
 def write_images(explanation: Explanation, run_dir: Path) -> None:
     """The page's figures for TensorBoard, at the step of the checkpoint."""
-    from explanation.matplotlib_stills import still
-    from training.dashboard import tensorboard  # takes long to load, and so does what draws stills
+    from explanation.static_figures import static_image
+    from training.dashboard import tensorboard  # takes long to load, and so does what draws images
 
-    pictures = {f"explain/{name}": still(chart) for name, chart in charts(explanation).items()}
+    pictures = {f"explain/{name}": static_image(chart) for name, chart in charts(explanation).items()}
     tensorboard.write_images(run_dir, pictures, explanation.trained.learner.steps)
 
 

@@ -56,12 +56,12 @@ def page(e: Explanation, what: str) -> str:
 def _data(e: Explanation) -> dict[str, Any]:
     """What the page's script draws: charts, and what clicks and the slider show instead of them."""
     every = charts(e)
-    still = [name for name in every if name not in ("neuron", "step")]
+    fixed = [name for name in every if name not in ("neuron", "step")]
     neurons = [(l, j) for l in range(1, len(e.layers) + 1) for j in shown(e, l)]
     network = every["network"].rows[0][0].traces
     return {
-        "charts": {name: every[name].to_plotly() for name in still},
-        "clickable": ["outputs", "network", *(name for name in still if name.startswith("adding_up"))],
+        "charts": {name: every[name].to_plotly() for name in fixed},
+        "clickable": ["outputs", "network", *(name for name in fixed if name.startswith("adding_up"))],
         "neurons": {f"{l}.{j}": _neuron(e, l, j) for l, j in neurons},
         "weights": network_figure.weights(e),
         "steps": [_step(e, r) for r in range(len(e.rates))],

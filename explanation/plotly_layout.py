@@ -1,4 +1,4 @@
-"""Figures as data: panels of Plotly traces, laid out once, shown by Plotly in a page or by matplotlib as a still.
+"""Figures as data: panels of Plotly traces, laid out once, shown by Plotly in a page or drawn by matplotlib.
 
 A trace is one of Plotly's, of type bar, heatmap, scatter or waterfall, as plain data.
 """

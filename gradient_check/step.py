@@ -31,7 +31,9 @@ def check_step(
     *,
     truth: Implementation | None = None,
     labels: Mapping[str, str] | None = None,
+    condition: float | Mapping[str, float] = 1.0,
     zeros: Mapping[str, float] | None = None,
+    allow_trivial: bool = False,
     seed: int = 0,
 ) -> Report:
     """Compare `step_a(*batch)`, which is on trial, with `step_b(*batch)`.
@@ -43,8 +45,8 @@ def check_step(
     random state, `seed`.
 
     Below float64, `truth` is a third implementation, in float64, on the same (rounded) parameters; it gets the batch in
-    float64. `labels` and `zeros` are those of `compare_gradients`, by the names "loss", those of the intermediates, and
-    "d" + those of the parameters.
+    float64. `labels`, `condition`, `zeros` and `allow_trivial` are those of `compare_gradients`, by the names "loss",
+    those of the intermediates, and "d" + those of the parameters.
 
     Raises ValueError for an implementation that returns no Step (or, a module, no 0-d loss).
     """
@@ -61,7 +63,9 @@ def check_step(
         {name: expected[name] for name in (*(n for n in actual if n in expected), *expected) if name not in missing},
         truth=None if third is None else {n: t for n, t in _named(third, shared).items() if t is not None},
         labels=labels,
+        condition=condition,
         zeros=zeros,
+        allow_trivial=allow_trivial,
     )
     reason = "step_b has no gradient for it"
     rows = [Row(name, name, (), False, reason, diagnosis=Diagnosis("missing", reason)) for name in missing]
@@ -80,9 +84,9 @@ def assert_step(step_a: Implementation, step_b: Implementation, batch: Sequence[
 
 
 def _named(step: Step, intermediates: Sequence[str]) -> dict[str, Tensor | None]:
-    """Values before the loss, their gradients (named δ) and those of the parameters after it."""
-    before = {name: step.intermediates[name] for name in intermediates if not name.startswith("δ ")}
-    after = {name: step.intermediates[name] for name in intermediates if name.startswith("δ ")}
+    """Values before the loss, their gradients (named δ, or ∂C/∂…) and those of the parameters after it."""
+    before = {name: step.intermediates[name] for name in intermediates if not name.startswith(("δ ", "∂"))}
+    after = {name: step.intermediates[name] for name in intermediates if name.startswith(("δ ", "∂"))}
     return {**before, "loss": step.loss, **after, **{f"d{name}": g for name, g in step.gradients.items()}}
 
 

@@ -1,16 +1,17 @@
 """Costs and their gradients.
 
-Every cost is a sum over the examples of a batch divided by `count`:
+Every cost is a sum over the targets of a batch divided by `count`:
 
-    C = (1/count) Σ_examples C_example          dC/doutput has the shape of the output
+    C = (1/count) Σ_targets C_target            dC/doutput has the shape of the output
 
-`count` defaults to the batch size, which makes C the mean; under gradient accumulation or over several processes it
-is the global number of examples. The mean enters here and nowhere else. `backward` is given dC, the gradient of
-whatever comes after the cost: 1 when C is the end of the chain.
+`count` defaults to the number of targets here, which makes C the mean; under gradient accumulation or over several
+processes it is the global number. An image has one target, its class; a text of T characters has T, and as many rows
+of output. The mean enters here and nowhere else. `backward` is given dC, the gradient of whatever comes after the cost:
+1 when C is the end of the chain.
 
-The output is (B, n): activations a for `Quadratic` and `SquaredError`, logits z for the cross-entropies, whose
-sigmoid or softmax is a part of the cost. The target y holds class indices (B,) of type int64, read as one-hot rows Y,
-or Y itself (B, n). Labels outside 0..n−1 have no one-hot row: validate them at the door.
+The output has a row for each target, (B, n): activations a for `Quadratic` and `SquaredError`, logits z for the
+cross-entropies, whose sigmoid or softmax is a part of the cost. The target y holds class indices (B,) of type int64,
+read as one-hot rows Y, or Y itself (B, n). Labels outside 0..n−1 have no one-hot row: validate them at the door.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """The costs of manual_backprop/losses.py, as `torch.nn.functional` has them.
 
-Each is a function of output (B, n), class indices y (B,) and count: the sum over the examples divided by `count`.
+Each is a function of output (B, n), class indices y (B,) and count: the sum over the targets divided by `count`.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """The same backward pass by hand and by its oracles, as dictionaries of tensors under the same names.
 
 `C`, `dx`, `δ output`, `δ layer1`, `δ layer1.a`, `∂C/∂layer1.weight`, `buffer norm.running_mean` and `memory h`: all
-that a step computes, each δ by the name that the tape gives it.
+that a step computes, each δ by the name that the tape gives it. Of ids there is no `dx`.
 """
 
 from collections import Counter
@@ -66,14 +66,14 @@ def by_hand(
     **pass_on: Any,
 ) -> dict[str, Tensor]:
     """The hand-written pass, under inference mode. `pass_on` (buffers, memory, noise) goes to its tape."""
-    tape = Tape(training=training, observes=True, need_dx=True, **pass_on)
+    tape = Tape(training=training, observes=True, need_dx=x.is_floating_point(), **pass_on)
     gradients: dict[str, Tensor] = {}
     with torch.inference_mode():
         output = model.forward(params, x, tape)
         C, cache = loss.forward(output, y, count)
         d_output = loss.backward(1.0, cache)
         dx = model.backward(params, d_output, gradients, tape)
-    assert dx is not None
+    assert (dx is not None) == x.is_floating_point()
     return _named(C, dx, {"output": d_output, **tape.deltas}, gradients, tape)
 
 
@@ -89,13 +89,14 @@ def by_autograd(
     **pass_on: Any,
 ) -> dict[str, Tensor]:
     """Autograd through the same forward; each δ is the gradient of an output that the tape kept."""
-    x = x.clone().requires_grad_()
+    x = x.clone().requires_grad_(x.is_floating_point())
     params = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
     tape = Tape(training=training, observes=True, **pass_on)
     output = model.forward(params, x, tape)
     C, _ = loss.forward(output, y, count)
     seen = {"output": output, **tape.outputs}
-    dx, *rest = torch.autograd.grad(C, [x, *seen.values(), *params.values()])
+    rest = torch.autograd.grad(C, [*seen.values(), *params.values()], retain_graph=x.requires_grad)
+    dx = torch.autograd.grad(C, x)[0] if x.requires_grad else None
     deltas = dict(zip(seen, rest, strict=False))
     return _named(C.detach(), dx, deltas, dict(zip(params, rest[len(seen) :], strict=True)), tape)
 
@@ -113,12 +114,13 @@ def by_twin(
 ) -> dict[str, Tensor]:
     """The independent nn.Module, at the same parameters; in training unless it was told `eval()`."""
     draw = None if noise is None else lambda steps, device, dtype: noise
-    learner = ReferenceLearner(module, loss, Split(x, y), dtype=x.dtype, noise=draw)
+    dtype = next(iter(params.values())).dtype
+    learner = ReferenceLearner(module, loss, Split(x, y), dtype=dtype, noise=draw)
     state = {**params, **(buffers or {})}
     learner.load_state_dict({"model": state, "optimizer": {}, "memory": dict(memory or {}), "steps": 0})
-    x = x.clone().requires_grad_()
+    x = x.clone().requires_grad_(x.is_floating_point())
     result = learner.backpropagate(x, y)
-    assert x.grad is not None
+    assert (x.grad is not None) == x.requires_grad
     return _named(result.loss, x.grad, result.deltas, result.gradients, result)
 
 
@@ -131,10 +133,12 @@ def assert_central_differences_agree(
     C over h.
     That difference is what is allowed. At a kink it is large and would allow anything, so it may not exceed 1e-6.
     """
-    own = {name: tensor.clone() for name, tensor in params.items()} | {"x": x.clone()}
+    own = {name: tensor.clone() for name, tensor in params.items()}
+    if x.is_floating_point():
+        own["x"] = x = x.clone()
 
     def cost() -> Tensor:
-        output = model.forward(own, own["x"], Tape(training=True, records=False, **pass_on))
+        output = model.forward(own, x, Tape(training=True, records=False, **pass_on))
         return loss.forward(output, y)[0]
 
     gradients = by_hand(model, loss, params, x, y, **pass_on)
@@ -167,7 +171,7 @@ def layer_examples(package: ModuleType) -> Iterator[Any]:
 
 def _named(
     C: Tensor,
-    dx: Tensor,
+    dx: Tensor | None,
     deltas: Mapping[str, Tensor],
     gradients: Mapping[str, Tensor],
     after: Tape | Backpropagation,
@@ -176,7 +180,7 @@ def _named(
         buffers, memory = {**after.buffers, **after.new_buffers}, after.new_memory
     else:
         buffers, memory = dict(after.buffers), after.memory
-    named = {"C": C, "dx": dx}
+    named = {"C": C} if dx is None else {"C": C, "dx": dx}
     named |= {f"δ {name}": delta for name, delta in deltas.items()}
     named |= {f"∂C/∂{name}": gradient for name, gradient in gradients.items()}
     named |= {f"buffer {name}": buffer.detach() for name, buffer in buffers.items()}

@@ -24,12 +24,12 @@ from torch import Tensor
 import explain as script
 import train
 from explanation.figures import COLUMNS
-from explanation.matplotlib_stills import still
 from explanation.network_figure import NEURONS
 from explanation.numbers import Explanation, explain
 from explanation.page import page
 from explanation.plotly_layout import Chart, Panel
 from explanation.plotly_traces import cells, number, waterfall
+from explanation.static_figures import static_image
 from training.data import Dataset, Split, load
 from training.families.configure import configure
 from training.prediction import Trained, load_trained
@@ -444,7 +444,7 @@ def test_numbers_as_one_writes_them(value: float, written: str) -> None:
 
 
 def color_at(chart: Chart, across: float, down: float) -> tuple[int, ...]:
-    picture = still(chart)
+    picture = static_image(chart)
     return picture.getpixel((int(across * picture.width), int(down * picture.height)))[:3]  # type: ignore[index]
 
 

@@ -30,6 +30,7 @@ from manual_backprop import losses
 from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import SGD, Lion
 from training.data import Dataset, Split
+from training.errors import UserError
 from training.learners.checked import MAX_ERROR, CheckedLearner, GradientMismatch
 from training.learners.comparison import compare_passes
 
@@ -409,3 +410,14 @@ def test_a_z_on_the_other_side_of_a_kink_by_rounding_is_no_alarm():
     mine, other = manual.backpropagate(x, y), reference.backpropagate(x, y)
     assert not torch.equal(mine.deltas["layer1"] == 0, other.deltas["layer1"] == 0)
     assert compare_passes(manual, [reference], x, y).report.passed
+
+
+def test_a_twin_that_does_not_observe_every_call_is_said_to(monkeypatch):
+    """Left uncompared, the call could be wrong."""
+    manual = manual_learner(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split())
+    learner = checked_learner(manual, "quadratic")
+    module = learner.others[0].module
+    observed = {name: part for name, part in module.observed().items() if name != "layer1.a"}
+    monkeypatch.setattr(module, "observed", lambda: observed)
+    with pytest.raises(UserError, match=r"only one of the model and its twin has a layer1: the twin's observed\(\)"):
+        learner.advance(random_batches(1, 4, 60), rates(1, 0.1))

@@ -621,14 +621,14 @@ def test_an_error_message_names_the_equation() -> None:
 
 
 MESSAGES = {
-    "C": "the cost C",
+    "loss": "the cost C",
     "δ output": "∂C/∂output",
     "δ linear": "∂C/∂output, linear, δ",
     "δ stage2.conv": "MP1, stage 2 conv, δ",
     "∂C/∂a stage1.block1.norm2": "RS1, stage 1 block 1 norm 2, ∂C/∂a",
     "z stage1.conv": "stage 1 conv, z",
-    "∂C/∂ stage1.block2.norm1.weight": "BN2, stage 1 block 2 norm 1, ∂C/∂γ",
-    "∂C/∂ linear.bias": "LI3, linear, ∂C/∂b",
+    "dstage1.block2.norm1.weight": "BN2, stage 1 block 2 norm 1, ∂C/∂γ",
+    "dlinear.bias": "LI3, linear, ∂C/∂b",
     "buffer stage1.norm.running_var": "stage 1 norm, running_var",
     "memory h": "h, memory",
 }

@@ -22,7 +22,7 @@ from training.data import Dataset, Examples
 from training.evaluation import Evaluation, evaluate, examples_of
 from training.evaluation.watch import Watch
 from training.learners.base import Backpropagation, Learner, LearnerState
-from training.learners.comparison import tensors_of, values_of
+from training.learners.comparison import in_words, tensors_of, values_of
 from training.schedules import ended_early, make_plateau, make_schedule
 from training.tasks import Task, task_of
 
@@ -300,7 +300,7 @@ class Loop:
             step = self.learner.steps + 1
             for name, tensor in tensors_of(self.examine(batches[i])).items():
                 if not tensor.isfinite().all():
-                    where = name.replace("∂ ", "∂").replace(" ", " of ")
+                    where = in_words(name)
                     raise NotFiniteError(f"step {step}: the first value that is not finite is in {where}; {ADVICE}")
             self.learner.advance(batches[i : i + 1], learning_rates[i : i + 1])
             for name, tensor in values_of(self.learner.state_dict()).items():

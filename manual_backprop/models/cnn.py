@@ -23,7 +23,7 @@ from torch import Tensor
 
 from manual_backprop.layers import adaptive_avg_pool2d, batch_norm, conv2d, dropout, linear, max_pool2d
 from manual_backprop.layers.activations import ACTIVATIONS
-from manual_backprop.models.pictures import require_pictures, rows_to_pictures
+from manual_backprop.models.images import require_images, rows_to_images
 from manual_backprop.parameters import Receiver, Shape
 from manual_backprop.tape import Tape
 
@@ -46,7 +46,7 @@ class CNN:
     dropout: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        require_pictures(self.shape, self.classes, self.activation)
+        require_images(self.shape, self.classes, self.activation)
         if not self.channels or min(self.channels) < 1 or self.blocks < 0:
             raise ValueError(
                 f"channels {self.channels} and {self.blocks} blocks make no network: "
@@ -89,7 +89,7 @@ class CNN:
     def forward(self, p: Mapping[str, Tensor], x: Tensor, tape: Tape) -> Tensor:
         """Logits (B, classes) for x (B, channels·height·width)."""
         sigma = ACTIVATIONS[self.activation]
-        a = rows_to_pictures(x, self.shape).to(memory_format=torch.channels_last)  # in memory, for speed
+        a = rows_to_images(x, self.shape).to(memory_format=torch.channels_last)  # in memory, for speed
         for stage in self._stages():
             a = tape.forward(conv2d, f"{stage}.conv", a, p[f"{stage}.conv.weight"], padding=1)
             a = tape.forward(max_pool2d, f"{stage}.pool", a, 2)

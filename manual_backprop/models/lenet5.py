@@ -16,7 +16,7 @@ from torch import Tensor
 
 from manual_backprop.layers import avg_pool2d, conv2d, linear
 from manual_backprop.layers.activations import ACTIVATIONS
-from manual_backprop.models.pictures import require_pictures, rows_to_pictures
+from manual_backprop.models.images import require_images, rows_to_images
 from manual_backprop.parameters import Receiver, Shape
 from manual_backprop.tape import Tape
 
@@ -33,7 +33,7 @@ class LeNet5:
     activation: str = "scaled_tanh"
 
     def __post_init__(self) -> None:
-        require_pictures(self.shape, self.classes, self.activation)
+        require_images(self.shape, self.classes, self.activation)
         if self.shape[1:] not in ((28, 28), (32, 32)):
             height, width = self.shape[1:]
             raise ValueError(f"LeNet-5 reads pictures of 28×28 or 32×32 pixels, not of {height}×{width}")
@@ -59,7 +59,7 @@ class LeNet5:
     def forward(self, p: Mapping[str, Tensor], x: Tensor, tape: Tape) -> Tensor:
         """Logits (B, classes) for x (B, channels·height·width)."""
         sigma = ACTIVATIONS[self.activation]
-        a = rows_to_pictures(x, self.shape)
+        a = rows_to_images(x, self.shape)
         z = tape.forward(conv2d, "C1", a, p["C1.weight"], p["C1.bias"], padding=(32 - self.shape[1]) // 2)
         a = tape.forward(sigma, "C1.a", z)
         a = tape.forward(avg_pool2d, "S2", a, 2)

@@ -67,7 +67,9 @@ class Recurrent:
             dx.append(dx_t)
         for name, total in zip(CELL, totals, strict=True):
             g[name] = total
-        g["embedding.weight"] = tape.backward(embedding, "embedding", torch.stack(dx[::-1], 1))
+        d_embedded = torch.stack(dx[::-1], 1)
+        tape.name("RN1", d_embedded)
+        g["embedding.weight"] = tape.backward(embedding, "embedding", d_embedded)
 
 
 class Cell(nn.Module):
@@ -101,4 +103,4 @@ class RecurrentTwin(nn.Module):
         return self.linear(torch.stack(states, 1).flatten(0, 1))
 
     def observed(self) -> dict[str, nn.Module]:
-        return dict(self.named_children())
+        return {"cell[]" if name == "cell" else name: module for name, module in self.named_children()}

@@ -83,8 +83,10 @@ class Transformer:
         dy, g["project.weight"], g["project.bias"] = tape.backward(linear, "project", dy)
         d_heads = tape.backward(attention, "attention", self._heads(dy))
         da = torch.zeros_like(dx)
-        for name, d in zip("qkv", d_heads, strict=True):
-            through, g[f"{name}.weight"], g[f"{name}.bias"] = tape.backward(linear, name, d.transpose(1, 2).flatten(2))
+        for name, d, label in zip("qkv", d_heads, attention.EQUATIONS, strict=True):
+            dz = d.transpose(1, 2).flatten(2)  # a copy
+            tape.name(label, dz)
+            through, g[f"{name}.weight"], g[f"{name}.bias"] = tape.backward(linear, name, dz)
             da = tape.add("TX1", da, through)
         da, g["norm1.weight"], g["norm1.bias"] = tape.backward(layer_norm, "norm1", da)
         dx = self._undropped("wte.dropout", tape.add("TX1", dx, da), tape)

@@ -7,9 +7,9 @@ from pathlib import Path
 from training.data.arrays import load_npz
 from training.data.dataset import Dataset, Examples, Split, as_format, scaled
 from training.data.expansion import expand
+from training.data.images import load_images, preparation_of, read_picture
 from training.data.mnist import MNIST_COUNTS, has_mnist, load_fashion_mnist, load_mnist, load_sample
 from training.data.order import epoch_order
-from training.data.pictures import load_images, preparation_of, read_picture
 from training.data.streams import Streams
 from training.data.synthetic import load_points, load_spiral, points_rule
 from training.errors import UserError

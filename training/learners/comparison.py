@@ -3,13 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import sqrt
 
 import torch
 from torch import Tensor
 
-from gradient_check import Report, compare_gradients
+from gradient_check import Report, Step, check_step, compare_gradients
 from training.data import as_format
+from training.errors import UserError
 from training.learners.base import Backpropagation, LearnerState
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
@@ -39,21 +41,54 @@ def compare_passes(manual: ManualLearner, others: Sequence[ReferenceLearner], x:
     """
     mine = manual.backpropagate(x, y)
     d_output = mine.deltas["output"].clone()
-    sizes = {f"∂C/∂ {p}": sum(mine.deltas[d].norm().item() for d in deltas) for p, deltas in manual.zeros.items()}
+    sizes = {f"d{p}": sum(mine.deltas[d].norm().item() for d in deltas) for p, deltas in manual.zeros.items()}
     labels = {name: describe(name, mine) for name in tensors_of(mine)}
     for at in (None, mine):
         theirs = [
             learner.backpropagate(as_format(x, learner.dtype), y, d_output.to(learner.dtype), at=at)
             for learner in others
         ]
-        named = [tensors_of(result) for result in (mine, *theirs)]
-        conditions = dict.fromkeys(("C", "δ output"), condition(theirs[-1], mine.deltas["output"].dtype))
-        report = _compare(named, labels, conditions, sizes)
+        conditions = dict.fromkeys(("loss", "δ output"), condition(theirs[-1], mine.deltas["output"].dtype))
+        report = _compared(mine, theirs, labels, conditions, sizes)
         if report.passed or not all(_same_shapes(mine.outputs, result.outputs) for result in theirs):
             return Passes(mine, theirs, report)  # an output of another shape cannot go into the others' next layer
-    measured, floors = magnification(others[0], x, y, d_output, named[1], mine)
-    report = _compare(named, labels, measured | conditions, floors | sizes)
+    measured, floors = magnification(others[0], x, y, d_output, tensors_of(theirs[0]), mine, sizes)
+    report = _compared(mine, theirs, labels, measured | conditions, floors | sizes)
     return Passes(mine, theirs, report)
+
+
+def _compared(
+    mine: Backpropagation,
+    theirs: Sequence[Backpropagation],
+    labels: Mapping[str, str],
+    conditions: Mapping[str, float],
+    zeros: Mapping[str, float],
+) -> Report:
+    """What `check_step` says of passes that are done. Raises UserError for a call that only one of them knows."""
+    own, expected = tensors_of(mine), tensors_of(theirs[0])
+    if alone := sorted(own.keys() ^ expected.keys()):
+        raise UserError(
+            f"only one of the model and its twin has {alone[0]}: the twin's observed() has to name a module for every "
+            "call of the model, and both have to have the same parameters, buffers and memory"
+        )
+    if not _finite(own) and not _finite(expected):
+        return Report(())  # both have left the numbers: the training loop stops there and names the place
+    step, reference, *truth = (partial(_step, result) for result in (mine, *theirs))
+    return check_step(
+        step,
+        reference,
+        (),
+        truth=truth[0] if truth else None,
+        labels=labels,
+        condition=conditions,
+        zeros=zeros,
+        allow_trivial=True,  # a dead relu's gradient is zero, and its loss may be
+    )
+
+
+def _step(result: Backpropagation) -> Step:
+    others = {name: tensor for name, tensor in tensors_of(result).items() if " " in name}
+    return Step(result.loss, dict(reversed(list(result.gradients.items()))), others)
 
 
 def compare_steps(manual: ManualLearner, others: Sequence[ReferenceLearner], passes: Passes, lr: Tensor) -> Report:
@@ -68,7 +103,11 @@ def compare_steps(manual: ManualLearner, others: Sequence[ReferenceLearner], pas
         learner.apply(_with(result, gradients), lr)
     after = [values_of(manual.state_dict()), *(values_of(learner.state_dict()) for learner in others)]
     labels = {name: f"the step's new {name}" for name in after[0]}
-    return _compare(after, labels, {}, {})
+    if not any(_finite(values) for values in after[:2]):
+        return Report(())
+    return compare_gradients(
+        after[0], after[1], truth=after[2] if len(after) > 2 else None, labels=labels, allow_trivial=True
+    )
 
 
 def _with(result: Backpropagation, gradients: Mapping[str, Tensor]) -> Backpropagation:
@@ -84,14 +123,14 @@ def values_of(state: LearnerState) -> dict[str, Tensor]:
 
 
 def tensors_of(result: Backpropagation) -> dict[str, Tensor]:
-    """All that was computed, causes before effects: `z layer1`, `a layer1`, `C`, `δ layer1`, `∂C/∂ layer1.weight`, ….
+    """All that was computed, causes before effects: `z layer1`, `a layer1`, `loss`, `δ layer1`, `dlayer1.weight`, ….
 
-    What comes back to an activation is `∂C/∂a layer1`.
+    These are check_step's names. What comes back to an activation is `∂C/∂a layer1`.
     """
     named = {_named(name, "z", "a"): tensor for name, tensor in result.outputs.items()}
-    named["C"] = result.loss
+    named["loss"] = result.loss
     named |= {_named(name, "δ", "∂C/∂a"): delta for name, delta in result.deltas.items()}
-    named |= {f"∂C/∂ {name}": gradient for name, gradient in reversed(list(result.gradients.items()))}
+    named |= {f"d{name}": gradient for name, gradient in reversed(list(result.gradients.items()))}
     named |= {f"buffer {name}": tensor for name, tensor in _floating(result.buffers).items()}
     return named | {f"memory {name}": tensor for name, tensor in _floating(result.memory).items()}
 
@@ -102,21 +141,37 @@ def _named(call: str, kind: str, of_activation: str) -> str:
 
 def describe(name: str, result: Backpropagation) -> str:
     """A name of `tensors_of` with its equation: "BP4, layer 2, ∂C/∂W". `result` is the hand-written learner's."""
-    kind, _, tensor = name.partition(" ")
-    if not tensor:
+    kind, _, call = name.partition(" ")
+    if name == "loss":
         return "the cost C"
-    if tensor == "output":
+    if name == "δ output":
         return "∂C/∂output"
-    layer, _, part = tensor.rpartition(".") if kind in ("∂C/∂", "buffer") else (tensor, "", "")
-    place = re.sub(r"([a-z])(\d+)", r"\1 \2", layer).replace(".", " ")
-    if kind == "∂C/∂":
-        label, symbol = result.equations.get(tensor, ("", ""))
+    if not call:
+        layer, _, part = name.removeprefix("d").rpartition(".")
+        label, symbol = result.equations.get(name.removeprefix("d"), ("", ""))
         symbol = SYMBOLS.get(symbol, symbol) or {"weight": "W", "bias": "b"}.get(part, part)
-        return ", ".join(filter(None, (label, place, f"∂C/∂{symbol}")))
+        return _joined(label, _spaced(layer), f"∂C/∂{symbol}")
     if kind == "buffer":
-        return f"{place}, {part}" if layer else part
-    label = result.labels.get(f"{tensor}.a" if kind == "∂C/∂a" else tensor, "") if kind in ("δ", "∂C/∂a") else ""
-    return ", ".join(filter(None, (label, place, kind)))
+        layer, _, part = call.rpartition(".")
+        return _joined(_spaced(layer), part)
+    deltas = {"δ": call, "∂C/∂a": f"{call}.a"}
+    return _joined(result.labels.get(deltas.get(kind, ""), ""), _spaced(call), kind)
+
+
+def in_words(name: str) -> str:
+    """A name of `tensors_of` in a sentence: "z of layer1", "C", "∂C/∂layer1.weight"."""
+    if name == "loss":
+        return "C"
+    return name.replace(" ", " of ") if " " in name else f"∂C/∂{name.removeprefix('d')}"
+
+
+def _spaced(layer: str) -> str:
+    """ "stage 1 block 2" for stage1.block2"""
+    return re.sub(r"([a-z])(\d+)", r"\1 \2", layer).replace(".", " ")
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
 
 
 def _same_shapes(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
@@ -144,8 +199,9 @@ def magnification(
     d_output: Tensor,
     result: Mapping[str, Tensor],
     at: Backpropagation,
+    sizes: Mapping[str, float],
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """How far one unit of rounding moves each tensor of `result`, in units of rounding of its norm.
+    """How far one unit of rounding moves each tensor of `result`, in units of rounding of its norm, or of its `sizes`.
 
     The reference repeats its pass several times with every z, a, σ′ and ∂C/∂output off by one unit, up or down at
     random: saturation, sums that cancel and underflow all show in how far the results then scatter. The second mapping
@@ -161,33 +217,12 @@ def magnification(
             moved[name] = max(moved[name], difference.norm().item())
     conditions, floors = {}, {}
     for name, tensor in result.items():
-        norm = tensor.double().norm().item()
+        norm = sizes.get(name, 0.0) or tensor.double().norm().item()
         if norm:
             conditions[name] = max(1.0, moved[name] / (epsilon * norm))
         elif moved[name]:
             floors[name] = moved[name] / epsilon
     return conditions, floors
-
-
-def _compare(
-    named: Sequence[Mapping[str, Tensor]],
-    labels: Mapping[str, str],
-    conditions: Mapping[str, float],
-    zeros: Mapping[str, float],
-) -> Report:
-    actual, expected, *truth = named
-    if not _finite(actual) and not _finite(expected):
-        return Report(())  # both have left the numbers: the training loop stops there and names the place
-    in_order = {name: expected[name] for name in actual if name in expected} | dict(expected)
-    return compare_gradients(
-        actual,
-        in_order,
-        truth=truth[0] if truth else None,
-        labels=labels,
-        condition=conditions,
-        zeros=zeros,
-        allow_trivial=True,  # a dead relu's gradient is zero, and its loss may be
-    )
 
 
 def _floating(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from reference import losses, optimizers, regularizers
 from training.data import Examples
@@ -16,7 +17,14 @@ from training.data.augmentation import Augment
 from training.data.noise import Noise
 from training.learners.base import Backpropagation, LearnerState, activations
 
-Call = tuple[Tensor, Tensor]  # a module's output, and the tensor that the next module was given in its place
+Place = nn.Module | tuple[nn.Module, int]  # a module, or one of the tensors in its output, by number
+
+
+class Seen(NamedTuple):
+    """What a module computed, and what the next module was given: the same, unless a pass is repeated `at` another."""
+
+    output: Tensor
+    passed_on: Tensor
 
 
 class Twin(Protocol):
@@ -26,8 +34,12 @@ class Twin(Protocol):
     a dictionary that it reads and writes, as the hand-written model does with its tape.
     """
 
-    def observed(self) -> dict[str, nn.Module]:
-        """The module whose output is that of a call of the hand-written model, by the call's name."""
+    def observed(self) -> Mapping[str, Place]:
+        """Where each output of the hand-written model's calls is computed, by the output's name.
+
+        `cell[]` is a module that is called several times: its calls are `cell[0]`, `cell[1]`, …. Of a module with
+        several outputs `(lstm, 1)` is the second.
+        """
         ...
 
 
@@ -100,16 +112,13 @@ class ReferenceLearner:
         before = {name: tensor.clone() for name, tensor in self.module.named_buffers()}
         there = at.outputs if at else {}
         with ExitStack() as hooks:
-            calls = {
-                name: _record(name, module, hooks, rounding, there)
-                for name, module in self.module.observed().items()  # type: ignore[operator]
-            }
+            calls = {name: _record(name, module, hooks, rounding, there) for name, module in self._observed().items()}
             self.optimizer.zero_grad()
             output, memory = self._forward(x)
             if rounding is not None:
                 for name in calls:
-                    for (_, z), (_, a) in zip(calls[name], calls.get(f"{name}.a", []), strict=False):
-                        z.register_hook(partial(_rounded_delta, a, rounding))
+                    for z, a in zip(calls[name], calls.get(f"{name}.a", []), strict=False):
+                        z.passed_on.register_hook(partial(_rounded_delta, a.passed_on, rounding))
             leaf = output.detach().requires_grad_()  # the chain is cut here, into the cost's part and the module's
             C = self.loss(leaf, y, len(y))
             C.backward()
@@ -122,8 +131,8 @@ class ReferenceLearner:
         return Backpropagation(
             C.detach(),
             {name: _gradient(p) for name, p in self.module.named_parameters()},
-            {"output": own_d_output} | {name: _gradient(passed_on) for name, (_, passed_on) in observed.items()},
-            {name: own.detach() for name, (own, _) in observed.items()},
+            {"output": own_d_output} | {name: _gradient(seen.passed_on) for name, seen in observed.items()},
+            {name: seen.output.detach() for name, seen in observed.items()},
             buffers,
             memory,
         )
@@ -172,11 +181,13 @@ class ReferenceLearner:
     def activations(self, x: Tensor) -> Mapping[str, Tensor]:
         self.module.eval()
         with ExitStack() as hooks:
-            modules = self.module.observed()  # type: ignore[operator]
-            calls = {name: _record(name, module, hooks) for name, module in modules.items()}
+            calls = {name: _record(name, module, hooks) for name, module in self._observed().items()}
             self.module(x)
         self.module.train()
-        return activations({name: own.detach() for name, (own, _) in _numbered(calls).items()})
+        return activations({name: seen.output.detach() for name, seen in _numbered(calls).items()})
+
+    def _observed(self) -> Mapping[str, Place]:
+        return self.module.observed()  # type: ignore[operator]
 
     def forget(self) -> None:
         self.memory = {}
@@ -204,24 +215,28 @@ class ReferenceLearner:
 
 def _record(
     name: str,
-    module: nn.Module,
+    place: Place,
     hooks: ExitStack,
     rounding: torch.Generator | None = None,
     at: Mapping[str, Tensor] = MappingProxyType({}),
-) -> list[Call]:
-    """A list that fills while the hooks are in place: for each call the module's output, and what goes on instead."""
-    calls: list[Call] = []
+) -> list[Seen]:
+    """A list that fills while the hooks are there, with what was seen of each call."""
+    calls: list[Seen] = []
+    module, number = place if isinstance(place, tuple) else (place, 0)
 
-    def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    def hook(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+        tensors, structure = tree_flatten(outputs)
+        output = tensors[number]
         own = output
         if rounding is not None:  # an activation is as exact as its z is large, if not more: gelu's tail
             exact_as = inputs[0].detach() if inputs[0].shape == output.shape else output.detach()
             own = _rounded(output, rounding) + (_rounded(exact_as, rounding) - exact_as)
-        there = at.get(name, at.get(f"{name}[{len(calls)}]"))
+        there = at.get(_call(name, len(calls)))
         passed_on = own if there is None else there.to(own.dtype) + (own - output.detach())
         passed_on.retain_grad()
-        calls.append((own, passed_on))
-        return passed_on
+        calls.append(Seen(own, passed_on))
+        tensors[number] = passed_on
+        return tree_unflatten(tensors, structure)
 
     hooks.callback(module.register_forward_hook(hook).remove)
     return calls
@@ -241,11 +256,14 @@ def _rounded_delta(a: Tensor, rounding: torch.Generator, delta: Tensor) -> Tenso
     return delta + (_rounded(a.grad, rounding) - a.grad)
 
 
-def _numbered(calls: dict[str, list[Call]]) -> dict[str, Call]:
-    """`layer1` for a module that was called once; `cell[0]`, `cell[1]`, … for one that was called several times."""
-    return {
-        name if len(own) == 1 else f"{name}[{t}]": call for name, own in calls.items() for t, call in enumerate(own)
-    }
+def _numbered(calls: Mapping[str, list[Seen]]) -> dict[str, Seen]:
+    """Each call by its own name."""
+    return {_call(name, t): seen for name, own in calls.items() for t, seen in enumerate(own)}
+
+
+def _call(name: str, t: int) -> str:
+    """`cell[3]` for the fourth call of `cell[]`."""
+    return name.replace("[]", f"[{t}]")
 
 
 def _gradient(tensor: Tensor) -> Tensor:

@@ -42,4 +42,4 @@ def examples(generator: Generator) -> Iterator[tuple[Any, ...]]:
     for (B, H, T, S, D), keep in (((2, 3, 5, 5, 4), 1.0), ((3, 2, 4, 6, 5), 0.7)):
         q, k, v = (torch.randn(B, H, n, D, generator=generator, dtype=torch.float64) for n in (T, S, S))
         mask = (torch.rand(B, H, T, S, generator=generator) < keep).double()
-        yield (q, k, v, mask, keep) if keep < 1 else (q, k, v)
+        yield (q, k, v, mask, keep) if keep < 1 else (q, k, v, None)

@@ -7,7 +7,7 @@ from torch import Tensor
 from manual_backprop.layers.activations import ACTIVATIONS
 
 
-def require_pictures(shape: tuple[int, int, int], classes: int, activation: str) -> None:
+def require_images(shape: tuple[int, int, int], classes: int, activation: str) -> None:
     """Raises ValueError for a shape that is not (channels, height, width), no class, or an unknown activation."""
     if len(shape) != 3 or min(shape) < 1 or classes < 1:
         raise ValueError(
@@ -17,7 +17,7 @@ def require_pictures(shape: tuple[int, int, int], classes: int, activation: str)
         raise ValueError(f"{activation!r} is not an activation; there are {', '.join(ACTIVATIONS)}")
 
 
-def rows_to_pictures(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+def rows_to_images(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """x (B, channels·height·width) as (B, channels, height, width). Raises ValueError for rows of another length."""
     if x.shape[1:] != (prod(shape),):
         sizes = "×".join(map(str, shape))

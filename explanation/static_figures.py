@@ -20,7 +20,7 @@ INCH = 90  # pixels of a chart
 MARKERS = {"circle": "o", "triangle-up": "^", "triangle-down": "v", "star": "*", "line-ns": "|", "circle-open": "o"}
 
 
-def still(chart: Chart) -> Image.Image:
+def static_image(chart: Chart) -> Image.Image:
     """The chart as it looks before anybody clicks."""
     figure = figures.new_figure(WIDTH / INCH, chart.height / INCH)
     columns = lcm(*map(len, chart.rows))
