@@ -13,15 +13,10 @@ from explanation.network_figure import Names, most_shown, shown
 from explanation.numbers import Explanation, Layer, Steps, Weight
 from explanation.plotly_layout import Chart
 from explanation.plotly_traces import number
+from manual_backprop.losses import LOSSES
 
 TEMPLATE = Path(__file__).with_name("page.html")
 LISTED = 5  # most and least sensitive weights
-COSTS = {
-    "quadratic": "C = ½ Σ (a − y)²",
-    "squared-error": "C = Σ (a − y)²",
-    "sigmoid-cross-entropy": "C = −Σ [y ln a + (1 − y) ln(1 − a)], a = σ(z)",
-    "softmax-cross-entropy": "C = −Σ y ln a, a = softmax(z)",
-}
 
 
 def charts(e: Explanation) -> dict[str, Chart]:
@@ -126,7 +121,7 @@ def _outputs_text(e: Explanation) -> str:
         what, bp1 = "∂C/∂z", f"δ = ∂C/∂z = a − y: for {names.classes[j]} {number(delta)}"
     return (
         f"The target is <b>{names.classes[j]}</b>, the network {how} says <b>{names.classes[said]}</b>. "
-        f"Its cost is {_bold(e.cost, 'cost')}, {COSTS[e.trained.config.loss]}. "
+        f"Its cost is {_bold(e.cost, 'cost')}, {LOSSES[e.trained.config.loss]().formula}. "
         f"Each output's wish, −{what}, says how far and which way it should move.{_equation('BP1', bp1)}"
     )
 

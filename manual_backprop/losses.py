@@ -25,7 +25,12 @@ Cache = tuple[Any, ...]  # what a cost's backward needs
 
 
 class Loss(Protocol):
-    """What the four costs have in common."""
+    """What every cost has."""
+
+    @property
+    def formula(self) -> str:
+        """C of one example, for readers."""
+        ...
 
     @property
     def from_logits(self) -> bool:
@@ -63,6 +68,7 @@ class Quadratic:
     ∇ₐC = (a − y) / count
     """
 
+    formula = "C = ½ Σ (a − y)²"
     from_logits = False
 
     def forward(self, a: Tensor, y: Tensor, count: int | Tensor | None = None) -> tuple[Tensor, Cache]:
@@ -82,6 +88,7 @@ class SquaredError:
     ∇ₐC = 2 (a − y) / count
     """
 
+    formula = "C = Σ (a − y)²"
     from_logits = False
 
     def forward(self, a: Tensor, y: Tensor, count: int | Tensor | None = None) -> tuple[Tensor, Cache]:
@@ -103,6 +110,7 @@ class SigmoidCrossEntropy:
     ∇_zC = (σ(z) − Y) / count
     """
 
+    formula = "C = −Σ [y ln a + (1 − y) ln(1 − a)], a = σ(z)"
     from_logits = True
 
     def forward(self, z: Tensor, y: Tensor, count: int | Tensor | None = None) -> tuple[Tensor, Cache]:
@@ -127,6 +135,7 @@ class SoftmaxCrossEntropy:
 
     label_smoothing: float = 0.0
 
+    formula = "C = −Σ y ln a, a = softmax(z)"
     from_logits = True
 
     def forward(self, z: Tensor, y: Tensor, count: int | Tensor | None = None) -> tuple[Tensor, Cache]:

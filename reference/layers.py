@@ -1,9 +1,13 @@
-"""The twins of manual_backprop/layers: torch.nn.functional, of the same arguments."""
+"""The twins of manual_backprop/layers: torch.nn.functional, each of the name and the arguments of its layer."""
 
 from torch import Tensor
 from torch.nn import functional as F
 
 Size = int | tuple[int, int]
+
+
+def dropout(x: Tensor, mask: Tensor, keep: float) -> Tensor:
+    return x.masked_fill(mask == 0, 0.0) / keep
 
 
 def linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from reference.layers import dropout
+
 
 class ScaledTanh(nn.Module):
     """LeCun's 1.7159 tanh(2z/3)."""
@@ -43,10 +45,6 @@ class Dropout(nn.Dropout):
         if noise is None:
             return super().forward(x)
         return dropout(x, noise(self.call, tuple(x.shape), 1.0 - self.p), 1.0 - self.p)
-
-
-def dropout(x: Tensor, mask: Tensor, keep: float) -> Tensor:
-    return x.masked_fill(mask == 0, 0.0) / keep
 
 
 class MLP(nn.Sequential):

@@ -142,17 +142,24 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+ADAMS = {"exp_avg": "mean", "exp_avg_sq": "square_mean"}
+STATES: dict[type[torch.optim.Optimizer], dict[str, str]] = {
+    torch.optim.SGD: {"momentum_buffer": "velocity"},
+    torch.optim.Adagrad: {"sum": "square_sum"},
+    torch.optim.RMSprop: {"square_avg": "square_mean"},
+    torch.optim.Adam: ADAMS,
+    torch.optim.AdamW: ADAMS,
+    Lion: {"exp_avg": "mean"},
+    Muon: ADAMS,
+}
+"""torch's names of the tensors that an optimizer remembers, and those of manual_backprop/optimizers.py."""
+
+
 def names_of(optimizer: torch.optim.Optimizer) -> dict[str, str]:
-    """torch's names of the optimizer's tensors, and those of manual_backprop/optimizers.py."""
-    if isinstance(optimizer, torch.optim.SGD):
-        return {"momentum_buffer": "velocity"} if optimizer.defaults["momentum"] else {}
-    if isinstance(optimizer, torch.optim.Adagrad):
-        return {"sum": "square_sum"}
-    if isinstance(optimizer, torch.optim.RMSprop):
-        return {"square_avg": "square_mean"}
-    if isinstance(optimizer, Lion):
-        return {"exp_avg": "mean"}
-    return {"exp_avg": "mean", "exp_avg_sq": "square_mean"}
+    """Of STATES, this optimizer's."""
+    if isinstance(optimizer, torch.optim.SGD) and not optimizer.defaults["momentum"]:
+        return {}
+    return STATES[type(optimizer)]
 
 
 def state_of(optimizer: torch.optim.Optimizer, module: nn.Module) -> State:

@@ -23,7 +23,9 @@ def test_every_label_of_a_layer_or_model_is_derived_in_the_documents_and_no_othe
     documents = [importlib.import_module(name).__doc__ or "" for name in names]
     used = {found for text in documents for found in re.findall(f"^ +({label})  ", text, re.MULTILINE)}
     derived = set(re.findall(rf"\*\*({label})\*\*", DERIVATIONS.read_text(encoding="utf-8")))
-    assert used == derived
+    missing, unused = ", ".join(sorted(used - derived)), ", ".join(sorted(derived - used))
+    assert not missing, f"{missing} stands in a docstring, and docs/derivations.md does not derive it, as **{missing}**"
+    assert not unused, f"docs/derivations.md derives {unused}, which stands in no docstring of a layer or model"
     assert len(used) > 20
 
 

@@ -26,11 +26,10 @@ import train
 from explanation.figures import COLUMNS
 from explanation.network_figure import NEURONS
 from explanation.numbers import Explanation, explain
-from explanation.page import COSTS, page
+from explanation.page import page
 from explanation.plotly_layout import Chart, Panel
 from explanation.plotly_traces import cells, number, waterfall
 from explanation.static_figures import static_image
-from manual_backprop.losses import LOSSES
 from training.data import Dataset, Split, load
 from training.families.configure import configure
 from training.prediction import Trained, load_trained
@@ -431,10 +430,6 @@ def test_a_layer_of_dead_neurons_leaves_no_weight_a_gradient() -> None:
     text = page(explained(trained, x, y), "it")
     assert "Every weight's gradient is exactly 0" in text
     assert all(drawn["y"] for drawn in data_of(text)["charts"]["network"]["data"] if "y" in drawn)
-
-
-def test_every_cost_has_its_formula() -> None:
-    assert COSTS.keys() == LOSSES.keys()
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,16 @@ from manual_backprop.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Lion, Muon,
 from manual_backprop.parameters import Parameters
 
 STEPS = 1000
-METHODS = {
-    "sgd": ("sgd", {}),
-    "momentum": ("sgd", {"momentum": 0.9}),
-    "nesterov": ("nesterov", {"momentum": 0.8}),
-    "adagrad": ("adagrad", {"eps": 1e-3}),
-    "rmsprop": ("rmsprop", {"betas": (0.95,), "eps": 1e-3}),
-    "adam": ("adam", {"betas": (0.85, 0.99), "eps": 1e-3}),
-    "adamw": ("adamw", {"betas": (0.85, 0.99), "eps": 1e-3}),
-    "lion": ("lion", {"betas": (0.8, 0.95)}),
-    "muon": ("muon", {"momentum": 0.9, "betas": (0.85, 0.99), "eps": 1e-3}),
+SETTINGS: dict[str, dict] = {  # away from the defaults
+    "nesterov": {"momentum": 0.8},
+    "adagrad": {"eps": 1e-3},
+    "rmsprop": {"betas": (0.95,), "eps": 1e-3},
+    "adam": {"betas": (0.85, 0.99), "eps": 1e-3},
+    "adamw": {"betas": (0.85, 0.99), "eps": 1e-3},
+    "lion": {"betas": (0.8, 0.95)},
+    "muon": {"momentum": 0.9, "betas": (0.85, 0.99), "eps": 1e-3},
 }
+METHODS = {name: (name, SETTINGS.get(name, {})) for name in OPTIMIZERS} | {"momentum": ("sgd", {"momentum": 0.9})}
 each_method = pytest.mark.parametrize(("name", "settings"), METHODS.values(), ids=METHODS)
 
 

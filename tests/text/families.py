@@ -1,13 +1,13 @@
 """The two text families as training sees them, a text as a data set, and what registers both for a test."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from torch import nn
 
 from text.recurrent import Recurrent, RecurrentTwin
 from text.transformer import Transformer, TransformerTwin
@@ -16,6 +16,7 @@ from training.config.rules import COUNT, FRACTION, OneOf
 from training.data import LOADERS, Dataset, Streams
 from training.families import FAMILIES, base
 from training.families.base import Family, Problem
+from training.families.text import TextProblem, segments
 from training.tasks import NEXT_TOKEN
 
 PRESET = """\
@@ -38,21 +39,6 @@ def load_text(path: Path) -> Dataset:
     kept = len(ids) * 9 // 10
     train, test = Streams(ids[:kept], 1), Streams(ids[kept:], 1)
     return Dataset("text", train, test, (1,), tuple(vocabulary), f"{len(ids):,} characters", task=NEXT_TOKEN.name)
-
-
-@dataclass(frozen=True)
-class TextProblem(Problem):
-    """Examples are ids, and so are their targets: one for each place."""
-
-    def draw(self, generator: Generator, batch: int) -> tuple[Tensor, Tensor]:
-        ids = torch.randint(self.classes, (batch, self.example[0] + 1), generator=generator)
-        return ids[:, :-1], ids[:, 1:].flatten()
-
-
-def segments(data: Dataset, context: int, carries: bool) -> Dataset:
-    """The text in segments of so many characters, in order or shuffled."""
-    train, test = (replace(split, context=context, carries=carries) for split in (data.train, data.test))  # type: ignore[type-var]
-    return replace(data, train=train, test=test, shape=(context,))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from manual_backprop.losses import LOSSES
 from manual_backprop.optimizers import OPTIMIZERS
 from manual_backprop.schedules import SCHEDULES
 from training.config.groups import Data, Learning, Machine, Network, Regularization, Schedule
-from training.config.rules import check, flag
+from training.config.rules import check, flag, require_parts
 from training.errors import UserError
 
 
@@ -18,6 +18,7 @@ class Config(Machine, Regularization, Schedule, Learning, Data, Network):  # the
 
     def __post_init__(self) -> None:
         check(self)
+        require_cost(self.loss)
         if self.clip_norm and self.clip_value:
             raise UserError("--clip-norm and --clip-value are two ways to clip: give one of them")
         if self.label_smoothing and self.loss != "softmax-cross-entropy":
@@ -30,9 +31,18 @@ class Config(Machine, Regularization, Schedule, Learning, Data, Network):  # the
             raise UserError("--device mps has no float64, which the comparison with autograd needs: give --device cpu")
 
     def _check_optimizer(self) -> None:
+        update = OPTIMIZERS[self.optimizer]
+        file = "manual_backprop/optimizers.py"
+        require_parts(f"optimizer {self.optimizer}", update, file, "__dataclass_fields__", "init", "update")
         own = self._optimizer_defaults
-        for name, off in {"momentum": 0.0, "betas": (), "eps": Config.eps}.items():
-            if name not in own and getattr(self, name) != off:
+        for name in own:
+            if not hasattr(self, name):
+                raise UserError(
+                    f"the optimizer {self.optimizer} has a setting {name}, and no option gives it: Learning in "
+                    f"training/config/groups.py has to have a field {name} (docs/adding.md)"
+                )
+        for name in dict.fromkeys(field.name for make in OPTIMIZERS.values() for field in fields(make)):  # type: ignore[arg-type]
+            if name not in own and getattr(self, name, None) != getattr(Config, name, None):
                 raise UserError(
                     f"{self.optimizer} has no {name}: leave out {flag(name)}, or choose another --optimizer"
                 )
@@ -77,5 +87,12 @@ class Config(Machine, Regularization, Schedule, Learning, Data, Network):  # the
         return "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in asdict(self).items())
 
 
+def require_cost(name: str) -> None:
+    """Raises UserError for a cost that lacks a part."""
+    parts = ("from_logits", "formula", "forward", "backward")
+    require_parts(f"cost {name}", LOSSES[name](), "manual_backprop/losses.py", *parts)
+
+
 def takes_logits(cost: str) -> bool:
+    require_cost(cost)
     return LOSSES[cost]().from_logits

@@ -50,6 +50,13 @@ def require(name: str, value: Any, passed: bool, allowed: str) -> None:
         raise UserError(f"{flag(name)} is {shown}, but it must be {allowed}")
 
 
+def require_parts(what: str, thing: Any, file: str, *parts: str) -> None:
+    """Raises UserError for the first part that was forgotten where something was added to the project."""
+    for part in parts:
+        if not hasattr(thing, part):
+            raise UserError(f"the {what} has no {part}: {file} has to define it (docs/adding.md)")
+
+
 def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 

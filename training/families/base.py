@@ -130,7 +130,7 @@ class Family:
 
 
 def forgotten(name: str, part: str, remedy: str) -> str:
-    return f"the family {name} has no {part}: its file in training/families {remedy} (docs/contracts.md)"
+    return f"the family {name} has no {part}: its file in training/families {remedy} (docs/adding.md)"
 
 
 def picture_shape(name: str, data: Dataset) -> tuple[int, int, int]:

@@ -43,7 +43,7 @@ def read(
     """
     network, *others = GROUPS
     groups: dict[str, type] = {"start": start, "network": group(network, values)}
-    groups[family.name] = group(family.options, values)
+    groups[family.name.replace("-", "_")] = group(family.options, values)  # a field's name; tyro shows it with "-"
     groups |= {kind.__name__.lower(): group(kind, values) for kind in others}
     arguments = make_dataclass(
         "Arguments", [(name, kind, field(default_factory=kind)) for name, kind in groups.items()], frozen=True

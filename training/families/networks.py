@@ -3,7 +3,7 @@
 from torch import nn
 
 from training.config import Config
-from training.config.rules import OneOf
+from training.config.rules import OneOf, require_parts
 from training.data import Dataset
 from training.errors import UserError
 from training.families import FAMILIES
@@ -33,11 +33,20 @@ def arranged(config: Config, data: Dataset) -> Dataset:
 def make_model(config: Config, data: Dataset) -> Model:
     """Raises UserError where the network does not fit the examples."""
     try:
-        return family_of(config.model).make(config, data)
+        model = family_of(config.model).make(config, data)
     except UserError:
         raise
     except ValueError as error:
         raise UserError(f"--model {config.model} does not fit {data.name}: {error}") from error
+    require_whole_model(model)
+    return model
+
+
+def require_whole_model(model: Model) -> None:
+    """Raises UserError for the first part of a hand-written model that was forgotten."""
+    kind = type(model)
+    file = f"{kind.__module__.replace('.', '/')}.py"
+    require_parts(f"model {kind.__name__}", kind, file, "shapes", "buffers", "forward", "backward")
 
 
 def make_twin(model: Model) -> nn.Module:

@@ -19,6 +19,7 @@ from training.learners.base import Learner
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
+from training.learners.twins import require_twins, start_alike
 
 
 def make_learner(config: Config, data: Dataset, model: Model) -> Learner:
@@ -27,7 +28,7 @@ def make_learner(config: Config, data: Dataset, model: Model) -> Learner:
     if config.impl == "manual" and not config.check_every:
         return manual
     reference = make_reference(config, data, model, getattr(torch, config.dtype))
-    reference.load_state_dict(manual.state_dict())
+    start_alike(manual, reference)
     if config.impl == "reference":
         return reference
     truth = None if config.dtype == "float64" else make_reference(config, data, model, torch.float64)
@@ -49,6 +50,7 @@ def make_manual(config: Config, data: Dataset, model: Model) -> ManualLearner:
 
 
 def make_reference(config: Config, data: Dataset, model: Model, dtype: torch.dtype) -> ReferenceLearner:
+    require_twins()
     smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
     return ReferenceLearner(
         make_twin(model),

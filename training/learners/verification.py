@@ -1,7 +1,6 @@
 """What verify.py verifies: every model, layer and cost by hand, each against its independent twin.
 
-The networks are the problems of training/families. A new layer is one more entry in `LAYER_TWINS`; layers are found by
-themselves.
+The networks are the problems of training/families. Layers and costs are found by themselves, and so are their twins.
 """
 
 import importlib
@@ -19,33 +18,21 @@ from torch import Tensor
 from gradient_check import Report, Row, check_backward
 from manual_backprop import layers
 from manual_backprop.initializers import fan_in
-from manual_backprop.layers import (
-    adaptive_avg_pool2d,
-    avg_pool2d,
-    batch_norm,
-    conv2d,
-    dropout,
-    group_norm,
-    layer_norm,
-    linear,
-    max_pool2d,
-    prelu,
-)
-from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import LOSSES, Loss, SoftmaxCrossEntropy
 from manual_backprop.optimizers import SGD
 from manual_backprop.parameters import Parameters
-from reference import layers as reference_layers
 from reference import losses as reference_losses
-from reference import mlp as reference_mlp
+from training.config.config import require_cost
+from training.config.rules import require_parts
 from training.data import Split, as_format
 from training.errors import UserError
 from training.families import FAMILIES
-from training.families.base import forgotten
-from training.families.networks import family_of
+from training.families.base import Family, Problem, forgotten
+from training.families.networks import family_of, require_whole_model
 from training.learners.comparison import compare_passes
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
+from training.learners.twins import require_twins, start_alike, twin_of_layer
 
 BATCH = 11
 NO_EXAMPLES = Split(torch.empty(0, 1), torch.empty(0, dtype=torch.int64))
@@ -91,49 +78,42 @@ class Check:
         return max((row for row in self.rows if row.oracle in EXACT and not row.case), key=size)
 
 
-LAYER_TWINS: dict[Any, tuple[str, Callable[..., Any]]] = {
-    layer: (name, reference_mlp.ACTIVATIONS[name]()) for name, layer in ACTIVATIONS.items()
-} | {
-    dropout: ("dropout", reference_mlp.dropout),
-    linear: ("linear", reference_layers.linear),
-    conv2d: ("conv2d", reference_layers.conv2d),
-    max_pool2d: ("max_pool2d", reference_layers.max_pool2d),
-    avg_pool2d: ("avg_pool2d", reference_layers.avg_pool2d),
-    adaptive_avg_pool2d: ("adaptive_avg_pool2d", reference_layers.adaptive_avg_pool2d),
-    batch_norm: ("batch_norm", reference_layers.batch_norm),
-    layer_norm: ("layer_norm", reference_layers.layer_norm),
-    group_norm: ("group_norm", reference_layers.group_norm),
-    prelu: ("prelu", reference_layers.prelu),
-}
-"""Layer (what `examples` yields, or the module) → its name and a forward of somebody else's."""
-
-COSTS: dict[str, tuple[Loss, Callable[..., Tensor]]] = {
-    name: (make(), reference_losses.LOSSES[name]) for name, make in LOSSES.items()
-} | {
-    "smoothed softmax-cross-entropy": (
-        SoftmaxCrossEntropy(label_smoothing=0.15),
-        partial(reference_losses.softmax_cross_entropy, label_smoothing=0.15),
-    )
-}
+def costs() -> dict[str, tuple[Loss, Callable[..., Tensor]]]:
+    """Every cost with its twin."""
+    require_twins("activation", "cost")
+    for name in LOSSES:
+        require_cost(name)
+    smoothed = partial(reference_losses.softmax_cross_entropy, label_smoothing=0.15)
+    return {name: (make(), reference_losses.LOSSES[name]) for name, make in LOSSES.items()} | {
+        "smoothed softmax-cross-entropy": (SoftmaxCrossEntropy(label_smoothing=0.15), smoothed)
+    }
 
 
 def verify_model(name: str, dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
     """The cost, ∂C/∂output, every δ and every gradient of all its networks, each at new parameters for every seed."""
-    family, problem = family_of(name), None
+    family, problem, pairs = family_of(name), None, costs()
     for problem in family.problems():
-        loss, twin_loss = COSTS[problem.loss]
-        manual = ManualLearner(problem.model, loss, SGD(), NO_EXAMPLES, dtype=dtype)
-        twins = [(family.twin(problem.model), d) for d in formats(dtype)]
-        references = [ReferenceLearner(twin, twin_loss, NO_EXAMPLES, dtype=d) for twin, d in twins]
-        check = Check(name, problem.title, problem.variant, problem.loss)
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            randomize(manual.params, generator)
-            x, y = problem.draw(generator, BATCH)
-            check.reports.append(compare(manual, references, as_format(x, dtype), y))
-        yield check
+        yield verify_problem(family, problem, pairs[problem.loss], dtype, seeds)
     if problem is None:
         raise UserError(forgotten(name, "problems", "has to yield at least one in problems"))
+
+
+def verify_problem(
+    family: Family, problem: Problem, cost: tuple[Loss, Callable[..., Tensor]], dtype: torch.dtype, seeds: Sequence[int]
+) -> Check:
+    """One network of a family."""
+    require_whole_model(problem.model)
+    loss, twin_loss = cost
+    manual = ManualLearner(problem.model, loss, SGD(), NO_EXAMPLES, dtype=dtype)
+    twins = [(family.twin(problem.model), d) for d in formats(dtype)]
+    references = [ReferenceLearner(twin, twin_loss, NO_EXAMPLES, dtype=d) for twin, d in twins]
+    check = Check(family.name, problem.title, problem.variant, problem.loss)
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        randomize(manual.params, generator)
+        x, y = problem.draw(generator, BATCH)
+        check.reports.append(compare(manual, references, as_format(x, dtype), y))
+    return check
 
 
 def verify_layers(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
@@ -154,10 +134,11 @@ def verify_layers(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
     yield from checks.values()
 
 
-def layer_examples(seed: int) -> Iterator[tuple[str, Any, Callable[..., Any] | None, tuple[Any, ...]]]:
-    """(title, layer, twin's forward or None, arguments) of every example in manual_backprop/layers."""
-    for name, layer, arguments in examples_of(layers, seed):
-        title, twin = LAYER_TWINS.get(layer, (name, None))
+def layer_examples(seed: int) -> Iterator[tuple[str, Any, Callable[..., Any], tuple[Any, ...]]]:
+    """(title, layer, twin's forward, arguments) of every example in manual_backprop/layers."""
+    require_twins("activation")
+    for _, layer, arguments in examples_of(layers, seed):
+        title, twin = twin_of_layer(layer)
         yield title, layer, twin, arguments
 
 
@@ -165,9 +146,13 @@ def examples_of(package: ModuleType, seed: int) -> Iterator[tuple[str, Any, tupl
     """(module's name, layer, arguments) of every module in `package` that has `examples`.
 
     A module's examples are argument sets of its own forward; one that holds several layers yields (layer, arguments).
+    Raises UserError for a layer that lacks a part.
     """
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
+        if hasattr(module, "forward") or hasattr(module, "backward"):
+            file = f"{module.__name__.replace('.', '/')}.py"
+            require_parts(f"layer {info.name}", module, file, "forward", "backward", "EQUATIONS", "examples")
         if hasattr(module, "examples"):
             for example in module.examples(torch.Generator().manual_seed(seed)):
                 layer, arguments = (module, example) if hasattr(module, "forward") else example
@@ -176,7 +161,7 @@ def examples_of(package: ModuleType, seed: int) -> Iterator[tuple[str, Any, tupl
 
 def verify_costs(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
     """Every cost and its gradient, divided by a count that is not the batch size."""
-    for name, (loss, twin) in COSTS.items():
+    for name, (loss, twin) in costs().items():
         check = Check("costs", name)
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
@@ -191,6 +176,7 @@ def verify_costs(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
 
 def verify_all(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
     """Causes before effects: what is wrong in a layer is wrong in a model too."""
+    require_twins()
     yield from verify_layers(dtype, seeds)
     yield from verify_costs(dtype, seeds)
     for name in FAMILIES:
@@ -203,7 +189,7 @@ def compare(manual: ManualLearner, references: list[ReferenceLearner], x: Tensor
     Raises UserError where neither has finite numbers to compare.
     """
     for reference in references:
-        reference.load_state_dict(manual.state_dict())
+        start_alike(manual, reference)
     rows = compare_passes(manual, references, x, y).report.rows
     if not rows:
         raise UserError(f"this network overflows in {str(manual.dtype).removeprefix('torch.')}: give a wider --dtype")
