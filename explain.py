@@ -110,6 +110,7 @@ def main(argv: list[str]) -> int:
     """The exit status: 0, 2 for a mistake in what was asked for, 141 for a closed pipe."""
     arguments = tyro.cli(Arguments, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
     trained = load_trained(arguments.checkpoint)
+    trained.require_classes()
     config = trained.config
     folder = arguments.data_dir or Path(config.data_dir)
     data = load(config.dataset, folder, validation=config.validation, examples=config.examples)

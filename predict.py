@@ -108,6 +108,7 @@ def main(argv: list[str]) -> int:
     """The exit status: 0, 2 for a mistake in what was asked for, 141 for a closed pipe."""
     arguments = tyro.cli(Arguments, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
     trained = load_trained(arguments.checkpoint)
+    trained.require_classes()
     if arguments.images:
         result, show = predict(trained, arguments.images), print_predictions
     else:

@@ -82,8 +82,8 @@ def test_generated_sections_are_written_between_their_markers(tmp_path: Path, mo
 
 
 def test_every_dependency_is_imported_somewhere() -> None:
-    modules = {"pillow": "PIL", "tensorboard": "tensorboard"}
-    names = re.findall(r"^([a-z]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    modules = {"pillow": "PIL", "docstring-parser": "docstring_parser"}
+    names = re.findall(r"^([a-z-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     source = "".join(path.read_text(encoding="utf-8") for path in ROOT.rglob("*.py") if ".venv" not in path.parts)
     for name in names:
         module = modules.get(name, name)

@@ -4,6 +4,7 @@ What they add to it: whole numbers as x, a state that is carried from batch to b
 weight used twice, masks of more than two dimensions, a gradient that is zero in exact arithmetic, generation.
 """
 
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -875,3 +876,15 @@ def test_a_batch_of_more_streams_than_segments_is_refused_in_one_sentence(
     done = call(capsys, train.main, *flags(options))
     assert done.status == 2
     assert one_sentence(done.err).startswith("train.py: --batch-size is 50, but a text of 101 ids has 14 segments of 7")
+
+
+@pytest.mark.parametrize("script", ["predict", "explain"])
+def test_scripts_about_classes_refuse_a_network_that_has_none(
+    script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"model": "cell", "data_dir": TEXT, "max_steps": 2, "run_dir": tmp_path / "run"}
+    assert call(capsys, train.main, *flags(options)).status == 0
+    others = ["--dataset", "text"] if script == "predict" else []
+    done = call(capsys, importlib.import_module(script).main, "--checkpoint", tmp_path / "run", *others)
+    assert done.status == 2
+    assert "this network is for prediction of the next token and has no classes: give" in one_sentence(done.err)

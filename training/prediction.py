@@ -18,6 +18,7 @@ from training.families.networks import arranged, make_model
 from training.learners.factory import make_manual, make_reference
 from training.learners.manual import ManualLearner
 from training.learners.verification import Check, compare, formats
+from training.tasks import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,13 @@ class Trained:
     def outputs(self, x: Tensor) -> Tensor:
         """Outputs (B, classes) for inputs x (B, features); bytes are pictures."""
         return torch.cat([self.learner.outputs(scaled(block, self.dtype)) for block in x.split(BLOCK)])
+
+    def require_classes(self) -> None:
+        """Raises UserError for a network that does not classify."""
+        if self.data.task != CLASSIFICATION.name:
+            raise UserError(
+                f"this network is for {self.data.task} and has no classes: give the checkpoint of one that classifies"
+            )
 
     def require_like(self, data: Dataset) -> None:
         """Raises UserError unless examples and classes of `data` are what this network knows."""
