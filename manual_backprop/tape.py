@@ -73,7 +73,7 @@ class Tape:
             self.see(output, delta)
         gradients = layer.backward(*d_outputs, self.take(name), **options)
         for gradient, label in zip(_tuple(gradients), layer.EQUATIONS, strict=False):
-            self._name(gradient, label)
+            self.name(label, gradient)
         return gradients
 
     def keep(self, kind: str, name: str, output: Tensor, cache: Any = None, **equations: Tensor) -> None:
@@ -99,7 +99,7 @@ class Tape:
             known = self._origins.get(delta.data_ptr()) or self._origins.get(delta.untyped_storage().data_ptr())
             self.labels[name] = label or (known[1] if known else "" if self.deltas else "∂C/∂output")
             self.deltas[name] = delta
-            self._name(delta, self.labels[name])
+            self.name(self.labels[name], delta)
 
     def add(self, label: str, *gradients: Tensor) -> Tensor:
         """The sum of what comes back on several ways, which has a label of its own."""
@@ -107,10 +107,15 @@ class Tape:
         self.name(label, total)
         return total
 
-    def name(self, label: str, gradient: Tensor) -> None:
-        """The equation by which a model made this gradient itself."""
-        if self.observes:
-            self._name(gradient, label)
+    def name(self, label: str, gradient: Tensor | None) -> None:
+        """The equation by which this gradient was made: from here on its memory holds what the label says.
+
+        Two gradients may lie in one memory, as parts of one product: then each is known by where it begins. While the
+        tape has the tensor, the memory cannot be used again for another.
+        """
+        if self.observes and gradient is not None:
+            self._origins[gradient.data_ptr()] = gradient, label
+            self._origins.setdefault(gradient.untyped_storage().data_ptr(), (gradient, label))
 
     def equations(self, parameters: Mapping[str, Tensor]) -> dict[str, tuple[str, str]]:
         """For each parameter that a call was given: the label of its gradient, and its name in the equations.
@@ -131,15 +136,6 @@ class Tape:
         if name in self.caches:
             raise ValueError(f"the tape holds a cache of {name} already: give each call a name of its own")
         self.caches[name] = cache
-
-    def _name(self, gradient: Tensor | None, label: str) -> None:
-        """From here on this memory holds what the label says. To keep the tensor keeps the memory from being reused.
-
-        Two gradients may lie in one memory, as parts of one product: then each is known by where it begins.
-        """
-        if gradient is not None:
-            self._origins[gradient.data_ptr()] = gradient, label
-            self._origins.setdefault(gradient.untyped_storage().data_ptr(), (gradient, label))
 
 
 def kind(layer: Any) -> str:
