@@ -39,7 +39,7 @@ def confusion_matrix(labels: Tensor, predictions: Tensor, classes: Sequence[str]
             color = "white" if share[row, column] > 0.36 else "black" if count else "#bbbbbb"
             axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=9)
     correct = (labels == predictions).double().mean()
-    axes.set_title(f"{correct:.2%} of {len(labels):,} are right")
+    axes.set_title(f"{correct:.2%} of {len(labels):,} classified correctly")
     axes.set_xlabel("prediction")
     axes.set_ylabel("label")
     every = range(0, n, max(1, n // 40))
