@@ -86,7 +86,7 @@ def perplexity(sums: Sums) -> float:
 
 
 # loss/train is logged by the steps themselves: the mean cost of the mini-batches
-ACCURACY = Metric("accuracy", accuracy, "share that is right", ".2%", "share")
+ACCURACY = Metric("accuracy", accuracy, "fraction classified correctly", ".2%", "share")
 LOSS = Metric("loss", mean_cost, "cost per example", ".4f", "logarithmic", on_train=False)
 TOKEN_LOSS = Metric("loss", mean_cost, "cost per token", ".4f", "logarithmic", on_train=False)
 PERPLEXITY = Metric("perplexity", perplexity, "perplexity", ".3f", "logarithmic")
