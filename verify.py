@@ -83,7 +83,7 @@ def print_part(part: str, checks: list[Check]) -> None:
 
 def print_details(check: Check) -> None:
     """A line per tensor, with the one of its comparisons that came nearest to its limit."""
-    table = titled(f"{check.title}, {len(check.reports)} draws")
+    table = titled(f"{check.title}, {len(check.reports)} {'draw' if len(check.reports) == 1 else 'draws'}")
     table.add_column("tensor")
     table.add_column("shape")
     for heading in ("relative error", "allowed"):

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from gradient_check import central_differences
 from manual_backprop import losses
 from manual_backprop.losses import Loss
-from manual_backprop.tape import Tape
+from manual_backprop.tape import Noise, Tape
 from reference.losses import LOSSES as REFERENCE_LOSSES
 from training.data import Split
-from training.data.noise import Draw
 from training.families.model import Model
 from training.learners.base import Backpropagation
 from training.learners.reference import ReferenceLearner
@@ -110,7 +109,7 @@ def by_twin(
     *,
     buffers: Mapping[str, Tensor] | None = None,
     memory: Mapping[str, Tensor] | None = None,
-    noise: Draw | None = None,
+    noise: Noise | None = None,
 ) -> dict[str, Tensor]:
     """The independent nn.Module, at the same parameters; in training unless it was told `eval()`."""
     draw = None if noise is None else lambda steps, device, dtype: noise

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from manual_backprop.models.cnn import CNN
 from manual_backprop.models.lenet5 import LeNet5
-from training.data.noise import Draw, dropout_noise
+from manual_backprop.tape import Noise
+from training.data.noise import dropout_noise
 from training.families.networks import make_twin
 
 GAINS = {"relu": 1.5, "leaky_relu": 1.5, "sigmoid": 3.0, "gelu": 2.0, "silu": 2.0}
@@ -46,7 +47,7 @@ class Problem:
             for name, tensor in self.model.buffers().items()
         }
 
-    def dropped(self, probability: float) -> tuple["Problem", Draw]:
+    def dropped(self, probability: float) -> tuple["Problem", Noise]:
         """The problem with dropout, and its noise."""
         model = replace(self.model, dropout=probability)  # type: ignore[call-arg]
         return replace(self, model=model), dropout_noise(seed=3)(0, torch.device("cpu"), torch.float64)

@@ -73,5 +73,11 @@ def test_what_is_no_picture_is_refused():
     numbers = Split(torch.randn(6, 4), torch.zeros(6, dtype=torch.int64))
     for shape, split in (((4,), numbers), ((2, 2), numbers), ((4,), Split(numbers.x.to(torch.uint8), numbers.y))):
         data = Dataset("npz", split, split, shape, ("a",), "")
-        with pytest.raises(UserError, match="--expand shifts is for pictures, and the examples of npz are none"):
+        with pytest.raises(UserError, match=r"^--expand shifts is for pictures of height×width bytes, and an example"):
             expand(data, ("shifts",))
+
+
+def test_pictures_in_color_are_refused_by_their_shape():
+    color = Split(torch.zeros(6, 12, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(UserError, match=r"an example of npz is 3×2×2 of uint8: leave it out$"):
+        expand(Dataset("npz", color, color, (3, 2, 2), ("a",), ""), ("shifts",))

@@ -1,11 +1,17 @@
 """What the autograd learner sees of its module: each call's output and δ, whatever the module returns."""
 
+import pytest
 import torch
-from both_ways import TWIN_LOSSES
+from both_ways import LOSSES, TWIN_LOSSES
 from torch import Tensor, nn
 
+from manual_backprop.layers import linear
+from manual_backprop.parameters import Parameters
+from manual_backprop.tape import Tape
 from training.data import Split
+from training.errors import UserError
 from training.learners.reference import ReferenceLearner
+from training.learners.step import backpropagate
 
 
 class Sequence(nn.Module):
@@ -45,3 +51,20 @@ def test_of_a_module_with_several_outputs_each_is_seen() -> None:
     torch.testing.assert_close(elsewhere.outputs["lstm.h"], result.outputs["lstm.h"])
     expected = module.linear(moved["lstm.y"][:, -1] + moved["lstm.h"][0] * moved["lstm.c"][0])
     torch.testing.assert_close(elsewhere.outputs["linear"], expected.detach())
+
+
+class NamedOutput:
+    """A model with a call that has the name of the model's own output."""
+
+    def forward(self, p, x, tape):
+        return tape.forward(linear, "output", x, p["output.weight"], p["output.bias"])
+
+    def backward(self, p, d_output, g, tape):
+        _, g["output.weight"], g["output.bias"] = tape.backward(linear, "output", d_output)
+
+
+def test_no_call_has_the_name_of_the_models_output() -> None:
+    params = Parameters({"output.weight": (3, 5), "output.bias": (3,)})
+    x, y = torch.ones(4, 5), torch.tensor([0, 1, 2, 0])
+    with pytest.raises(UserError, match=r"^a call of NamedOutput is named output, the name of the model's own output"):
+        backpropagate(NamedOutput(), LOSSES["quadratic"], params, x, y, params.zeros_like(), Tape(observes=True))

@@ -277,6 +277,32 @@ def test_a_finished_run_says_so_and_stays_as_it_is(tmp_path: Path, capsys: Capsy
     assert {path.name: path.read_bytes() for path in run_dir.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("option", "number", "told"),
+    [("--epochs", 1, "is at step 14 already"), ("--max-steps", 13, "end it at step 13: give more")],
+)
+def test_a_run_beyond_its_new_end_is_refused(
+    option: str, number: int, told: str, tmp_path: Path, capsys: Capsys
+) -> None:
+    run_dir = tmp_path / "run"
+    assert call(capsys, train.main, *command_line(tmp_path, run_dir, epochs=2)).status == 0
+    before = {path.name: path.read_bytes() for path in run_dir.iterdir()}
+    done = call(capsys, train.main, "--resume", run_dir, option, number)
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    assert told in done.err
+    assert {path.name: path.read_bytes() for path in run_dir.iterdir()} == before
+
+
+def test_a_run_cannot_become_shorter_than_its_warmup(tmp_path: Path, capsys: Capsys) -> None:
+    run_dir = tmp_path / "run"
+    assert call(capsys, train.main, *command_line(tmp_path, run_dir, epochs=2, warmup=12)).status == 0
+    done = call(capsys, train.main, "--resume", run_dir, "--max-steps", 12)
+    assert (done.status, done.err) == (
+        2,
+        "train.py: --warmup is 12, but it must be less than the run's 12 steps\n",
+    )
+
+
 @pytest.mark.slow
 def test_stopped_between_the_last_evaluation_and_the_final_figures(tmp_path: Path, capsys: Capsys) -> None:
     run_dir = tmp_path / "run"

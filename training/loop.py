@@ -59,7 +59,7 @@ class Outcome:
     def headline(self) -> str:
         """The result in words: "test accuracy 90.40% (best 90.45%)"."""
         metric = self.task.headline
-        best = f" (best {metric.shown(self.best)})" if isfinite(self.best) else ""
+        best = f" (best {metric.shown(self.best)})" if self.best != self.task.worst else ""
         return f"test {metric.name} {metric.shown(self.latest)}{best}"
 
 

@@ -59,10 +59,15 @@ def _require_to_fit(config: Config, data: Dataset, model: Model) -> None:
     family.require_fit(config, data)
     moving = [flag(name) for name in ("shift", "rotate") if getattr(config, name)]
     if moving and len(data.shape) != 2:
+        verb = "move" if len(moving) > 1 else "moves"
         raise UserError(
-            f"{' and '.join(moving)} move pictures of height×width, and an example of {data.name} is "
+            f"{' and '.join(moving)} {verb} pictures of height×width, and an example of {data.name} is "
             f"{'×'.join(map(str, data.shape))}: give {' 0 '.join(moving)} 0"
         )
+    require_longer_than_warmup(config, data)
+
+
+def require_longer_than_warmup(config: Config, data: Dataset) -> None:
     steps = config.total_steps(data.train.steps(config.batch_size))
     if config.warmup >= steps:
         raise UserError(f"--warmup is {config.warmup:,}, but it must be less than the run's {steps:,} steps")

@@ -29,7 +29,7 @@ from training.families.networks import arranged, make_model
 from training.interruption import Interruption
 from training.learners.factory import make_learner
 from training.loop import Loop, Outcome
-from training.prepare import FOUND_THREADS, prepare, resolve_device
+from training.prepare import FOUND_THREADS, prepare, require_longer_than_warmup, resolve_device
 from training.schedules import ended_early
 from training.tasks import Task, task_of
 
@@ -73,16 +73,16 @@ def resume(run_dir: Path, config: Config) -> Result:
     """Go on with a run where its `last.pt` stands, bit for bit as if it had not stopped.
 
     `config` is the run's own (`load_config`), or has other epochs or max_steps, for which the rest of the schedule is
-    then laid out. Raises UserError if there is no run to resume or if its data are not there.
+    then laid out. Raises UserError if there is no run to resume, if its data are not there, or if it is
+    beyond the end already.
     """
     saved = checkpoint.load(run_dir)
     data = load_data(config)
     if checkpoint.summary(data) != saved["data"]:
         raise UserError(f"the data in {config.data_dir} are not those that the run in {run_dir} was trained on")
     resolve_device(config.device, config.dtype)
+    require_longer_than_warmup(config, data)
     model = make_model(config, data)
-    if saved["format"] == 1 and getattr(model, "dropout", None):
-        print("note: an earlier version began this run and drew other masks for dropout: its next steps have new ones")
     return _run(config, data, model, run_dir, saved)
 
 
@@ -104,13 +104,16 @@ def _run(config: Config, data: Dataset, model: Model, run_dir: Path, saved: Chec
     data = data.to(config.device)
     learner = make_learner(config, data, model)
     total, task = config.total_steps(data.train.steps(config.batch_size)), task_of(data)
-    if learner.steps > total:
-        raise UserError(f"the run in {run_dir} is at step {learner.steps:,} already, beyond {total:,}: give more")
     if saved is not None:
         try:
             learner.load_state_dict(saved)
         except ValueError as error:
             raise UserError(f"the checkpoint in {run_dir} is not of this network: {error}") from error
+        if learner.steps > total:
+            raise UserError(
+                f"the run in {run_dir} is at step {learner.steps:,} already, and --epochs and --max-steps end it at "
+                f"step {total:,}: give more"
+            )
         early = ended_early(config, saved["progress"], task) if learner.steps < total else ""
         if (early or learner.steps >= total) and is_complete(run_dir, learner.steps, task):
             more = f"it ended early, {early}" if early else "more --epochs, or --max-steps, go on with it"
@@ -119,6 +122,8 @@ def _run(config: Config, data: Dataset, model: Model, run_dir: Path, saved: Chec
             proof = learner.proof.load(progress.get("proof", {})).after(learner.steps) if learner.proof else ""
             outcome = Outcome(True, learner.steps, task, progress["latest"], progress["best"], proof=proof)
             return Result(outcome, run_dir, seconds=0.0, signal=0)
+        if saved["format"] == 1 and getattr(model, "dropout", None):
+            print("note: an earlier version began this run and drew other masks for dropout: the next steps differ")
         if config != load_config(run_dir):
             (run_dir / "config.toml").write_text(config.to_toml(), encoding="utf-8")
     first, _ = data.train.batch(torch.arange(1, device=learner.device), getattr(torch, config.dtype))

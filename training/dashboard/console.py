@@ -91,7 +91,7 @@ class RunConsole:
         count = f"epoch {epoch:>{len(str(self.config.epochs))}}/{self.config.epochs}"
         if self.config.eval_every:  # several evaluations may be of one epoch
             count += f"  step {step:>{len(f'{self.total:,}')},}/{self.total:,}"
-        rate = f"  {speed:,.0f} examples/s" if step else ""
+        rate = f"  {speed:,.0f} examples/s" if speed else ""
         if self.out.is_terminal:
             result = self.headline.shown(values[f"{self.headline.name}/test"])
             self.progress.update(self.task, description=f"{count}  test {self.headline.name} {result}{rate}")

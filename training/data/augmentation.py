@@ -10,8 +10,6 @@ from training.data.expansion import turn
 from training.data.noise import step_generator
 
 Augment = Callable[[int, Tensor], Tensor]  # (steps taken, x) → x as this step shows it; the same for the same steps
-
-
 Pictures = Tensor  # (B, height, width), floating point
 
 

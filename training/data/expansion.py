@@ -59,15 +59,22 @@ def expand(data: Dataset, names: Sequence[str]) -> Dataset:
     """The data set with copies of its training pictures behind them: "shifts" adds four, "rotations" two of each.
 
     Nielsen's chapter 3 makes 250,000 pictures of 50,000 by shifts. The test set, or what is held out in its place,
-    stays as it is. Raises UserError for examples that are no pictures, which are rows of bytes.
+    stays as it is. Raises UserError for examples that are not height×width bytes.
     """
     if not names:
         return data
     if len(data.shape) != 2 or not isinstance(data.train, Split) or data.train.x.dtype != torch.uint8:
-        raise UserError(f"--expand {' '.join(names)} is for pictures, and the examples of {data.name} are none")
+        raise UserError(
+            f"--expand {' '.join(names)} is for pictures of height×width bytes, and an example of {data.name} is "
+            f"{'×'.join(map(str, data.shape))} of {_format(data)}: leave it out"
+        )
     pictures = data.train.x.view(-1, *data.shape)
     moves = [move for name in names for move in EXPANSIONS[name]]
     x = torch.cat([pictures, *(move(pictures) for move in moves)]).flatten(1)
     y = data.train.y.repeat(1 + len(moves))
     source = f"{data.source}; expanded by {' and '.join(names)} to {len(y):,} training examples"
     return replace(data, train=Split(x, y), source=source)
+
+
+def _format(data: Dataset) -> str:
+    return str(data.train.stored(torch.arange(0, device=data.train.device)).dtype).removeprefix("torch.")

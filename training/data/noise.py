@@ -6,8 +6,9 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-Draw = Callable[[str, tuple[int, ...], float], Tensor]  # (call, shape, keep) → mask, as a tape and a twin ask for it
-Noise = Callable[[int, torch.device, torch.dtype], Draw]  # (steps taken, …) → the noise of the step after them
+from manual_backprop.tape import Noise
+
+StepNoise = Callable[[int, torch.device, torch.dtype], Noise]  # (steps taken, …) → the noise of the step after them
 
 
 def step_generator(seed: int, steps: int, what: str) -> torch.Generator:
@@ -16,10 +17,10 @@ def step_generator(seed: int, steps: int, what: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(blake2b(key.encode(), digest_size=8).digest()))
 
 
-def dropout_noise(seed: int) -> Noise:
+def dropout_noise(seed: int) -> StepNoise:
     """Masks of ones, with probability `keep`, and zeros; the same for the same seed, step and call."""
 
-    def noise(steps: int, device: torch.device, dtype: torch.dtype) -> Draw:
+    def noise(steps: int, device: torch.device, dtype: torch.dtype) -> Noise:
         def draw(call: str, shape: tuple[int, ...], keep: float) -> Tensor:
             mask = torch.rand(shape, generator=step_generator(seed, steps, call)) < keep
             return mask.to(device, dtype)

@@ -98,7 +98,7 @@ class Family:
         return False
 
     def bounded(self, values: Values) -> tuple[str, ...]:
-        """`activation`, with outputs between 0 and 1 where the cost needs them and no activation of theirs is named."""
+        """`activation`, with sigmoid last where the cost needs outputs from 0 to 1 and none is named for them."""
         return self.activation(values)
 
     def activation(self, values: Values) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ class Learner(Protocol):
         ...
 
     def backpropagate(self, x: Tensor, y: Tensor) -> Backpropagation:
-        """Forward and backward at the present θ, which does not move; nor do the buffers."""
+        """Forward and backward at the present θ, which does not move; nor do buffers and memory."""
         ...
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from manual_backprop.parameters import Parameters
 from manual_backprop.tape import Tape
 from training.data import Examples
 from training.data.augmentation import Augment
-from training.data.noise import Noise
+from training.data.noise import StepNoise
 from training.families.model import Model
 from training.learners.base import Backpropagation, LearnerState, activations
 from training.learners.step import backpropagate
@@ -40,7 +40,7 @@ class ManualLearner:
         clip_norm: float = 0.0,
         clip_value: float = 0.0,
         max_norm: float = 0.0,
-        noise: Noise | None = None,
+        noise: StepNoise | None = None,
         augment: Augment | None = None,
     ) -> None:
         self.model, self.loss, self.optimizer, self.train = model, loss, optimizer, train

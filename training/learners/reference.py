@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from reference import losses, optimizers, regularizers
 from training.data import Examples
 from training.data.augmentation import Augment
-from training.data.noise import Noise
+from training.data.noise import StepNoise
 from training.learners.base import Backpropagation, LearnerState, activations
 
 Place = nn.Module | tuple[nn.Module, int]  # a module, or one of the tensors in its output, by number
@@ -58,7 +58,7 @@ class ReferenceLearner:
         clip_norm: float = 0.0,
         clip_value: float = 0.0,
         max_norm: float = 0.0,
-        noise: Noise | None = None,
+        noise: StepNoise | None = None,
         augment: Augment | None = None,
         **settings: Any,
     ) -> None:
@@ -187,7 +187,7 @@ class ReferenceLearner:
         return activations({name: seen.output.detach() for name, seen in _numbered(calls).items()})
 
     def _observed(self) -> Mapping[str, Place]:
-        return self.module.observed()  # type: ignore[operator]
+        return cast(Twin, self.module).observed()
 
     def forget(self) -> None:
         self.memory = {}

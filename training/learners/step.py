@@ -13,6 +13,7 @@ from torch import Tensor
 from manual_backprop.losses import Loss
 from manual_backprop.parameters import Parameters
 from manual_backprop.tape import Tape
+from training.errors import UserError
 from training.families.model import Model
 from training.learners.base import Backpropagation
 
@@ -22,13 +23,18 @@ def backpropagate(
 ) -> Backpropagation:
     """The cost of a batch and its whole gradient, which is handed to `gradients` tensor by tensor. θ does not move.
 
-    Only if the tape observes are outputs and deltas there afterwards; else each is let go as soon as it is used.
+    Only if the tape observes are outputs and deltas there afterwards; else each is let go as soon as it is used. Raises
+    UserError then for a call that is named `output`: `deltas` has the gradient of the model's own output by this name.
     """
     with torch.inference_mode():
         output = model.forward(params, x, tape)
         C, cache = loss.forward(output, y)
         d_output = loss.backward(1.0, cache)
         model.backward(params, d_output, gradients, tape)
+    if "output" in tape.outputs:
+        raise UserError(
+            f"a call of {type(model).__name__} is named output, the name of the model's own output: give it another"
+        )
     return Backpropagation(
         loss=C,
         gradients=gradients,

@@ -41,7 +41,7 @@ REGISTRIES: tuple[tuple[str, Mapping[str, Any], str, Mapping[str, Any], str], ..
         "OPTIMIZERS of reference/optimizers.py",
     ),
 )
-"""Of each kind the parts by hand and where they stand, and the twins and where they stand."""
+"""For each kind of part: the hand-written ones, where they are listed, their twins, and where those are listed."""
 
 
 def require_twins(*kinds: str) -> None:
