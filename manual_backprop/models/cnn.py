@@ -57,7 +57,7 @@ class CNN:
             height, width = self.shape[1:]
             raise ValueError(
                 f"{len(self.channels)} stages halve a picture {len(self.channels)} times, and {height}×{width} pixels "
-                f"allow {most}: give fewer channels"
+                f"allow {most}: give channels for so many stages at most"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}, but it must be from 0 to below 1")
