@@ -64,10 +64,11 @@ class ManualLearner:
 
     def advance(self, batches: Tensor, learning_rates: Tensor) -> Tensor:
         losses = []
-        for indices, lr in zip(batches.to(self.device), learning_rates, strict=True):
-            result = self._backpropagate(*self.batch(indices), observes=False)
-            self.apply(result, lr)
-            losses.append(result.loss)
+        with torch.inference_mode():
+            for indices, lr in zip(batches.to(self.device), learning_rates, strict=True):
+                result = self._backpropagate(*self.batch(indices), observes=False)
+                self._apply(result, lr)
+                losses.append(result.loss)
         return torch.stack(losses)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +76,8 @@ class ManualLearner:
         return self.augment(self.steps, x) if self.augment else x, y
 
     def backpropagate(self, x: Tensor, y: Tensor) -> Backpropagation:
-        return self._backpropagate(x, y, observes=True)
+        with torch.inference_mode():
+            return self._backpropagate(x, y, observes=True)
 
     def _backpropagate(self, x: Tensor, y: Tensor, observes: bool) -> Backpropagation:
         tape = Tape(training=True, buffers=self.buffers, memory=self.memory, observes=observes)
@@ -86,19 +88,22 @@ class ManualLearner:
     def apply(self, result: Backpropagation, lr: Tensor) -> None:
         """Take the step that `result`, the newest from `backpropagate`, calls for."""
         with torch.inference_mode():
-            self.t.fill_(self.steps + 1)
-            theta, gradient = self.params.theta, self.gradients.theta
-            if self.l1_decay is not None:
-                gradient = gradient + regularizers.l1_subgradient(theta, self.l1_decay)
-            if self.clip_norm:
-                gradient = clipping.by_norm(gradient, self.clip_norm)
-            if self.clip_value:
-                gradient = clipping.by_value(gradient, self.clip_value)
-            self.optimizer.update(theta, gradient, self.optimizer_state, lr, self.t, self.decay, self.params.split)
-            if self.max_norm:
-                for W in self.params.values():
-                    if W.dim() > 1:
-                        W.copy_(regularizers.max_norm(W, self.max_norm))
+            self._apply(result, lr)
+
+    def _apply(self, result: Backpropagation, lr: Tensor) -> None:
+        self.t.fill_(self.steps + 1)
+        theta, gradient = self.params.theta, self.gradients.theta
+        if self.l1_decay is not None:
+            gradient = gradient + regularizers.l1_subgradient(theta, self.l1_decay)
+        if self.clip_norm:
+            gradient = clipping.by_norm(gradient, self.clip_norm)
+        if self.clip_value:
+            gradient = clipping.by_value(gradient, self.clip_value)
+        self.optimizer.update(theta, gradient, self.optimizer_state, lr, self.t, self.decay, self.params.split)
+        if self.max_norm:
+            for W in self.params.values():
+                if W.dim() > 1:
+                    W.copy_(regularizers.max_norm(W, self.max_norm))
         self.buffers = dict(result.buffers)
         if self.train.carries:
             self.memory = result.memory

@@ -1,13 +1,11 @@
 """One training step of a hand-written model: forward, cost, backward.
 
-All speed lives here. This is the plain, eager form, and it decides the grad mode: the whole step runs under
-`torch.inference_mode()`, where autograd cannot take part even by accident. θ and the optimizer's state are made
-outside of it.
+This is the plain, eager form. The learner runs it, and the update after it, under `torch.inference_mode()`, where
+autograd cannot take part even by accident. θ and the optimizer's state are made outside of it.
 """
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from manual_backprop.losses import Loss
@@ -26,11 +24,10 @@ def backpropagate(
     Only if the tape observes are outputs and deltas there afterwards; else each is let go as soon as it is used. Raises
     UserError then for a call that is named `output`: `deltas` has the gradient of the model's own output by this name.
     """
-    with torch.inference_mode():
-        output = model.forward(params, x, tape)
-        C, cache = loss.forward(output, y)
-        d_output = loss.backward(1.0, cache)
-        model.backward(params, d_output, gradients, tape)
+    output = model.forward(params, x, tape)
+    C, cache = loss.forward(output, y)
+    d_output = loss.backward(1.0, cache)
+    model.backward(params, d_output, gradients, tape)
     if "output" in tape.outputs:
         raise UserError(
             f"a call of {type(model).__name__} is named output, the name of the model's own output: give it another"
