@@ -34,7 +34,7 @@ def check_step(
     condition: float | Mapping[str, float] = 1.0,
     zeros: Mapping[str, float] | None = None,
     allow_trivial: bool = False,
-    seed: int = 0,
+    seed: int | None = 0,
 ) -> Report:
     """Compare `step_a(*batch)`, which is on trial, with `step_b(*batch)`.
 
@@ -42,7 +42,7 @@ def check_step(
     gradients come from autograd, and its intermediates are the outputs of its submodules by name and, as "δ name",
     their gradients. Intermediates that only one of them has are not compared, and named in a note. The rows come in
     the order in which step_a computes, so the first failure is the nearest to the cause. Both start from the same
-    random state, `seed`.
+    random state, `seed`; with None the random state is left alone.
 
     Below float64, `truth` is a third implementation, in float64, on the same (rounded) parameters; it gets the batch in
     float64. `labels`, `condition`, `zeros` and `allow_trivial` are those of `compare_gradients`, by the names "loss",
@@ -90,10 +90,11 @@ def _named(step: Step, intermediates: Sequence[str]) -> dict[str, Tensor | None]
     return {**before, "loss": step.loss, **after, **{f"d{name}": g for name, g in step.gradients.items()}}
 
 
-def _taken(step: Implementation, batch: Sequence[Any], seed: int, which: str) -> Step:
+def _taken(step: Implementation, batch: Sequence[Any], seed: int | None, which: str) -> Step:
     own = [v.detach().clone() if isinstance(v, Tensor) else v for v in batch]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
         result = _module_step(step, own, which) if isinstance(step, nn.Module) else step(*own)
     if not isinstance(result, Step):
         raise ValueError(f"{which} returned a {type(result).__name__}: return a gradient_check.Step")

@@ -815,3 +815,26 @@ def test_a_layout_that_gives_garbage_is_not_excused_as_rounding():
     report = check_function(Scale.apply, [draw(6, 5), draw(5, seed=1)])
     assert {(row.case, row.name) for row in report.failures} >= {("w expanded", "dx"), ("inputs sliced", "dx")}
     assert {row.diagnosis.kind for row in report.failures} == {"strided"}
+
+
+@pytest.mark.parametrize("seed", [0, 5, None])
+def test_check_step_leaves_the_random_state_of_its_caller(seed):
+    """And with None it does not even set one for the two."""
+    torch.manual_seed(7)
+    drawn = []
+
+    def step():
+        drawn.append(torch.rand(()).item())
+        return Step(torch.tensor(drawn[-1], dtype=torch.float64), {})
+
+    report = check_step(step, step, (), seed=seed)
+    after = torch.rand(()).item()
+    torch.manual_seed(7)
+    expected = [torch.rand(()).item() for _ in range(3)]
+    if seed is None:
+        assert [*drawn, after] == expected
+        assert not report.passed
+    else:
+        assert drawn[0] == drawn[1]
+        assert after == expected[0]
+        assert report.passed
