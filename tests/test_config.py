@@ -406,7 +406,7 @@ def test_wide_channels_are_refused_by_their_name(sample: Dataset) -> None:
 @pytest.mark.parametrize(("option", "value"), [("shift", 1), ("rotate", 5.0)])
 def test_only_pictures_are_moved(option: str, value: float, sample: Dataset) -> None:
     points = load("points")
-    with pytest.raises(UserError, match=rf"--{option} move pictures of height×width, and an example of points is 2"):
+    with pytest.raises(UserError, match=rf"--{option} moves pictures of height×width, and an example of points is 2"):
         resolved(configure(dataset="points", **{option: value}), points)
     assert getattr(resolved(configure(**{option: value}), sample), option) == value
 
