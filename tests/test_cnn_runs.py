@@ -205,7 +205,7 @@ REFUSED: dict[str, tuple[int, dict[str, object], str]] = {
         {"model": "cnn", "channels": (3,), "examples": 1},
         "which leaves an epoch's last mini-batch 1 of 1",
     ),
-    "too many stages": (7, {"model": "cnn"}, "3 stages halve a picture 3 times, and 7×7 pixels allow 2: give channels for so many stages"),
+    "too many stages": (7, {"model": "cnn"}, "3 stages halve a picture 3 times, and 7×7 pixels allow 2: give channels"),
     "LeNet-5 of 20×20": (20, {"model": "lenet5"}, "LeNet-5 reads pictures of 28×28 or 32×32 pixels, not of 20×20"),
     "channels of LeNet-5": (28, {"model": "lenet5", "channels": (3,)}, "--channels goes with --model cnn, not with"),
     "no channels": (8, {"model": "cnn", "channels": ()}, "--channels is empty, but it must be"),
