@@ -119,14 +119,14 @@ class CNN:
         for stage in reversed(self._stages()):
             for block in reversed(self._blocks(stage)):
                 dy = tape.backward(sigma, f"{block}.norm2.a", da)
-                da = normalize_backward(f"{block}.norm2", dy, g, tape)
+                da = d_normalize(f"{block}.norm2", dy, g, tape)
                 da, g[f"{block}.conv2.weight"] = tape.backward(conv2d, f"{block}.conv2", da)
                 da = tape.backward(sigma, f"{block}.norm1.a", da)
-                da = normalize_backward(f"{block}.norm1", da, g, tape)
+                da = d_normalize(f"{block}.norm1", da, g, tape)
                 da, g[f"{block}.conv1.weight"] = tape.backward(conv2d, f"{block}.conv1", da)
                 da = tape.add("RS1", dy, da)
             da = tape.backward(sigma, f"{stage}.norm.a", da)
-            da = normalize_backward(f"{stage}.norm", da, g, tape)
+            da = d_normalize(f"{stage}.norm", da, g, tape)
             da = tape.backward(max_pool2d, f"{stage}.pool", da)
             need_dx = tape.need_dx or stage != "stage1"
             da, g[f"{stage}.conv.weight"] = tape.backward(conv2d, f"{stage}.conv", da, need_dx=need_dx)
@@ -151,7 +151,7 @@ def normalize(name: str, p: Mapping[str, Tensor], x: Tensor, tape: Tape) -> Tens
     return y
 
 
-def normalize_backward(name: str, dy: Tensor, g: Receiver, tape: Tape) -> Tensor:
+def d_normalize(name: str, dy: Tensor, g: Receiver, tape: Tape) -> Tensor:
     layer = batch_norm if tape.training else batch_norm.evaluation
     dx, g[f"{name}.weight"], g[f"{name}.bias"] = tape.backward(layer, name, dy)
     return dx
