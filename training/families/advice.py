@@ -30,7 +30,7 @@ def advice(config: Config, total: int) -> str:
             names = ["loss", *named, "lr", "init"]
             tips.append(" ".join(f"{flag(name)} {shown(other[name])}" for name in names))
     if not tips:
-        tips += [*family.advice(config), f"a smaller --lr (not {config.lr:g})", "another --optimizer or --seed"]
+        return ", or ".join([*family.advice(config), general_advice(config, total)])
     return f"{', or '.join(tips)}{', and more --epochs' * (total < LONG)}"
 
 

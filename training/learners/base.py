@@ -40,6 +40,14 @@ def without_activations(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(".a")}
 
 
+def own(tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Clones on this device; floating point as `dtype` (a count of batches stays whole)."""
+    return {
+        name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+        for name, tensor in tensors.items()
+    }
+
+
 class LearnerState(TypedDict):
     """All that a learner needs to go on: tensors (clones), by name."""
 

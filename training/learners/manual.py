@@ -14,7 +14,7 @@ from training.data import Examples
 from training.data.augmentation import Augment
 from training.data.noise import StepNoise
 from training.families.model import Model
-from training.learners.base import Backpropagation, LearnerState, activations
+from training.learners.base import Backpropagation, LearnerState, activations, own
 from training.learners.step import backpropagate
 
 
@@ -48,7 +48,7 @@ class ManualLearner:
         self.dtype, self.device = dtype, train.device
         self.params = Parameters(model.shapes, dtype=dtype, device=self.device)
         self.gradients = self.params.zeros_like()
-        self.buffers = {name: self._own(tensor) for name, tensor in model.buffers().items()}
+        self.buffers = own(model.buffers(), self.device, self.dtype)
         self.memory: Mapping[str, Tensor] = {}
         self.decay, self.l1_decay = self._on_weights(l2), self._on_weights(l1)
         self.clip_norm, self.clip_value, self.max_norm = clip_norm, clip_value, max_norm
@@ -143,7 +143,7 @@ class ManualLearner:
         self.params.load_state_dict({name: tensor for name, tensor in model.items() if name not in self.buffers})
         if missing := self.buffers.keys() - model.keys():
             raise ValueError(f"the buffer {sorted(missing)[0]} is missing")
-        self.buffers = {name: self._own(model[name]) for name in self.buffers}
+        self.buffers = own({name: model[name] for name in self.buffers}, self.device, self.dtype)
         if state["optimizer"].keys() != self.optimizer_state.keys():
             found, wanted = (", ".join(sorted(some)) or "empty" for some in (state["optimizer"], self.optimizer_state))
             raise ValueError(f"the optimizer's state is {found}, but here it must be {wanted}")
@@ -151,12 +151,8 @@ class ManualLearner:
             pieces = self.params.zeros_like()
             pieces.load_state_dict(tensors)
             self.optimizer_state[key] = pieces.theta
-        self.memory = {name: self._own(tensor) for name, tensor in state["memory"].items()}
+        self.memory = own(state["memory"], self.device, self.dtype)
         self.steps = state["steps"]
 
     def _on_weights(self, decay: float) -> Tensor | None:
         return self.params.vector(lambda name: decay if self.params[name].dim() > 1 else 0.0) if decay else None
-
-    def _own(self, tensor: Tensor) -> Tensor:
-        """A clone on this learner's device; floating point in its dtype (a count of batches stays whole)."""
-        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype, copy=True)

@@ -15,7 +15,7 @@ from reference import losses, optimizers, regularizers
 from training.data import Examples
 from training.data.augmentation import Augment
 from training.data.noise import StepNoise
-from training.learners.base import Backpropagation, LearnerState, activations
+from training.learners.base import Backpropagation, LearnerState, activations, own
 
 Place = nn.Module | tuple[nn.Module, int]  # a module, or one of the tensors in its output, by number
 
@@ -206,10 +206,7 @@ class ReferenceLearner:
         except RuntimeError as error:  # torch's way to say that names or shapes differ
             raise ValueError(" ".join(str(error).split())) from error
         optimizers.load_state(self.optimizer, self.module, state["optimizer"], state["steps"])
-        self.memory = {
-            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
-            for name, tensor in state["memory"].items()
-        }
+        self.memory = own(state["memory"], self.device, self.dtype)
         self.steps = state["steps"]
 
 
