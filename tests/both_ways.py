@@ -153,6 +153,12 @@ def assert_central_differences_agree(
         assert error <= allowed, f"{name}: off by {error:.2e}, allowed {allowed:.2e}, of {size:.2e}"
 
 
+def differ(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors, which must be of one shape and format, are further apart than any rounding of them."""
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    return bool((a - b).norm() > 1e-4 * b.norm())
+
+
 def assert_not_trivial(gradients: Mapping[str, Tensor]) -> None:
     """Nothing is shown by agreeing with zeros."""
     for name, tensor in gradients.items():

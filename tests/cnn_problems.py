@@ -91,9 +91,3 @@ LENETS = {
 PROBLEMS = {f"LeNet-5, {name}": problem for name, problem in LENETS.items()} | {
     f"CNN, {name}": problem for name, problem in CNNS.items()
 }
-
-
-def differ(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors, which must be of one shape and format, are further apart than any rounding of them."""
-    assert (a.shape, a.dtype) == (b.shape, b.dtype)
-    return bool((a - b).norm() > 1e-4 * b.norm())

@@ -4,8 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from both_ways import LOSSES, TWIN_LOSSES, assert_central_differences_agree, assert_not_trivial, by_hand, by_twin
-from cnn_problems import CNNS, LENETS, PROBLEMS, Problem, differ
+from both_ways import (
+    LOSSES,
+    TWIN_LOSSES,
+    assert_central_differences_agree,
+    assert_not_trivial,
+    by_hand,
+    by_twin,
+    differ,
+)
+from cnn_problems import CNNS, LENETS, PROBLEMS, Problem
 from torch import Tensor
 
 from gradient_check import compare_gradients

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from both_ways import LOSSES, by_hand, random_batch
-from cnn_problems import CNNS, LENETS, PROBLEMS, Problem, differ
+from both_ways import LOSSES, by_hand, differ, random_batch
+from cnn_problems import CNNS, LENETS, PROBLEMS, Problem
 from problems import manual_learner, random_batches, rates, reference_learner
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode

@@ -48,6 +48,17 @@ def at_poll(number: int) -> Callable[[], bool]:
     return lambda: next(asked, None) is None
 
 
+def assert_pieces_make_the_whole(settings: Config, data: Dataset, tmp_path: Path) -> None:
+    """Stopped again and again, more than three times, the run in `pieces` is that in `whole`."""
+    pieces, finished = 0, False
+    while not finished:
+        _, outcome = train_loop(settings, data, tmp_path / "pieces", stop=at_poll(4))
+        forget_events(tmp_path / "pieces")
+        pieces, finished = pieces + 1, outcome.finished
+    assert pieces > 3
+    assert_same_run(tmp_path / "pieces", tmp_path / "whole")
+
+
 def forget_events(run_dir: Path) -> None:
     """TensorBoard's files have tests of their own; without them a resumed loop need not wait for a later second."""
     for path in run_dir.glob("events.*"):
@@ -93,13 +104,7 @@ def test_stopped_after_any_step_and_in_any_evaluation(
 def test_stopped_again_and_again(optimizer: str, impl: str, data: Dataset, tmp_path: Path) -> None:
     settings = config(data, momentum=0.0, optimizer=optimizer, impl=impl, lr=0.01)
     train_loop(settings, data, tmp_path / "whole")
-    pieces, finished = 0, False
-    while not finished:
-        _, outcome = train_loop(settings, data, tmp_path / "pieces", stop=at_poll(4))
-        forget_events(tmp_path / "pieces")
-        pieces, finished = pieces + 1, outcome.finished
-    assert pieces > 3
-    assert_same_run(tmp_path / "pieces", tmp_path / "whole")
+    assert_pieces_make_the_whole(settings, data, tmp_path)
 
 
 RULES: dict[str, object] = {"dropout": 0.3, "l1": 1e-3, "clip_norm": 0.1, "max_norm": 1.0}
@@ -337,13 +342,7 @@ def test_stopped_between_evaluations_that_are_no_epochs(
     settings = config(data, impl=impl, eval_every=eval_every, log_every=8, histogram_every=0)
     train_loop(settings, data, tmp_path / "whole")
     assert list(values(tmp_path / "whole", "accuracy/test")) == sorted({*range(0, 15, eval_every), 14})
-    pieces, finished = 0, False
-    while not finished:
-        _, outcome = train_loop(settings, data, tmp_path / "pieces", stop=at_poll(4))
-        forget_events(tmp_path / "pieces")
-        pieces, finished = pieces + 1, outcome.finished
-    assert pieces > 3
-    assert_same_run(tmp_path / "pieces", tmp_path / "whole")
+    assert_pieces_make_the_whole(settings, data, tmp_path)
 
 
 def test_how_often_it_is_evaluated_changes_no_parameter(data: Dataset, tmp_path: Path) -> None:
