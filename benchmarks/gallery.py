@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gallery import ENTRIES, Wrong, WrongRule, named, verdict
+from gallery import naive as naive_tests
 from gradient_check import Diagnosis
-from tests.gallery import ENTRIES, Wrong, WrongRule, named, verdict
-from tests.gallery import naive as naive_tests
 from training.terminal.output import command
 
 PAGE = Path(__file__).parent.parent / "docs" / "gallery.md"
@@ -26,8 +26,8 @@ SEED = 0
 INTRODUCTION = """\
 # The gallery of wrong backwards
 
-Known mistakes, each beside the right backward of the same layer ([tests/gallery/](../tests/gallery)). Written by
-`python -m benchmarks.gallery`, checked by `tests/test_gallery.py`.
+Known mistakes, each beside the right backward of the same layer ([gallery/](../gallery)). Written by
+`python -m benchmarks.gallery`, checked by `tests/gallery/test_gallery.py`.
 
 Five checks are run on every pair, on the same example of odd sizes in float64:
 

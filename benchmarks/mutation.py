@@ -28,7 +28,16 @@ from training.terminal.output import command
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "mutation.md"
 ARGUMENTS = Path(__file__).with_name("mutation_survivors.toml")
-NEEDED = ("manual_backprop", "reference", "gradient_check", "training", "benchmarks", "tests", "pyproject.toml")
+NEEDED = (
+    "manual_backprop",
+    "reference",
+    "gradient_check",
+    "gallery",
+    "training",
+    "benchmarks",
+    "tests",
+    "pyproject.toml",
+)
 NOTICED = ("killed", "timeout")
 TEXT = """\
 # Mutation score

@@ -18,6 +18,11 @@ torch.set_warn_always(True)  # else torch gives many warnings once a process, an
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job ignores it, and so would children
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.get_closest_marker("long"):
+        item.add_marker("slow")
+
+
 def shared_state() -> dict[str, Any]:
     """What a test could leave to those that run after it."""
     return {

@@ -1,0 +1,304 @@
+"""A run that does not learn says so: once, at the end of an epoch, with what to try; one that learns is left alone."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import train
+from lessons.runs import Silent
+from tests.support.running import call, resolved, train_loop, write_npz, write_pictures
+from training.data import Dataset, Split
+from training.evaluation import Evaluation
+from training.evaluation.watch import Watch
+from training.families.advice import advice
+from training.families.configure import configure, load_preset
+from training.loop import Loop
+
+Capsys = pytest.CaptureFixture[str]
+
+
+def told(capsys: Capsys, tmp_path: Path, *options: object) -> list[str]:
+    """What train.py says of a run on the sample that does not learn."""
+    done = call(capsys, train.main, "--dataset", "sample", *options, "--run-dir", tmp_path / "run")
+    assert done.status == 0
+    return [line for line in done.out.splitlines() if "does not learn" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "seen", "advised"),
+    [
+        ("--activation relu --lr 10", "always answering", "--lr 0.1 (not 10)"),
+        (
+            "--activation relu --init zeros",
+            "every neuron of layer1 outputs 0 for each of 100 exam",
+            "--init he (not zeros)",
+        ),
+        (
+            "--preset 3b1b --activation relu",
+            "always answering",
+            "--loss softmax-cross-entropy --activation relu --lr 0.1",
+        ),
+        ("--preset 3b1b --optimizer adam", "always answering", "--lr 0.003 --init xavier (not 10 and scaled-normal)"),
+        ("--lr 1e-5", "has hardly moved from", "--lr 10 (not 1e-05)"),
+        ("--activation tanh --lr 1e-6", "has hardly moved from", "--lr 0.1 (not 1e-06)"),
+        (
+            "--activation relu relu sigmoid --lr 100",
+            "always answering",
+            "--loss softmax-cross-entropy --activation relu --",
+        ),
+        ("--hidden 16 16 16 16 16 16", "always answering", "--activation relu, or fewer layers"),
+        ("--l2 0.03", "always answering", "a smaller --l2 (not 0.03)"),
+        ("--optimizer adam --lr 0.5 --activation identity", "has risen from", "--lr 0.005 (not 0.5)"),
+    ],
+)
+def test_a_run_that_does_not_learn_says_so_once(
+    options: str, seen: str, advised: str, tmp_path: Path, capsys: Capsys
+) -> None:
+    lines = told(capsys, tmp_path, "--epochs", 3, *options.split())
+    assert len(lines) == 1
+    assert re.match(r"epoch \d: this run does not learn so far: ", lines[0])
+    assert seen in lines[0]
+    assert advised in lines[0].partition(". Try ")[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "--activation relu",
+        "--optimizer adam",
+        "--max-steps 25",
+        "--hidden 30",
+        "--hidden 16 16 16 --epochs 6",
+        "--schedule one-cycle --epochs 6",
+        "--optimizer nesterov --momentum 0.5 --activation relu",
+    ],
+)
+def test_a_run_that_learns_is_left_alone(options: str, tmp_path: Path, capsys: Capsys) -> None:
+    assert told(capsys, tmp_path, "--epochs", 3, *options.split()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["points", "nnfs-spiral"])
+def test_no_recipe_that_learns_is_accused(preset: str, tmp_path: Path, capsys: Capsys) -> None:
+    done = call(capsys, train.main, "--preset", preset, "--max-steps", 1500, "--run-dir", tmp_path / "run")
+    assert done.status == 0
+    assert "does not learn" not in done.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["lenet5", "cnn"])
+def test_convolutional_networks_are_watched_too(model: str, tmp_path: Path, capsys: Capsys) -> None:
+    npz = write_pictures(tmp_path / "pictures.npz", shape=(28, 28))
+    options = ["--model", model, "--dataset", "npz", "--data-dir", npz, "--epochs", 3, "--run-dir", tmp_path / "run"]
+    options += ["--shift", 0, "--rotate", 0, "--activation", "relu", "--init", "zeros", "--batch-size", 20]
+    done = call(capsys, train.main, *options)
+    assert done.status == 0
+    assert len(re.findall("this run does not learn so far.*--init he", done.out)) == 1
+
+
+def test_it_is_said_once_even_if_the_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = train.run.load_data(configure(dataset="npz", data_dir=str(write_npz(tmp_path / "a.npz"))))
+    config = resolved(
+        configure(dataset="npz", hidden=(4,), lr=1e-9, batch_size=2, epochs=3, device="cpu", threads=1), data
+    )
+    said: list[str] = []
+    monkeypatch.setattr(Silent, "notice", lambda self, text: said.append(text))
+    evaluations = iter([False] * 40 + [True])
+    train_loop(config, data, tmp_path / "run", stop=lambda: next(evaluations, True))
+    assert len(said) == 1
+    train_loop(config, data, tmp_path / "run")
+    assert len(said) == 1
+
+
+# The signs, one by one
+
+
+def watch(total: int = 1000, y: tuple[int, ...] = (40, 30, 30), **options: Any) -> Watch:
+    """Of a data set with so many examples of each class, in order."""
+    labels = torch.arange(len(y)).repeat_interleave(torch.tensor(y))
+    split = Split(torch.arange(2.0 * len(labels)).view(-1, 2), labels)
+    data = Dataset("npz", split, split, (2,), tuple("abc"[: len(y)]), "")
+    return Watch(configure(**options), data, total, {})
+
+
+def alive(x: Tensor) -> dict[str, Tensor]:
+    return {name: torch.ones(len(x), 3) for name in ("layer1", "layer2", "layer3")}
+
+
+def say(see: Watch, step: int, loss: float, accuracy: float, activations: Callable[[Tensor], Any] = alive) -> str:
+    values = {"loss": loss, "accuracy": accuracy}
+    return see(step, Evaluation(values, torch.empty(0), see.data.train.y), activations)
+
+
+def said_in_the_end(see: Watch, loss: float, accuracy: float, **options: Any) -> str:
+    """Of a run that began at a cost of 2 and ends so."""
+    assert say(see, 0, 2.0, 0.4) == ""
+    return say(see, see.total, loss, accuracy, **options)
+
+
+@pytest.mark.parametrize(("accuracy", "chance"), [(0.1, True), (0.4, True), (0.49, True), (0.51, False), (0.9, False)])
+def test_chance_is_the_commonest_class_and_what_so_many_examples_cannot_tell_from_it(
+    accuracy: float, chance: bool
+) -> None:
+    sentence = "correctly, and always answering a would be right for 40.00%"
+    assert (sentence in said_in_the_end(watch(), 1.0, accuracy)) == chance
+
+
+@pytest.mark.parametrize("y", [(8, 2), (239, 4), (3, 1), (12, 0)], ids=str)
+def test_all_right_is_never_chance_however_few_or_uneven_the_examples(y: tuple[int, ...]) -> None:
+    assert (said_in_the_end(watch(y=y), 1.0, 1.0) == "") == (y != (12, 0))
+    assert "always answering a" in said_in_the_end(watch(y=y), 1.0, max(y) / sum(y))
+
+
+def test_it_takes_two_evaluations_in_a_row_or_the_end_of_the_run() -> None:
+    see = watch()
+    say(see, 0, 2.0, 0.4)
+    assert [say(see, step, 1.0, accuracy) for step, accuracy in ((200, 0.4), (300, 0.9), (400, 0.4))] == [""] * 3
+    assert "always answering a" in say(see, 500, 1.0, 0.4)
+    assert say(see, 600, 1.0, 0.4) == "", "it is said already"
+    assert "always answering a" in said_in_the_end(watch(), 1.0, 0.4)
+
+
+CASES = ((99, 1000, True), (100, 1000, False), (499, 5000, True), (500, 5000, False), (30, 30, False), (19, 19, True))
+
+
+@pytest.mark.parametrize(("step", "total", "early"), CASES)
+def test_nothing_is_counted_before_a_hundred_steps_and_a_tenth_of_the_run_but_at_its_end(
+    step: int, total: int, early: bool
+) -> None:
+    see = watch(total)
+    say(see, 0, 2.0, 0.4)
+    later = min(total, step + total // 50)
+    assert ([say(see, step, 1.0, 0.4), say(see, later, 1.0, 0.4)] == ["", ""]) == early
+
+
+def test_what_looks_bad_for_a_moment_is_not_told() -> None:
+    """Where every epoch is a step, two evaluations are two steps of thousands."""
+    see = watch(1000)
+    say(see, 0, 2.0, 0.4)
+    assert [say(see, step, 1.0, 0.4) for step in range(300, 320)] == [""] * 20
+    assert say(see, 320, 1.0, 0.4) != ""
+
+
+@pytest.mark.parametrize(("options", "steps"), [({"schedule": "one-cycle"}, 400), ({"warmup": 250}, 350)], ids=str)
+def test_the_rising_part_of_a_schedule_does_not_count(options: dict[str, Any], steps: int) -> None:
+    for step, early in ((steps - 1, True), (steps, False)):
+        see = watch(1000, **options)
+        say(see, 0, 2.0, 0.4)
+        assert ([say(see, step, 1.0, 0.4), say(see, step + 20, 1.0, 0.4)] == ["", ""]) == early
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [(3.5, "has risen from 2 to 3.5"), (2.01, "has hardly moved from 2"), (1.99, "hardly moved"), (1.97, "")],
+)
+def test_a_cost_that_is_no_lower_than_before_the_first_step(loss: float, told: str) -> None:
+    sentence = said_in_the_end(watch(), loss, 0.9)
+    assert bool(sentence) == bool(told)
+    assert told in sentence
+
+
+def test_a_cost_that_keeps_rising_and_takes_the_accuracy_with_it() -> None:
+    see = watch()
+    for step, loss, accuracy in ((0, 9.0, 0.4), (100, 1.0, 0.9), (200, 1.2, 0.9), (300, 1.4, 0.9), (400, 1.6, 0.7)):
+        assert say(see, step, loss, accuracy) == ""
+    assert "rises: it was 1, and is 1.8." in say(see, 500, 1.8, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("losses", "accuracy"),
+    [((1.0, 1.2, 1.1, 1.7), 0.7), ((1.0, 1.2, 1.4, 1.7), 0.9), ((1.0, 1.1, 1.2, 1.3), 0.7)],
+    ids=["it wavers", "it costs no accuracy", "it rises by little"],
+)
+def test_another_rise_is_none(losses: tuple[float, ...], accuracy: float) -> None:
+    see = watch(400)
+    say(see, 0, 9.0, 0.4)
+    assert [say(see, 100 * i, c, accuracy if i == 4 else 0.9) for i, c in enumerate(losses, start=1)] == [""] * 4
+
+
+@pytest.mark.parametrize("layer", ["layer1", "layer2"])
+def test_a_hidden_layer_whose_neurons_are_all_dead(layer: str) -> None:
+    def activations(x: Tensor) -> dict[str, Tensor]:
+        return {**alive(x), layer: torch.zeros(len(x), 3)}
+
+    sentence = said_in_the_end(watch(), 1.0, 0.4, activations=activations)
+    assert f"; every neuron of {layer} outputs 0 for each of 100 examples. Try" in sentence
+    assert said_in_the_end(watch(), 1.0, 0.9, activations=activations) == "", "if it learns, it is not dead"
+
+
+def test_one_living_neuron_or_outputs_of_zero_are_no_death() -> None:
+    def activations(x: Tensor) -> dict[str, Tensor]:
+        hidden = torch.zeros(len(x), 3)
+        hidden[7, 1] = 1
+        return {"layer1": hidden, "layer2": torch.zeros(len(x), 3)}
+
+    assert "outputs 0" not in said_in_the_end(watch(), 1.0, 0.4, activations=activations)
+
+
+def test_examples_of_all_classes_are_looked_at_where_the_classes_are_sorted() -> None:
+    def activations(x: Tensor) -> dict[str, Tensor]:
+        assert len(x) == 100
+        assert x[0].tolist() == [0, 1]
+        assert x[-1].tolist() == [798, 799]
+        return alive(x)
+
+    said_in_the_end(watch(y=(200, 200)), 1.0, 0.4, activations=activations)
+
+
+OTHERWISE = "a smaller --lr (not 0.1), or another --optimizer or --seed"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, OTHERWISE),
+        ({"init": "zeros"}, "--init he (not zeros)"),
+        ({"lr": 10.0, "l2": 0.1}, "--lr 0.1 (not 10)"),
+        ({"l2": 0.1, "dropout": 0.9}, "a smaller --l2 (not 0.1), or a smaller --dropout (not 0.9)"),
+        ({"hidden": (3,), "activation": ("relu", "identity")}, f"wider layers, or {OTHERWISE}"),
+        (
+            {"hidden": (9,) * 3, "activation": ("tanh",), "init": "xavier"},
+            f"--activation relu, or fewer layers, or {OTHERWISE}",
+        ),
+        (
+            {"loss": "quadratic", "activation": ("relu", "relu", "sigmoid"), "init": "zeros"},
+            "--lr 0.3 --init he (not 0.1 and zeros), or "
+            "--loss softmax-cross-entropy --activation relu --lr 0.1 --init he",
+        ),
+        (
+            {"activation": ("sigmoid", "sigmoid", "identity"), "init": "scaled-normal", "lr": 1000.0},
+            "--lr 1 (not 1000), or --loss quadratic --activation sigmoid --lr 10 --init scaled-normal",
+        ),
+    ],
+    ids=str,
+)
+def test_advice_is_what_would_have_been_chosen(changed: dict[str, Any], said: str) -> None:
+    good = configure(activation=("relu", "relu", "identity"), loss="softmax-cross-entropy", lr=0.1, init="he")
+    assert advice(replace(good, **changed), 5000) == said
+    assert advice(replace(good, **changed), 500) == f"{said}, and more --epochs"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["--preset 3b1b --activation relu", "--activation relu relu sigmoid --lr 100"])
+def test_advice_that_is_followed_helps(options: str, tmp_path: Path, capsys: Capsys) -> None:
+    (said,) = told(capsys, tmp_path / "bad", "--epochs", 3, *options.split())
+    advised = said.partition(", or ")[2].partition(", and more")[0]
+    assert told(capsys, tmp_path / "good", "--epochs", 3, *options.split(), *advised.split()) == []
+
+
+def test_a_checkpoint_from_before_there_was_a_watch_goes_on(tmp_path: Path) -> None:
+    data = train.run.load_data(configure(dataset="npz", data_dir=str(write_npz(tmp_path / "a.npz"))))
+    config = resolved(replace(load_preset("3b1b"), dataset="npz", hidden=(4,), epochs=2, device="cpu", threads=1), data)
+    loop, _ = train_loop(config, data, tmp_path / "run", stop=lambda: True)
+    old = {name: value for name, value in loop.progress.items() if name not in ("watch", "proof")}
+    again = Loop(config, data, loop.learner, loop.writer, Silent(), tmp_path / "run", old)  # type: ignore[arg-type]
+    assert again.progress["watch"] == {}

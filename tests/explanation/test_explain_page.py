@@ -1,0 +1,163 @@
+"""The page of explain.py in a real browser, without a network: it loads, and clicks show what they should."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import explain
+import train
+from tests.support.running import flags
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
+pytestmark = pytest.mark.slow
+
+Page = Any
+RUNS = {
+    "digits": {"dataset": "sample", "max_steps": 20, "epochs": 1},
+    "points": {"preset": "points", "epochs": 1},
+}
+PLACE = """([trace, point]) => {
+  const plot = document.getElementById("network"), box = plot.getBoundingClientRect();
+  const {xaxis, yaxis} = plot._fullLayout;
+  const {x, y} = plot.data[trace];
+  return [box.left + xaxis._offset + xaxis.l2p(x[point]), box.top + yaxis._offset + yaxis.l2p(y[point])];
+}"""
+FIND = """key => {
+  for (const [trace, {customdata}] of document.getElementById("network").data.entries()) {
+    const point = (customdata ?? []).indexOf(key);
+    if (point >= 0) return [trace, point];
+  }
+}"""
+HOVER = (
+    """document.getElementById("network").on("plotly_hover", event => window.hovered = event.points[0].customdata)"""
+)
+SUMS = """() => document.getElementById("neuron").data.filter(trace => trace.type === "waterfall").map(trace => ({
+  terms: trace.y.slice(0, -1), total: trace.y.at(-1), said: trace.text.at(-1)}))"""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder, found = tmp_path_factory.mktemp("pages"), {}
+    for name, options in RUNS.items():
+        found[name] = folder / f"{name}.html"
+        assert train.main(list(flags({**options, "run_dir": folder / name}))) == 0
+        assert explain.main(["--checkpoint", str(folder / name), "--index", "3", "--out", str(found[name])]) == 0
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def loaded(request: pytest.FixtureRequest, browser: Any, pages: dict[str, Path]) -> Iterator[tuple[Page, list[str]]]:
+    """The page of each run, opened offline, and what it says on the console or asks for beside itself."""
+    address = pages[request.param].as_uri()
+    complaints: list[str] = []
+    context = browser.new_context(offline=True, viewport={"width": 1200, "height": 1000})
+    page = context.new_page()
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: complaints.append(request.url))
+    page.goto(address)
+    page.locator("body[data-ready=yes]").wait_for()
+    page.evaluate(HOVER)
+    complaints.remove(address)
+    yield page, complaints
+    context.close()
+
+
+@pytest.fixture
+def page(loaded: tuple[Page, list[str]]) -> Iterator[Page]:
+    """The page, with the neuron selected that it begins with; fails the test if it complains."""
+    page, complaints = loaded
+    page.evaluate("select(data.start)")
+    yield page
+    assert complaints == []
+
+
+def click(page: Page, key: str) -> None:
+    """With the mouse, where the network shows this neuron ("2.7") or weight ("2:7:3")."""
+    page.locator("#network").scroll_into_view_if_needed()
+    place = page.evaluate(PLACE, page.evaluate(FIND, key))
+    page.mouse.move(*place)
+    page.wait_for_function("key => window.hovered === key", arg=key)  # a person is slower than Plotly, a test is not
+    page.mouse.click(*place)
+
+
+def number(text: str) -> float:
+    mantissa, _, exponent = text.replace("−", "-").partition("·10")
+    return float(mantissa) * 10.0 ** int(exponent.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")) or 0)
+
+
+def said(page: Page, id_: str) -> float:
+    return number(page.locator(f"#card #{id_}").inner_text())
+
+
+def test_every_figure_is_drawn(page: Page) -> None:
+    figures = page.locator(".js-plotly-plot")
+    ids = figures.evaluate_all("all => all.map(one => one.id)")
+    assert ids == [
+        *("outputs", "network", "neuron", "adding_up_layer3", "adding_up_layer2", "sensitivity", "batch", "step")
+    ]
+    for figure in figures.all():
+        assert figure.locator(".main-svg").first.is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1200
+    assert page.locator("#card h3").first.inner_text().startswith("output ")
+
+
+def test_a_click_on_a_neuron_shows_its_terms_and_they_sum_to_the_total(page: Page) -> None:
+    for layer, sums in ((1, 2), (2, 2), (3, 1)):
+        click(page, f"{layer}.1")
+        title = page.locator("#card h3").first
+        playwright.expect(title).to_have_text(
+            f"neuron 1 of layer {layer}" if layer < 3 else re.compile("output (1|blue)")
+        )
+        shown = page.evaluate(SUMS)
+        assert len(shown) == sums
+        for found, id_ in zip(shown, ("z", "wish"), strict=False):
+            assert len(found["terms"]) > 1
+            assert sum(found["terms"]) == pytest.approx(found["total"], rel=1e-5)
+            assert said(page, id_) == pytest.approx(found["total"], rel=6e-3)
+        assert said(page, "delta") == said(page, "bias")
+
+
+def test_a_click_on_a_weight_shows_its_gradient(page: Page) -> None:
+    key = page.evaluate("Object.keys(data.weights).find(key => key.startsWith('3:0:'))")
+    click(page, key)
+    layer, j, k = key.split(":")
+    playwright.expect(page.locator("#card h3").first).to_contain_text(f"layer{layer}.weight[{j}, {k}]")
+    _, a, delta, gradient, *_ = page.evaluate("key => data.weights[key]", key)
+    assert gradient == pytest.approx(a * delta, rel=1e-5)
+    shown = page.locator("#gradient").inner_text().replace("−", "-")
+    assert float(shown) == pytest.approx(gradient, rel=6e-3)
+    playwright.expect(page.locator("#neuron")).to_be_hidden()
+    click(page, "2.0")
+    playwright.expect(page.locator("#neuron")).to_be_visible()
+
+
+def test_a_click_in_a_sum_shows_that_neuron(page: Page) -> None:
+    page.locator("#adding_up_layer3").scroll_into_view_if_needed()
+    box = page.locator("#adding_up_layer3 .nsewdrag").bounding_box()
+    page.mouse.click(box["x"] + 5, box["y"] + 10)  # the first column
+    playwright.expect(page.locator("#card h3").first).to_have_text("neuron 0 of layer 2")
+
+
+def test_the_slider_shows_other_steps(page: Page) -> None:
+    seen = set()
+    for r in range(page.evaluate("data.steps.length")):
+        page.locator("#rate").fill(str(r))
+        eta = page.locator("#eta").inner_text()
+        assert eta == page.evaluate("r => data.steps[r].eta", r)
+        drawn = page.evaluate("document.getElementById('step').data[2].y")
+        assert drawn == page.evaluate("r => data.steps[r].chart.data[2].y", r)
+        seen.add((eta, page.locator("#step-text").inner_text()))
+    assert len(seen) == 7

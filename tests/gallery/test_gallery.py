@@ -1,0 +1,84 @@
+"""Every known mistake is rejected, most are named, and nothing right is."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from benchmarks.gallery import PAGE, examine, page
+from gallery import ENTRIES, Wrong, named, verdict
+from gallery.convolution import MAX_POOL
+from gallery.elementwise import ABS, CLAMP, LARGER, LEAKY
+from gradient_check import check_backward
+
+entries = pytest.mark.parametrize("entry", ENTRIES, ids=[entry.name for entry in ENTRIES])
+
+
+def test_the_gallery_is_large_and_its_names_are_distinct():
+    assert len(ENTRIES) >= 60
+    assert len({entry.name for entry in ENTRIES}) == len(ENTRIES)
+
+
+@entries
+def test_ours_rejects_it(entry):
+    assert not entry.ours(right=False).passed
+
+
+def test_ours_accepts_the_right_ones():
+    layers = {id(entry.layer if isinstance(entry, Wrong) else entry.right): entry for entry in ENTRIES}
+    alarms = [f"{entry.name}\n{report}" for entry in layers.values() if not (report := entry.ours(True)).passed]
+    assert len(layers) > 40
+    assert not alarms, "\n".join(alarms)
+
+
+def last_of_a_tie(dy, cache):
+    pairs, _ = cache
+    second = (pairs[..., 1] >= pairs[..., 0]).to(dy.dtype)
+    return (dy[..., None] * torch.stack([1 - second, second], -1)).flatten(-2)
+
+
+@pytest.mark.parametrize(
+    ("layer", "backward"),
+    [
+        (MAX_POOL, last_of_a_tie),
+        (LARGER, lambda dy, cache: (dy * (cache[0] >= cache[1]), dy * (cache[0] < cache[1]))),
+        (LEAKY, lambda dy, x: torch.where(x >= 0, dy, 0.1 * dy)),
+        (ABS, lambda dy, x: dy * torch.where(x >= 0, 1.0, -1.0)),
+        (CLAMP, lambda dy, x: dy * (x.abs() < 0.5)),
+    ],
+    ids=["all to the last", "all to the first", "the right slope", "the right slope of |x|", "no slope at the border"],
+)
+def test_another_choice_at_a_kink_is_no_mistake(layer, backward):
+    check_backward(layer.forward, backward, layer.arguments(0)).assert_passed()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_the_numbers_do_not_matter(seed):
+    alarms = [f"{entry.name}\n{report}" for entry in ENTRIES if not (report := entry.ours(True, seed)).passed]
+    missed = [entry.name for entry in ENTRIES if entry.ours(False, seed).passed]
+    seen = [entry.name for entry in ENTRIES if not entry.misses(False, seed)]
+    assert not alarms, "\n".join(alarms)
+    assert not missed
+    assert not seen, "the naive test sees these"
+
+
+@entries
+def test_the_naive_test_misses_it(entry):
+    assert entry.misses(right=True)
+    assert entry.misses(right=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_mistakes_of_a_known_kind_are_named(seed):
+    verdicts = [(verdict(entry, named(entry.ours(False, seed))), entry) for entry in ENTRIES]
+    counts = Counter(said for said, entry in verdicts if entry.diagnosis)
+    wrong = [entry.name for said, entry in verdicts if said == "wrong"]
+    assert counts["right"] >= 0.8 * counts.total(), counts
+    assert len(wrong) <= 0.05 * counts.total(), wrong
+
+
+@pytest.mark.slow
+def test_the_page_is_what_the_checks_say_now():
+    assert PAGE.read_text(encoding="utf-8") == page([examine(entry) for entry in ENTRIES])

@@ -1,0 +1,125 @@
+"""A gradient check that cries wolf is switched off: over right layers, drawn at random, it must say nothing."""
+
+from inspect import signature
+
+import pytest
+import torch
+from torch import Tensor
+
+from gallery.right import FAMILIES, RightLayer, random_right_layer
+from gradient_check import check_backward, check_function
+from gradient_check.batch import batch_arguments
+
+FEW = 40
+MANY = 1000
+DTYPES = (torch.float64, torch.float32)
+
+
+def alarm(seed: int, dtype: torch.dtype) -> str:
+    """What the check says of a right layer: nothing, or the layer's name and seed and the report."""
+    layer = random_right_layer(seed, dtype)
+    report = check_backward(
+        layer.forward,
+        layer.backward,
+        layer.example,
+        outputs=layer.outputs,
+        not_differentiable=layer.not_differentiable,
+        seed=seed,
+    )
+    return "" if report.passed else f"{layer.name}, seed {seed}, {dtype}:\n{report}"
+
+
+def error_beside_autograd(layer: RightLayer, seed: int) -> float:
+    """The largest ‖difference‖/‖gradient‖, without the check that is on trial here."""
+    fixed = {list(signature(layer.forward).parameters).index(name) for name in layer.not_differentiable}
+    arguments = [v.clone() if isinstance(v, Tensor) else v for v in layer.example]
+    leaves = [v for i, v in enumerate(arguments) if isinstance(v, Tensor) and v.is_floating_point() and i not in fixed]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    made = layer.forward(*arguments)
+    outputs = made[: layer.outputs]
+    generator = torch.Generator().manual_seed(seed)
+    cotangents = [torch.randn(output.shape, generator=generator, dtype=output.dtype) for output in outputs]
+    expected = torch.autograd.grad(outputs, leaves, cotangents, retain_graph=True)
+    gradients = layer.backward(*cotangents, made[layer.outputs])
+    gradients = (gradients,) if isinstance(gradients, Tensor) else gradients
+    assert [g.shape for g in gradients] == [leaf.shape for leaf in leaves]
+    sizes = [max(e.norm().item(), 1e-3) for e in expected]
+    return max((g - e).norm().item() / s for g, e, s in zip(gradients, expected, sizes, strict=True))
+
+
+@pytest.mark.parametrize("number", range(len(FAMILIES)))
+def test_the_layers_are_right(number):
+    for seed in range(number, number + 5 * len(FAMILIES), len(FAMILIES)):
+        layer = random_right_layer(seed)
+        assert error_beside_autograd(layer, seed) < 1e-13, layer.name
+
+
+def test_float32_has_the_same_layers_but_for_rounding():
+    for seed in range(len(FAMILIES)):
+        double, single = random_right_layer(seed).example, random_right_layer(seed, torch.float32).example
+        for a, b in zip(double, single, strict=True):
+            if isinstance(a, Tensor):
+                torch.testing.assert_close(a.to(b.dtype), b, rtol=1e-5, atol=1e-8)  # shapes are strict
+            else:
+                assert a == b
+
+
+def test_a_wrong_layer_raises_one():
+    layer = random_right_layer(0)
+    report = check_backward(
+        layer.forward, lambda d, cache: [1.001 * g for g in layer.backward(d, cache)], layer.example
+    )
+    assert not report.passed
+
+
+def test_rows_are_told_from_sizes_by_asking_forward():
+    """The weight has as many rows as there are examples, and the target must not be broadcast."""
+
+    def asked(forward, *arguments):
+        return batch_arguments(lambda fed: (forward(*fed),), arguments, (forward(*arguments),))
+
+    x, W, ids = torch.randn(3, 3), torch.randn(3, 3), torch.tensor([0, 1, 2])
+    assert asked(lambda x, W: x @ W.T, x, W) == (0,)
+    assert asked(lambda W, x: x @ W.T, W, x) == (1,)
+    assert asked(lambda x, y: x * y, x, W) == (0, 1)
+    assert asked(lambda x, ids: torch.nn.functional.cross_entropy(x, ids), x, ids) == (0, 1)
+    assert asked(lambda x: x.sum(0)[:2], x) == ()
+
+
+def test_autograd_that_is_wrong_at_a_hidden_kink_is_not_believed():
+    """max(x, 0) + log(1 + exp(−|x|)) is smooth, but autograd takes 1 + 0 for its slope at 0, which is ½."""
+
+    def forward(x):
+        return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs())), x
+
+    def check(slope_at_zero):
+        def backward(dy, x):
+            return dy * torch.where(x == 0, slope_at_zero, torch.sigmoid(x))
+
+        return check_backward(forward, backward, [torch.tensor([0.0, 0.7, -1.2], dtype=torch.float64)], cases=[])
+
+    assert check(0.5).passed
+    assert check(0.5).kinks
+    assert not check(0.4).passed
+
+
+def test_without_a_reference_too_what_cancels_is_judged_by_the_ordinary_size():
+    """The gradient of a softmax is zero for a cotangent that is one number everywhere, in float32 only nearly."""
+    z = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    assert check_function(lambda z: torch.softmax(z, -1), [z]).passed
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_few_right_layers_raise_no_alarm(dtype):
+    alarms = [said for i in range(FEW) if (said := alarm(i * len(FAMILIES) // FEW, dtype))]
+    assert not alarms, "\n".join(alarms)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_thousand_right_layers_raise_no_alarm(dtype):
+    """Every other one in float32."""
+    seeds = range(DTYPES.index(dtype), MANY, len(DTYPES))
+    alarms = [said for seed in seeds if (said := alarm(seed, dtype))]
+    assert not alarms, f"{len(alarms)} of {len(seeds)}\n" + "\n".join(alarms)

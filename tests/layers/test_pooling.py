@@ -1,0 +1,240 @@
+"""Pooling against torch's, over kernels, strides, paddings, sizes and ties."""
+
+from itertools import product
+from math import inf, nan
+
+import pytest
+import torch
+
+from gradient_check import check_backward
+from manual_backprop.layers import adaptive_avg_pool2d, avg_pool2d, max_pool2d
+from manual_backprop.layers.windows import pad, pooled
+from reference import layers as twins
+from tests.support.against_torch import assert_same, assert_torchs, normal
+
+POOLS = {"max": (max_pool2d, twins.max_pool2d), "average": (avg_pool2d, twins.avg_pool2d)}
+each_pool = pytest.mark.parametrize(("layer", "twin"), POOLS.values(), ids=POOLS)
+LINES = [  # one direction: length, kernel, stride, padding
+    (n, k, s, p)
+    for n, k, s, p in product((1, 2, 4, 5, 7), (1, 2, 3), (1, 2, 3, 4), (0, 1))
+    if 2 * p <= k and n + 2 * p >= k
+]
+
+
+def numbers(seed: int, *shape: int) -> torch.Tensor:
+    """Whole numbers from 0 to 2: most windows have a tie."""
+    return torch.randint(0, 3, shape, generator=torch.Generator().manual_seed(seed)).double() - 1
+
+
+@each_pool
+@pytest.mark.parametrize("ceil_mode", [False, True], ids=["floor", "ceil"])
+@pytest.mark.parametrize("values", [normal, numbers], ids=["distinct values", "ties and zeros"])
+def test_any_configuration_is_torchs(layer, twin, ceil_mode, values):
+    """Every line is paired with another one across, so kernels, strides and paddings are not square."""
+    for i, (n, k, s, p) in enumerate(LINES):
+        m, l, t, q = LINES[(37 * i + 11) % len(LINES)]
+        assert_torchs(layer, twin, values(i, 2, 3, n, m), (k, l), (s, t), (p, q), ceil_mode)
+
+
+@each_pool
+def test_the_stride_is_the_kernels_unless_given(layer, twin):
+    for kernel in (2, (2, 3)):
+        assert_torchs(layer, twin, normal(0, 2, 3, 7, 6), kernel)
+        assert_torchs(layer, twin, normal(0, 3, 7, 6), kernel, None)
+    assert_torchs(layer, twin, normal(0, 3, 6, 11), 3, 2, 1, True)
+    assert layer.forward(normal(0, 2, 3, 7, 6), 3)[0].shape == (2, 3, 2, 2)
+
+
+@each_pool
+def test_one_image_and_none(layer, twin):
+    for batch in (0, 1):
+        assert_torchs(layer, twin, normal(0, batch, 3, 5, 6), 3, 2, 1, True)
+
+
+@each_pool
+def test_any_layout_in_memory(layer, twin):
+    x = numbers(0, 3, 4, 6, 5)
+    assert_torchs(layer, twin, x.contiguous(memory_format=torch.channels_last), 3, 2, 1)
+    assert_torchs(layer, twin, x.transpose(0, 3).contiguous().transpose(0, 3), 3, 2, 1)
+    assert_torchs(layer, twin, x[:, :, ::2, 1:], 2)
+    assert_torchs(layer, twin, x[:, :1].expand(3, 4, 6, 5), 2)
+
+
+@each_pool
+@pytest.mark.parametrize("kernel", [1, 2])
+def test_any_layout_of_dy_in_memory(layer, twin, kernel):
+    x = numbers(0, 3, 4, 6, 6)
+    y, cache = layer.forward(x, kernel)
+    dy = normal(1, *y.shape)
+    dx = layer.backward(dy, cache)
+    for order in ((1, 0, 3, 2), (3, 2, 1, 0), (0, 2, 3, 1)):
+        inverse = [order.index(i) for i in range(4)]
+        assert_same(layer.backward(dy.permute(order).contiguous().permute(inverse), cache), dx, f"dx, order {order}")
+
+
+@each_pool
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_in_lower_precision_it_is_as_exact_as_torchs(layer, twin, dtype):
+    x = next(max_pool2d.examples(torch.Generator().manual_seed(0)))[0]
+    report = check_backward(layer.forward, layer.backward, [x, 3, 2, 1, True], reference=twin, dtypes=[dtype], cases=[])
+    report.assert_passed()
+
+
+def test_the_first_of_equal_pixels_takes_the_gradient():
+    x = torch.tensor([[[1.0, 5, 2], [5, 5, 2], [3, 5, 5]]])
+    y, cache = max_pool2d.forward(x, 3)
+    assert y.tolist() == [[[5]]]
+    assert max_pool2d.backward(torch.full_like(y, 7), cache).tolist() == [[[0, 7, 0], [0, 0, 0], [0, 0, 0]]]
+
+
+def test_a_pixel_that_is_largest_in_several_windows_takes_all_their_gradients():
+    x = torch.tensor([[[0.0, 1, 0], [2, 9, 3], [0, 1, 0]]])
+    _, cache = max_pool2d.forward(x, 2, 1)
+    dx = max_pool2d.backward(torch.tensor([[[1.0, 10], [100, 1000]]]), cache)
+    assert dx.tolist() == [[[0, 0, 0], [0, 1111, 0], [0, 0, 0]]]
+
+
+def test_padding_is_never_the_largest():
+    x = -1 - normal(0, 1, 2, 3, 4).abs()
+    y, _ = max_pool2d.forward(x, 2, 1, 1)
+    assert (y < 0).all()
+    assert y.max() == x.max()
+
+
+@pytest.mark.parametrize("where", range(4))
+def test_a_pixel_that_is_no_number_is_seen(where):
+    """A divergence that pooling swallowed would be found late."""
+    x = normal(0, 1, 1, 2, 2)
+    x.view(-1)[where] = nan
+    y, cache = max_pool2d.forward(x, 2)
+    assert y.isnan().all()
+    assert max_pool2d.backward(torch.tensor([[[3.0]]]), cache).flatten().tolist() == [0, 0, 0, 3]
+
+
+def test_what_is_infinite_is_the_largest_or_never():
+    x = torch.tensor([[[1.0, inf, -inf, -inf], [2, 3, -inf, -inf]]])
+    assert max_pool2d.forward(x, 2)[0].tolist() == [[[inf, -inf]]]
+
+
+def test_average_windows_count_the_padding_but_not_what_is_behind_it():
+    x = torch.ones(1, 3, 3)
+    y, _ = avg_pool2d.forward(x, 2, 2, 1, True)
+    assert y.tolist() == [[[0.25, 0.5], [0.5, 1]]]
+    y, _ = avg_pool2d.forward(x, 2, 2, 0, True)
+    assert y.tolist() == [[[1, 1], [1, 1]]]
+
+
+@pytest.mark.parametrize("size", range(1, 8))
+def test_adaptive_windows_are_torchs(size):
+    for n, other in product(range(1, 8), (1, 3, 7)):
+        x = normal(n, 2, 3, n, 8 - n)
+        assert_torchs(adaptive_avg_pool2d, twins.adaptive_avg_pool2d, x, (size, other))
+    assert_torchs(adaptive_avg_pool2d, twins.adaptive_avg_pool2d, normal(0, 2, 3, 9, 5), size)
+
+
+def test_adaptive_pooling_of_none_of_one_and_in_any_layout():
+    twin = twins.adaptive_avg_pool2d
+    y, _ = adaptive_avg_pool2d.forward(normal(0, 5, 6), 2)
+    assert_same(y, twin(normal(0, 1, 5, 6), 2)[0], "y of one image, without a dimension for it")
+    assert_torchs(adaptive_avg_pool2d, twin, normal(0, 0, 3, 5, 6), 2)
+    x = normal(0, 3, 4, 6, 5)
+    assert_torchs(adaptive_avg_pool2d, twin, x.contiguous(memory_format=torch.channels_last), 4)
+    assert_torchs(adaptive_avg_pool2d, twin, x[:, :, ::2].expand(3, 4, 3, 5), (2, 3))
+
+
+@pytest.mark.parametrize("size", [1, (3, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adaptive_pooling_in_lower_precision(size, dtype):
+    arguments = [normal(0, 3, 4, 7, 5), size]
+    report = check_backward(
+        adaptive_avg_pool2d.forward,
+        adaptive_avg_pool2d.backward,
+        arguments,
+        reference=twins.adaptive_avg_pool2d,
+        dtypes=[dtype],
+        cases=[],
+    )
+    report.assert_passed()
+
+
+def test_the_mean_over_all_places():
+    x = normal(0, 2, 3, 4, 5)
+    y, cache = adaptive_avg_pool2d.forward(x, 1)
+    assert_same(y.flatten(1), x.mean(dim=(2, 3)), "y")
+    assert_same(adaptive_avg_pool2d.backward(torch.ones_like(y), cache), torch.full_like(x, 1 / 20), "dx")
+
+
+@each_pool
+@pytest.mark.parametrize(
+    ("shape", "options", "said"),
+    [
+        ((2, 3, 4), {"kernel": 3, "padding": 2}, "a padding of 2 is more than half the kernel of 3: make it smaller"),
+        (
+            (2, 3, 4),
+            {"kernel": (4, 3), "padding": (2, 2)},
+            "a padding of 2 is more than half the kernel of 3: make it smaller",
+        ),
+        ((2, 3, 4), {"kernel": 4}, "a kernel of 4 does not fit into 3 places padded by 0: make it smaller"),
+        (
+            (2, 3, 4),
+            {"kernel": (2, 7), "padding": (0, 1)},
+            "a kernel of 7 does not fit into 4 places padded by 1: make it smaller",
+        ),
+        (
+            (2, 0, 4),
+            {"kernel": 2, "padding": 1},
+            "a kernel of 2 does not fit into 0 places padded by 1: make it smaller",
+        ),
+        ((2, 3, 4), {"kernel": 0}, "kernel is 0: give a whole number from 1, or two of them"),
+        ((2, 3, 4), {"kernel": 2, "stride": 0}, "stride is 0: give a whole number from 1, or two of them"),
+        ((2, 3, 4), {"kernel": 2, "padding": -1}, "padding is -1: give a whole number from 0, or two of them"),
+    ],
+)
+def test_what_does_not_fit_is_said(layer, twin, shape, options, said):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        layer.forward(torch.zeros(shape), **options)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "said"),
+    [
+        ((2, 3, 4), 0, "size is 0: give a whole number from 1, or two of them"),
+        ((2, 3, 4), (1, 0), "size is (1, 0): give a whole number from 1, or two of them"),
+        ((4,), 1, "x is (4,): give images (…, H, W) of at least one pixel"),
+        ((2, 0, 4), 1, "x is (2, 0, 4): give images (…, H, W) of at least one pixel"),
+        ((2, 3, 0), 1, "x is (2, 3, 0): give images (…, H, W) of at least one pixel"),
+    ],
+)
+def test_what_adaptive_pooling_cannot_do_is_said(shape, size, said):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        adaptive_avg_pool2d.forward(torch.zeros(shape), size)
+    assert str(caught.value) == said
+
+
+def test_the_largest_padding_and_kernel_fit():
+    for layer, _ in POOLS.values():
+        assert layer.forward(torch.ones(1, 3, 3), 4, 1, 2)[0].shape == (1, 4, 4)
+        assert layer.forward(torch.ones(1, 3, 3), 3)[0].shape == (1, 1, 1)
+        assert layer.forward(torch.ones(1, 1, 1), 2, 2, 0, True)[0].tolist() == [[[1]]]  # with ceil_mode it sticks out
+
+
+def test_no_more_is_added_behind_the_padding_than_the_last_window_needs():
+    assert pooled(7, 3, 2, 1, False) == pooled(7, 3, 2, 1, True) == (4, 0)
+    assert pooled(6, 3, 2, 1, False) == (3, 0)
+    assert pooled(6, 3, 2, 1, True) == (4, 1)
+
+
+def test_the_cache_of_max_pooling_holds_no_picture():
+    """Whether a pixel is the largest of its window, and the size of the picture; nothing as large as it."""
+    x = normal(0, 2, 3, 8, 6)
+    _, (largest, empty, *_) = max_pool2d.forward(x, 2)
+    assert {mask.dtype for mask in largest} == {torch.bool}
+    assert sum(largest).tolist() == torch.ones(2, 3, 4, 3).tolist()
+    assert (empty.shape, empty.device.type) == (x.shape, "meta")
+
+
+def test_a_picture_without_a_frame_is_not_copied():
+    x = normal(0, 2, 3)
+    assert pad(x, (0, 0, 0, 0)) is x
+    assert pad(x, (0, 1, 0, 0), 7.0).tolist() == [[*row, 7.0] for row in x.tolist()]

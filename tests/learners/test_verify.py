@@ -1,0 +1,356 @@
+"""verify.py as a user runs it."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train
+import verify
+from benchmarks import readme
+from benchmarks import verification as benchmark
+from gradient_check import Report, Row
+from manual_backprop.layers.activations import ACTIVATIONS
+from manual_backprop.losses import LOSSES
+from manual_backprop.parameters import Parameters
+from tests.support import running
+from tests.support.running import call, flags, write_npz
+from training import checkpoint
+from training.families import FAMILIES
+from training.learners import verification
+
+Capsys = pytest.CaptureFixture[str]
+LABELS = ["the cost C", "∂C/∂output", "∂C/∂output, layer 3, ∂C/∂a", "BP1, layer 3, δ"]
+LABELS += [f"BP2, layer {l}, {what}" for l in (2, 1) for what in ("∂C/∂a", "δ")]
+LABELS += [
+    f"{equation}, layer {l}, ∂C/∂{tensor}" for l in (3, 2, 1) for equation, tensor in (("BP3", "b"), ("BP4", "W"))
+]
+# those of the lesson's; for every activation, cost and depth 1 to 4: C, ∂C/∂output and 4 tensors a layer
+COMPARED = len(LABELS) + len(ACTIVATIONS) * len(LOSSES) * sum(2 + 4 * depth for depth in (1, 2, 3, 4))
+LAYERS = list(dict.fromkeys(title for title, *_ in verification.layer_examples(seed=0)))
+NETWORKS = 1 + len(ACTIVATIONS) * len(LOSSES) * 4
+LIMITS = {"float64": 1e-14, "float32": 1e-5, "bfloat16": 0.1, "float16": 0.02}
+# Batch norm's gradient is what is left of dy without its mean and its part along x̂, every layer of it on the way down
+# leaves a little more rounding in a little less: 2e-14 in 20 draws of these networks, where others stay below 4e-15.
+CNN_LIMITS = {"float64": 1e-13, "float32": 1e-5}
+OF_PICTURES = {
+    "lenet5": ["1×28×28", "3×32×32", "2×28×28", "1×32×32"],
+    "cnn": ["1×28×28", "1×5×7", "2×9×7", "3×2×3", "2×8×5", "1×7×5"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the terminal, whatever the tests are run in."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, capsys: Capsys) -> Path:
+    """A run of 21 steps on arrays that lie beside it."""
+    npz = write_npz(tmp_path / "arrays.npz")
+    options = {"dataset": "npz", "data_dir": npz, "hidden": (4,), "activation": "tanh", "loss": "softmax-cross-entropy"}
+    options |= {"batch_size": 30, "epochs": 3, "lr": 0.5, "label_smoothing": 0.1, "run_dir": tmp_path / "run"}
+    assert call(capsys, train.main, *flags(options)).status == 0
+    return tmp_path / "run"
+
+
+def rows(out: str) -> list[list[str]]:
+    """The cells of all tables."""
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines() if line.startswith("│")]
+
+
+def in_json(done: running.Done) -> dict[str, Any]:
+    """All of stdout as one object of strict JSON."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(done.out, parse_constant=refuse)
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, name: str, **wrong: Any) -> None:
+    """Put a wrong activation in the place of the right one; its twin stays."""
+    activation = replace(ACTIVATIONS[name], **wrong)
+    monkeypatch.setitem(ACTIVATIONS, name, activation)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float64", *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("float32", "bfloat16", "float16"))]
+)
+def test_all_agree(dtype: str, capsys: Capsys) -> None:
+    done = call(capsys, verify.main, "--model", "mlp", "--dtype", dtype, "--seeds", 1)
+    assert (done.status, done.err) == (0, "")
+    table = rows(done.out)
+    assert [row[0] for row in table[: len(LABELS)]] == LABELS
+    assert [row[1] for row in table[:4]] == ["()", "(11, 10)", "(11, 10)", "(11, 10)"]
+    table, networks = table[: len(LABELS)], table[len(LABELS) :]
+    assert table[-1][1] == "(16, 784)"
+    assert all(row[-1] == "ok" for row in table)
+    assert all(cell.endswith(" ok") for row in networks for cell in row[1:])
+    if dtype != "float64":  # judged against float64, where no result of lower precision is exact
+        exact = [row[0] for row in table if float(row[2]) < 1e-9]
+        assert exact == ["∂C/∂output, layer 3, ∂C/∂a"]  # all propagate the hand-written one back
+    assert [row[0] for row in networks] == list(ACTIVATIONS)
+    assert all(len(row) == 1 + len(LOSSES) for row in networks)
+    last = done.out.splitlines()[-1]
+    found = re.fullmatch(
+        rf"all {COMPARED:,} comparisons agree in {dtype}; largest relative error (\S+) \((BP\d|the|∂).*\)", last
+    )
+    assert found, last
+    assert 0 < float(found[1]) < LIMITS[dtype]
+
+
+@pytest.mark.slow
+def test_another_seed_is_another_draw(capsys: Capsys) -> None:
+    outs = [call(capsys, verify.main, "--seeds", 1, "--seed", seed).out for seed in (0, 0, 1)]
+    assert outs[0] == outs[1] != outs[2]
+
+
+def test_nothing_that_is_drawn_is_at_a_default() -> None:
+    params = Parameters({"norm.weight": (5,), "norm.bias": (5,), "layer1.weight": (300, 40)}, dtype=torch.float64)
+    verification.randomize(params, torch.Generator().manual_seed(0))
+    assert len(params.theta.unique()) == len(params.theta)
+    assert params["layer1.weight"].std().item() == pytest.approx(40**-0.5, rel=0.02)
+
+
+def test_what_is_shown_of_several_draws() -> None:
+    """Of each comparison the draw nearest to its limit; the largest error by an exact oracle, in the example itself."""
+
+    def row(error: float, allowed: float, oracle: str = "autograd", case: str = "") -> Row:
+        return Row(
+            "dx", "dx", (5,), error <= allowed, relative_error=error, tolerance=allowed, oracle=oracle, case=case
+        )
+
+    draws = [[row(3e-16, 1e-12)], [row(2e-16, 3e-16)], [row(1e-16, 1e-12)]]
+    others = [row(1e-9, 1e-8, oracle="differences"), row(1e-10, 1e-9, case="x ±1e4")]
+    check = verification.Check("layers", "cube", reports=[Report((*rows, *others)) for rows in draws])
+    assert check.nearest.rows == (draws[1][0], *others)
+    assert check.largest == draws[0][0]
+    assert check.passed
+    check.reports.append(Report((row(2e-15, 1e-15), row(0.0, 1e-12))))
+    assert check.nearest.rows[0].relative_error == 2e-15
+    assert not check.passed
+
+
+@pytest.mark.parametrize("name", ["gelu", pytest.param("sigmoid", marks=pytest.mark.slow)])
+def test_a_wrong_derivative_is_found(name: str, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = ACTIVATIONS[name]
+    spoil(monkeypatch, name, derivative=lambda z, a: right.derivative(z, a) + 1e-9)
+    done = call(capsys, verify.main, "--seeds", 1)
+    assert done.status == 1
+    table = rows(done.out)
+    assert {row[0] for row in table[len(LABELS) :] if "WRONG" in row[1]} == {name}, (
+        "with the quadratic cost only this one"
+    )
+    assert any(row[-1] == "WRONG" for row in table[: len(LABELS)]) == (name == "sigmoid")
+    sentence = running.one_sentence(done.err)
+    assert "differ; the first is BP" in sentence
+    assert f", {name}, quadratic cost: " in sentence
+    assert "of the norm (allowed 1.0e-12)" in sentence
+    assert "agree" not in done.out
+
+
+def test_a_wrong_cost_is_found(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cost itself is right, its gradient is twice as large."""
+
+    class Doubled(LOSSES["squared-error"]):  # type: ignore[misc]
+        def backward(self, dC: float, cache: object) -> object:
+            return 2 * super().backward(dC, cache)
+
+    monkeypatch.setitem(LOSSES, "squared-error", Doubled)
+    done = call(capsys, verify.main, "--seeds", 1)
+    assert done.status == 1
+    assert "the first is ∂C/∂output of " in running.one_sentence(done.err)
+    assert "twice" in done.out or "2" in done.out
+    assert all(
+        ["WRONG" in cell for cell in row[1:]] == [False, True, False, False] for row in rows(done.out)[len(LABELS) :]
+    )
+    (check,) = (c for c in verification.verify_costs(torch.float64, [0]) if not c.passed)
+    assert check.title == "squared-error"
+
+
+def test_all_is_every_model_layer_and_cost(capsys: Capsys) -> None:
+    done = call(capsys, verify.main, "--all", "--seeds", 2, "--json")
+    assert (done.status, done.err) == (0, "")
+    result = in_json(done)
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for check in result["checks"]:
+        parts.setdefault(check["part"], []).append(check)
+    assert list(parts) == ["layers", "costs", *FAMILIES]
+    assert len(parts["mlp"]) == NETWORKS
+    assert sum(check["comparisons"] for check in parts["mlp"]) == 2 * COMPARED
+    for name, sizes in OF_PICTURES.items():
+        assert [check["title"].rpartition(", ")[2] for check in parts[name]] == sizes
+        assert [check["comparisons"] for check in parts[name]] == [2 * n for n in compared(name)]
+    assert [check["title"] for check in parts["layers"]] == LAYERS
+    assert [check["title"] for check in parts["costs"]] == [*LOSSES, "smoothed softmax-cross-entropy"]
+    for check in parts["layers"] + parts["costs"]:
+        assert {"reference", "autograd", "dot product", "differences"} <= {row["oracle"] for row in check["rows"]}
+    assert (result["passed"], result["dtype"], result["seeds"]) == (True, "float64", [0, 1])
+    assert result["comparisons"] == sum(check["comparisons"] for check in result["checks"])
+    assert result["largest_relative_error"] == max(check["largest_relative_error"] for check in result["checks"])
+    largest = {part: max(check["largest_relative_error"] for check in checks) for part, checks in parts.items()}
+    assert 0 < largest.pop("cnn") < CNN_LIMITS["float64"]
+    assert 0 < min(largest.values()) <= max(largest.values()) < LIMITS["float64"]
+
+
+def compared(name: str) -> list[int]:
+    """Of each network: C, ∂C/∂output, and a δ a layer call, a gradient a parameter and the running statistics."""
+    models = [problem.model for problem in FAMILIES[name].problems()]
+    if name == "lenet5":
+        return [2 + 7 + 4 + 10 for _ in models]
+    norms = [len(m.channels) * (1 + 2 * m.blocks) for m in models]  # type: ignore[attr-defined]
+    calls = [3 * n + len(m.channels) + 2 for n, m in zip(norms, models, strict=True)]  # type: ignore[attr-defined]
+    return [2 + c + 3 * n + 2 + 2 * n for c, n in zip(calls, norms, strict=True)]
+
+
+def test_as_tables_too(capsys: Capsys) -> None:
+    done = call(capsys, verify.main, "--all", "--seeds", 1)
+    assert (done.status, done.err) == (0, "")
+    lines = [row for row in rows(done.out) if len(row) == 4 and row[-1]]  # a long title goes on in a line of its own
+    expected = [*LAYERS, *LOSSES, "smoothed softmax-cross-entropy"]
+    assert [row[0] for row in lines[: len(expected)]] == expected
+    assert len(lines) >= len(expected) + sum(map(len, OF_PICTURES.values()))
+    assert {row[-1] for row in lines} == {"ok"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_all_in_lower_precision(dtype: str, capsys: Capsys) -> None:
+    result = in_json(call(capsys, verify.main, "--all", "--seeds", 3, "--json", "--dtype", dtype))
+    assert result["passed"]
+    largest = {"cnn": 0.0, "others": 0.0}
+    for check in result["checks"]:
+        which = "cnn" if check["part"] == "cnn" else "others"
+        largest[which] = max(largest[which], check["largest_relative_error"])
+    assert LIMITS["float64"] < largest["others"] < LIMITS[dtype]
+    # in 16 bits pixels tie that do not in truth, and max pooling sends a whole δ elsewhere: then only `passed` counts
+    assert LIMITS["float64"] < largest["cnn"] < CNN_LIMITS.get(dtype, float("inf"))
+
+
+def test_a_wrong_layer_with_its_own_right_derivative_is_found(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gelu by its tanh approximation, which autograd through the same forward cannot object to."""
+
+    def inner(z: torch.Tensor) -> torch.Tensor:
+        return (2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3)
+
+    def derivative(z: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        t = inner(z).tanh()
+        return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * (2 / torch.pi) ** 0.5 * (1 + 3 * 0.044715 * z**2)
+
+    spoil(monkeypatch, "gelu", value=lambda z: 0.5 * z * (1 + inner(z).tanh()), derivative=derivative)
+    checks = {check.title: check for check in verification.verify_layers(torch.float64, [0])}
+    assert [title for title, check in checks.items() if not check.passed] == ["gelu"]
+    wrong = {(row.name, row.oracle) for row in checks["gelu"].rows if not row.passed and not row.case}
+    assert ("output", "reference") in wrong
+    assert {oracle for _, oracle in wrong} == {"reference"}
+
+
+def test_failures_in_json(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, "tanh", derivative=lambda z, a: torch.full_like(z, torch.nan))
+    done = call(capsys, verify.main, "--seeds", 1, "--json")
+    assert done.status == 1
+    assert "differ" in running.one_sentence(done.err)
+    result = in_json(done)
+    assert not result["passed"]
+    assert result["largest_relative_error"] is None
+    wrong = [check for check in result["checks"] if not check["passed"]]
+    assert {check["title"].split(", ")[1] for check in wrong} == {"tanh"}
+    assert all(row["reason"] for check in wrong for row in check["rows"] if row["verdict"] == "WRONG")
+
+
+def test_a_trained_network(run_dir: Path, capsys: Capsys) -> None:
+    for dtype in LIMITS:
+        done = call(capsys, verify.main, "--checkpoint", run_dir, "--dtype", dtype, "--seeds", 4)
+        assert (done.status, done.err) == (0, "")
+        assert "mlp after 21 steps, npz, 4 draws" in done.out
+        assert [row[1] for row in rows(done.out)][:4] == ["()", "(30, 3)", "(30, 3)", "(30, 3)"]
+        assert f"all 40 comparisons agree in {dtype}" in done.out.splitlines()[-1]
+
+
+def test_a_trained_network_whose_data_have_moved(run_dir: Path, tmp_path: Path, capsys: Capsys) -> None:
+    moved = (tmp_path / "arrays.npz").rename(tmp_path / "elsewhere.npz")
+    lost = call(capsys, verify.main, "--checkpoint", run_dir, "--seeds", 1)
+    assert lost.status == 2
+    assert "arrays.npz" in running.one_sentence(lost.err)
+    found = call(capsys, verify.main, "--checkpoint", run_dir, "--seeds", 1, "--data-dir", moved)
+    assert (found.status, found.err) == (0, "")
+    other = call(capsys, verify.main, "--checkpoint", run_dir, "--data-dir", write_npz(tmp_path / "4.npz", classes=4))
+    assert other.status == 2
+    assert "classes 0, 1, 2, 3" in running.one_sentence(other.err)
+
+
+def test_a_trained_network_that_overflows_in_this_format(run_dir: Path, capsys: Capsys) -> None:
+    saved = checkpoint.load(run_dir)
+    for name, tensor in saved["model"].items():
+        saved["model"][name] = tensor * 1e6
+    checkpoint.save(saved, run_dir / "last.pt")
+    done = call(capsys, verify.main, "--checkpoint", run_dir, "--seeds", 1, "--dtype", "float16")
+    assert done.status == 2
+    assert "overflows in float16: give a wider --dtype" in running.one_sentence(done.err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--all", "--model", "mlp"], "exclude each other"),
+        (["--all", "--checkpoint", "runs/x"], "exclude each other"),
+        (["--model", "mpl"], "must be one of mlp, lenet5, cnn"),
+        (["--data-dir", "data"], "goes with --checkpoint"),
+        (["--seeds", "0"], "a whole number from 1"),
+        (["--dtype", "float128"], "float64"),
+    ],
+)
+def test_wrong_orders(arguments: list[str], named: str, capsys: Capsys) -> None:
+    done = call(capsys, verify.main, *arguments)
+    assert done.status == 2
+    assert done.out == ""
+    assert named in running.one_sentence(done.err)
+
+
+@pytest.mark.slow
+def test_the_table_of_the_readme_is_made_of_what_verify_says(capsys: Capsys) -> None:
+    results = {
+        dtype: in_json(call(capsys, verify.main, "--all", "--seeds", 1, "--json", "--dtype", dtype))
+        for dtype in ("float64", "float32")
+    }
+    made = [line.strip("| ").split(" | ") for line in benchmark.table(results).splitlines()[2:]]
+    networks = [f"`{name}`, {len(sizes)} networks" for name, sizes in OF_PICTURES.items()]
+    assert [row[0] for row in made] == [f"{len(LAYERS)} layers", "5 costs", f"`mlp`, {NETWORKS} networks", *networks]
+    assert sum(int(row[1].replace(",", "")) for row in made) == sum(r["comparisons"] for r in results.values())
+    for column, result in enumerate(results.values(), start=2):
+        assert max(float(row[column]) for row in made) == pytest.approx(result["largest_relative_error"], rel=0.05)
+
+
+def test_the_readme_is_not_written_where_something_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "verify.py").write_text("raise SystemExit(1)")
+    (tmp_path / "README.md").write_text("<!-- verify -->\nold\n<!-- end of verify -->\n")
+    monkeypatch.setattr(benchmark, "SCRIPT", tmp_path / "verify.py")
+    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
+    with pytest.raises(SystemExit, match="1"):
+        benchmark.main()
+    assert "old" in (tmp_path / "README.md").read_text()
+
+
+def test_the_table_in_the_readme_holds_every_part() -> None:
+    _, _, after = readme.README.read_text(encoding="utf-8").partition("<!-- verify -->\n")
+    lines = [line for line in after.partition("<!-- end of verify -->")[0].splitlines() if line.startswith("| ")]
+    for name in FAMILIES:
+        assert any(f"`{name}`" in line for line in lines), f"the README's table lacks {name}: `make verify` writes it"
+    assert len(lines) == 1 + 2 + len(FAMILIES)
+    for line in lines[1:]:
+        exact, single = line.strip("| ").split(" | ")[2:]
+        assert float(exact) < (CNN_LIMITS if "`cnn`" in line else LIMITS)["float64"]
+        assert LIMITS["float64"] < float(single) < LIMITS["float32"]
+
+
+@pytest.mark.slow
+def test_as_a_process() -> None:
+    done = running.run("verify.py", "--model", "mlp", "--seeds", 1)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[-1].startswith("all ")

@@ -1,0 +1,163 @@
+"""python -m lessons: the list, a run, what it leaves behind, and what it refuses; the lessons' own tests lie beside."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from benchmarks import lessons as pages
+from lessons import __main__ as script
+from lessons import lesson as lessons
+from lessons.lesson import LESSONS, Report, load_lesson, markdown, teach
+from tests.support.running import ROOT, call, one_sentence
+from training.dashboard.figures import new_figure
+from training.data import Dataset
+
+
+class Falling(ModuleType):
+    """A lesson whose claim does not hold."""
+
+    TITLE, CLAIM, SOURCE = "Falling up", "Things fall up [sic].", "nobody"
+
+    def run(self, data: Dataset, seed: int, run_dir: Path) -> Report:
+        figure = new_figure(3, 2)
+        figure.add_subplot().plot([0, seed])
+        (run_dir / "own.txt").write_text("of the lesson", encoding="utf-8")
+        curves = {"stone": {"height": [(0, 2.0), (10, 0.5)]}}
+        return Report([["what", "height"], ["a|b", "0.5"]], False, "it fell down.", figure, curves)
+
+
+@pytest.fixture
+def falling(monkeypatch: pytest.MonkeyPatch) -> Falling:
+    lesson = Falling("lessons.falling")
+    monkeypatch.setitem(sys.modules, "lessons.falling", lesson)
+    monkeypatch.setattr(lessons, "LESSONS", ("falling",))
+    return lesson
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory without data, in which runs/ is made."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_without_a_name_all_are_listed_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, script.main)
+    assert done.status == 0
+    rows = re.findall(r"^ *(\d+) +([a-z-]+) +\S", done.out, re.MULTILINE)
+    assert rows == [(str(number), name) for number, name in enumerate(LESSONS, start=1)]
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_lesson_has_its_texts_and_a_file_of_its_own(name: str) -> None:
+    lesson = load_lesson(name)
+    assert "\n" not in lesson.TITLE + lesson.CLAIM + lesson.SOURCE
+    assert lesson.CLAIM.endswith(".")
+    assert not lesson.SOURCE.endswith(".")
+    assert (ROOT / "lessons" / pages.module(name)).is_file()
+
+
+def test_every_file_of_the_package_is_a_lesson_or_used_by_one() -> None:
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "lessons").glob("*.py")}
+    own = {name.replace("-", "_") for name in LESSONS} | {"__init__", "__main__"}
+    assert own <= sources.keys()
+    for name in sources.keys() - own:
+        assert any(f"lessons.{name} import" in source for source in sources.values()), name
+
+
+def test_a_run_prints_the_claim_numbers_and_verdict(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, script.main, "shared-nodes")
+    out = " ".join(done.out.split())
+    assert done.status == 0
+    assert load_lesson("shared-nodes").CLAIM in out
+    assert "error of the sum" in out
+    assert "Holds: the sums are" in out
+    assert "tensorboard --logdir runs/lessons/shared-nodes" in out
+    assert {path.name for path in (here / "runs" / "lessons").iterdir()} == {"shared-nodes"}
+
+
+def test_a_claim_that_does_not_hold_is_said_and_is_the_exit_status(
+    here: Path, falling: Falling, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = call(capsys, script.main, "falling", "--seed", 3)
+    assert done.status == 1
+    assert "DOES NOT HOLD: it fell down." in done.out
+    assert "Things fall up [sic]." in done.out
+
+
+def test_what_a_run_leaves_behind(falling: Falling, sample: Dataset, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    teach("falling", sample, 3, run_dir)
+    facts = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
+    assert facts.pop("seconds") > 0
+    assert facts == {
+        **{"lesson": "falling", "title": "Falling up", "claim": "Things fall up [sic].", "source": "nobody"},
+        **{"data": sample.source, "seed": 3, "table": [["what", "height"], ["a|b", "0.5"]]},
+        **{"holds": False, "verdict": "it fell down."},
+    }
+    with Image.open(run_dir / "figure.png") as picture:
+        assert picture.size == (330, 220)
+    assert (run_dir / "own.txt").exists()
+    events = EventAccumulator(str(run_dir)).Reload()
+    assert events.Tags()["images"] == ["lesson"]
+    text = events.Tensors("lesson/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| a\\|b | 0.5 |" in text
+    curve = EventAccumulator(str(run_dir / "stone")).Reload().Scalars("height")
+    assert [(event.step, event.value) for event in curve] == [(0, 2.0), (10, 0.5)]
+
+
+def test_a_second_run_replaces_the_first_and_nothing_is_left_of_a_failed_one(
+    falling: Falling, sample: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "run"
+    teach("falling", sample, 0, run_dir)
+    (run_dir / "stale").mkdir()
+    teach("falling", sample, 1, run_dir)
+    assert not (run_dir / "stale").exists()
+    monkeypatch.setattr(falling, "run", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        teach("falling", sample, 2, run_dir)
+    assert json.loads((run_dir / "report.json").read_text(encoding="utf-8"))["seed"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = call(capsys, script.main, "shared-node")
+    assert done.status == 2
+    assert one_sentence(done.err).startswith("lessons: there is no lesson 'shared-node' (did you mean 'shared-nodes'?)")
+    done = call(capsys, script.main, "shared-nodes", "--seed", -1)
+    assert done.status == 2
+    assert "--seed is -1, but it must be" in one_sentence(done.err)
+    (here / "mine").mkdir()
+    (here / "mine" / "thesis.txt").write_text("years of work", encoding="utf-8")
+    done = call(capsys, script.main, "shared-nodes", "--run-dir", "mine")
+    assert done.status == 2
+    assert "mine holds something that is no lesson" in one_sentence(done.err)
+    assert [path.name for path in (here / "mine").iterdir()] == ["thesis.txt"]
+    done = call(capsys, script.main, "shared-nodes", "--run-dir", "mine/thesis.txt/x")
+    assert done.status == 2
+    assert "cannot write to mine/thesis.txt" in one_sentence(done.err)
+    assert [path.name for path in here.iterdir()] == ["mine"]
+
+
+def test_a_cell_with_a_bar_stays_one_cell() -> None:
+    assert markdown([["a", "b"], ["|x|", "1"]]) == "| a | b |\n| --- | --- |\n| \\|x\\| | 1 |"
+
+
+def test_the_page_has_every_lesson_with_its_texts_command_and_figure() -> None:
+    page = pages.PAGE.read_text(encoding="utf-8")
+    headings = re.findall(r"^## \d+\. (.*)$", page, re.MULTILINE)
+    assert headings == [load_lesson(name).TITLE for name in LESSONS]
+    for name in LESSONS:
+        lesson = load_lesson(name)
+        assert lesson.CLAIM in page
+        assert lesson.SOURCE in page
+        assert f"`python -m lessons {name}`" in page
+        assert f"(lessons/{name}.png)" in page
+    assert page.count("**Holds:**") == len(LESSONS)

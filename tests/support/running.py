@@ -1,0 +1,152 @@
+"""How the tests run what a user runs: a script's `main` in this process, a process of its own, or just the loop."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from lessons.runs import Silent
+from training import checkpoint
+from training.config import Config
+from training.dashboard.metrics import read_metrics
+from training.dashboard.tensorboard import MetricsWriter
+from training.data import Dataset
+from training.families.networks import make_model
+from training.learners.base import Learner
+from training.learners.factory import make_learner, make_manual, make_reference
+from training.learners.manual import ManualLearner
+from training.learners.reference import ReferenceLearner
+from training.loop import Loop, Outcome
+from training.prepare import prepare
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def resolved(config: Config, data: Dataset) -> Config:
+    """The configuration with nothing left open, as a run has it."""
+    return prepare(config, data)[0]
+
+
+def learner_of(config: Config, data: Dataset) -> Learner:
+    return make_learner(config, data, make_model(config, data))
+
+
+def manual_of(config: Config, data: Dataset) -> ManualLearner:
+    return make_manual(config, data, make_model(config, data))
+
+
+def reference_of(config: Config, data: Dataset) -> ReferenceLearner:
+    return make_reference(config, data, make_model(config, data), getattr(torch, config.dtype))
+
+
+class Done(NamedTuple):
+    status: int | str | None
+    out: str
+    err: str
+
+
+def call(capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int], *arguments: object) -> Done:
+    """A script's `main` in this process."""
+    capsys.readouterr()
+    status: int | str | None
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as exit:  # tyro's way to refuse a command line
+        status = exit.code
+    return Done(status, *capsys.readouterr())
+
+
+def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+    """A script as a process of its own, with pipes for its output."""
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def run(script: str, *arguments: object) -> Done:
+    process = start(script, *arguments)
+    out, err = process.communicate()
+    return Done(process.returncode, out, err)
+
+
+def write_npz(path: Path, train: int = 200, test: int = 60, features: int = 5, classes: int = 3) -> Path:
+    """Arrays for --dataset npz: the class is the largest of the first features, so it can be learned."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(train + test, features)).astype(np.float32)
+    y = x[:, :classes].argmax(axis=1)
+    np.savez(path, x=x[:train], y=y[:train], x_test=x[train:], y_test=y[train:])
+    return path
+
+
+def write_pictures(path: Path, shape: tuple[int, ...] = (7, 6), train: int = 200, test: int = 60) -> Path:
+    """Pictures for --dataset npz: the class is the brightest third, from left to right."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(train + test, *shape)).astype(np.float32)
+    y = np.stack([third.mean(axis=tuple(range(1, third.ndim))) for third in np.array_split(x, 3, axis=-1)]).argmax(0)
+    np.savez(path, x=x[:train], y=y[:train], x_test=x[train:], y_test=y[train:])
+    return path
+
+
+def train_loop(
+    config: Config, data: Dataset, run_dir: Path, stop: Callable[[], bool] = lambda: False
+) -> tuple[Loop, Outcome]:
+    """Only the loop of a run, without its pictures: from the beginning, or from where `last.pt` in `run_dir` stands."""
+    run_dir.mkdir(exist_ok=True)
+    learner, progress, start_step = learner_of(config, data), None, 0
+    if (run_dir / "last.pt").exists():
+        saved = checkpoint.load(run_dir)
+        learner.load_state_dict(saved)
+        progress = saved["progress"]
+        start_step = learner.steps + 1 if learner.steps or progress["evaluated"] else 0
+    with closing(MetricsWriter(run_dir, config, data, start_step=start_step, environment={})) as writer:
+        loop = Loop(config, data, learner, writer, Silent(), run_dir, progress, stop)
+        return loop, loop.run()
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without the speed, which no two runs share."""
+    lines = read_metrics(run_dir / "metrics.jsonl")
+    return [{tag: value for tag, value in line.items() if tag != "examples_per_second"} for line in lines]
+
+
+def values(run_dir: Path, tag: str) -> dict[int, float]:
+    """step → value of one tag."""
+    return {line["step"]: line[tag] for line in read_metrics(run_dir / "metrics.jsonl") if tag in line}
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal in every bit: nested dicts and lists of tensors and plain values."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}[{key!r}]")
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def one_sentence(err: str) -> str:
+    """What a script said on stderr, on one line and without tyro's box; fails if it is no sentence for a user."""
+    assert "Traceback" not in err
+    assert "Error:" not in err  # an exception's name
+    text = " ".join(line.strip(" │─╭╮╰╯") for line in err.splitlines() if line.strip(" -"))
+    assert text.strip(), "nothing on stderr"
+    return text
+
+
+def files(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def flags(options: dict[str, object]) -> Iterable[str]:
+    """{"batch_size": 30, "hidden": (4, 3)} as a command line."""
+    for name, value in options.items():
+        yield "--" + name.replace("_", "-")
+        yield from map(str, value) if isinstance(value, tuple) else (str(value),)

@@ -1,0 +1,121 @@
+"""The two text families as training sees them, a text as a data set, and what registers both for a test."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.support.text.recurrent import Recurrent, RecurrentTwin
+from tests.support.text.transformer import Transformer, TransformerTwin
+from training.config import Config
+from training.config.rules import COUNT, FRACTION, OneOf
+from training.data import LOADERS, Dataset, Streams
+from training.families import FAMILIES, base
+from training.families.base import Family, Problem
+from training.families.text import TextProblem, segments
+from training.tasks import NEXT_TOKEN
+
+PRESET = """\
+dataset = "text"
+loss = "softmax-cross-entropy"
+init = "xavier"
+optimizer = "adam"
+lr = 0.01
+schedule = "constant"
+batch_size = 5
+epochs = 1
+"""
+
+
+def load_text(path: Path) -> Dataset:
+    """A file's characters, the last tenth for testing."""
+    text = path.read_text(encoding="utf-8")
+    vocabulary = sorted(set(text))
+    ids = torch.tensor([vocabulary.index(character) for character in text])
+    kept = len(ids) * 9 // 10
+    train, test = Streams(ids[:kept], 1), Streams(ids[kept:], 1)
+    return Dataset("text", train, test, (1,), tuple(vocabulary), f"{len(ids):,} characters", task=NEXT_TOKEN.name)
+
+
+@dataclass(frozen=True)
+class RecurrentOptions:
+    """Options of the recurrent network."""
+
+    context: Annotated[int, COUNT] = 7
+    """Characters in a segment."""
+    width: Annotated[int, COUNT] = 9
+    """Hidden units."""
+
+
+@dataclass(frozen=True)
+class RecurrentConfig(RecurrentOptions, Config):
+    model: Annotated[str, OneOf(["cell"])] = "cell"
+
+
+class Recurrents(Family):
+    name, summary, preset, tasks = "cell", "a recurrent network", "cell", (NEXT_TOKEN.name,)
+    config, options, model = RecurrentConfig, RecurrentOptions, Recurrent
+
+    def arrange(self, config: RecurrentConfig, data: Dataset) -> Dataset:
+        return segments(data, config.context, carries=True)
+
+    def make(self, config: RecurrentConfig, data: Dataset) -> Recurrent:
+        return Recurrent(len(data.classes), 6, config.width)
+
+    def twin(self, model: Recurrent) -> nn.Module:
+        return RecurrentTwin(model)
+
+    def problems(self) -> Iterator[Problem]:
+        yield TextProblem("5 steps", "softmax-cross-entropy", Recurrent(7, 4, 6), (5,), 7, "7-4-6, 5 steps")
+
+
+@dataclass(frozen=True)
+class TransformerOptions:
+    """Options of the transformer."""
+
+    context: Annotated[int, COUNT] = 8
+    """Characters in a segment."""
+    heads: Annotated[int, COUNT] = 3
+    """Attention heads."""
+    dropout: Annotated[float, FRACTION] = 0.2
+    """Probability with which an activation is dropped."""
+
+
+@dataclass(frozen=True)
+class TransformerConfig(TransformerOptions, Config):
+    model: Annotated[str, OneOf(["block"])] = "block"
+
+
+class Transformers(Family):
+    name, summary, preset, tasks = "block", "a transformer block", "block", (NEXT_TOKEN.name,)
+    config, options, model = TransformerConfig, TransformerOptions, Transformer
+
+    def arrange(self, config: TransformerConfig, data: Dataset) -> Dataset:
+        return segments(data, config.context, carries=False)
+
+    def make(self, config: TransformerConfig, data: Dataset) -> Transformer:
+        return Transformer(len(data.classes), config.context, 4 * config.heads, config.heads, config.dropout)
+
+    def twin(self, model: Transformer) -> nn.Module:
+        return TransformerTwin(model)
+
+    def problems(self) -> Iterator[Problem]:
+        model = Transformer(7, 5, 6, 2)
+        yield TextProblem("2 heads", "softmax-cross-entropy", model, (5,), 7, "2 heads, 5 places")
+
+
+def register(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Mapping[str, Any]:
+    """Both families with their presets, and `--dataset text`, as long as the test runs."""
+    for path in base.PRESETS.glob("*.toml"):
+        (directory / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(base, "PRESETS", directory)
+    monkeypatch.setattr("training.families.configure.PRESETS", directory)
+    monkeypatch.setitem(LOADERS, "text", load_text)
+    for family in (Recurrents(), Transformers()):
+        (directory / f"{family.name}.toml").write_text(f'model = "{family.name}"\n{PRESET}', encoding="utf-8")
+        monkeypatch.setitem(FAMILIES, family.name, family)
+    return FAMILIES

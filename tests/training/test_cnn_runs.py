@@ -1,0 +1,250 @@
+"""Runs of convolutional networks: interrupted and resumed, by the scripts, and what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import explain
+import predict
+import train
+import verify
+from manual_backprop.models.cnn import CNN
+from manual_backprop.models.lenet5 import LeNet5
+from tests.support.problems import relative_difference
+from tests.support.running import (
+    assert_same,
+    call,
+    files,
+    flags,
+    learner_of,
+    metrics,
+    one_sentence,
+    resolved,
+    train_loop,
+    write_pictures,
+)
+from training import checkpoint
+from training.config import Config
+from training.data import Dataset, load
+from training.data.augmentation import make_augment
+from training.data.noise import dropout_noise
+from training.families.configure import configure
+from training.families.networks import make_model
+
+Capsys = pytest.CaptureFixture[str]
+LOSS = "softmax-cross-entropy"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("data") / "pictures.npz")
+
+
+def config(data: Dataset, **changes: Any) -> Config:
+    settings: dict[str, Any] = {"model": "cnn", "channels": (3, 4), "activation": ("relu",), "loss": LOSS, "lr": 0.05}
+    settings |= {"momentum": 0.9, "l2": 1e-3, "batch_size": 30, "epochs": 2, "log_every": 4, "histogram_every": 5}
+    settings |= {"dropout": 0.2, "shift": 1, "rotate": 10.0}
+    return resolved(configure(**(settings | changes)), data)
+
+
+@pytest.mark.parametrize("impl", ["manual", "reference"])
+def test_the_learner_is_what_the_configuration_asks_for(impl: str, pictures: Path) -> None:
+    """To the last option: the moves of the pictures and the masks are those of the seed, alike on both sides."""
+    data = load("npz", pictures)
+    settings = config(data, impl=impl, blocks=2, activation=("silu",), seed=5, shift=2, rotate=20.0)
+    model = make_model(settings, data)
+    assert model == CNN((1, 7, 6), 3, (3, 4), 2, "silu", dropout=0.2)
+    learner: Any = learner_of(settings, data)
+    assert list(learner.parameters) == list(model.shapes)
+    x, y = data.train.batch(torch.arange(30), torch.float32)
+    shown, labels = learner.batch(torch.arange(30))
+    assert torch.equal(shown, make_augment((7, 6), 2, 20.0, seed=5)(0, x))
+    assert torch.equal(labels, y)
+    asked = 6, learner.device, torch.float32
+    for name in ("dropout", "another"):
+        mask = learner.noise(*asked)(name, (30, 4), 0.8)
+        assert torch.equal(mask, dropout_noise(5)(*asked)(name, (30, 4), 0.8))
+    if impl == "reference":
+        assert learner.module.dropout.p == 0.2
+
+
+def test_lenet_is_what_the_configuration_asks_for(sample: Dataset) -> None:
+    settings = resolved(configure(model="lenet5", activation=("gelu",), loss=LOSS), sample)
+    assert make_model(settings, sample) == LeNet5((1, 28, 28), 10, "gelu")
+
+
+def stopped_after(number: int) -> Callable[[], bool]:
+    asked = iter(range(number))
+    return lambda: next(asked, None) is None
+
+
+@pytest.mark.parametrize("polls", [1, 4, 7, 10])
+@pytest.mark.parametrize("impl", ["manual", "reference", pytest.param("both", marks=pytest.mark.slow)])
+def test_a_resumed_run_is_the_uninterrupted_one(impl: str, polls: int, pictures: Path, tmp_path: Path) -> None:
+    """Bit for bit, running statistics, dropout's masks and the pictures' moves included."""
+    data = load("npz", pictures)
+    settings = config(data, impl=impl)
+    train_loop(settings, data, tmp_path / "whole")
+    _, outcome = train_loop(settings, data, tmp_path / "stopped", stop=stopped_after(polls))
+    assert not outcome.finished
+    for path in (tmp_path / "stopped").glob("events.*"):
+        path.unlink()
+    _, outcome = train_loop(settings, data, tmp_path / "stopped")
+    assert outcome.finished
+    for name in ("last.pt", "best.pt"):
+        assert_same(checkpoint.load(tmp_path / "whole" / name), checkpoint.load(tmp_path / "stopped" / name), name)
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "stopped")
+    saved = checkpoint.load(tmp_path / "whole")
+    assert saved["model"]["stage2.block1.norm2.num_batches_tracked"].item() == saved["steps"] == 14
+    assert not torch.equal(saved["model"]["stage1.norm.running_var"], torch.ones(3))
+
+
+def test_manual_and_reference_runs_are_one(pictures: Path, tmp_path: Path) -> None:
+    data = load("npz", pictures)
+    saved = []
+    for impl in ("manual", "reference", "both"):
+        train_loop(config(data, impl=impl, dtype="float64"), data, tmp_path / impl)
+        saved.append(checkpoint.load(tmp_path / impl)["model"])
+    assert relative_difference(saved[0], saved[1]) < 1e-10
+    assert_same(saved[0], saved[2])
+
+
+# The scripts
+
+
+@pytest.fixture(scope="module")
+def run_dir(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of cnn that is stopped after ten steps and gone on with for four."""
+    path = tmp_path_factory.mktemp("run") / "run"
+    options = {"model": "cnn", "dataset": "npz", "data_dir": pictures, "channels": (3, 4), "batch_size": 30}
+    assert train.main(list(flags({**options, "epochs": 2, "max_steps": 10, "run_dir": path}))) == 0
+    assert train.main(["--resume", str(path), "--max-steps", "14"]) == 0
+    return path
+
+
+def test_a_run_can_be_asked_verified_and_not_explained(run_dir: Path, pictures: Path, capsys: Capsys) -> None:
+    assert checkpoint.load(run_dir)["steps"] == 14
+    done = call(capsys, verify.main, "--checkpoint", run_dir, "--seeds", 3)
+    assert (done.status, done.err) == (0, "")
+    assert "cnn after 14 steps, npz" in " ".join(done.out.split())
+    assert "comparisons agree in float64" in done.out
+    done = call(capsys, predict.main, "--checkpoint", run_dir, "--dataset", "npz", "--data-dir", pictures)
+    assert (done.status, done.err) == (0, "")
+    assert f"{checkpoint.load(run_dir)['progress']['latest']:.2%}" in done.out
+    done = call(capsys, explain.main, "--checkpoint", run_dir, "--out", run_dir / "page.html")
+    assert done.status == 2
+    assert "only perceptrons" in one_sentence(done.err)
+
+
+def test_data_of_another_shape_are_refused(run_dir: Path, tmp_path: Path, capsys: Capsys) -> None:
+    other = write_pictures(tmp_path / "other.npz", (6, 7))
+    for main in (predict.main, verify.main):
+        where = ["--dataset", "npz"] if main is predict.main else []
+        done = call(capsys, main, "--checkpoint", run_dir, *where, "--data-dir", other)
+        assert done.status == 2
+        assert "npz has shape 6, 7, but this network was trained on npz with shape 7, 6" in one_sentence(done.err)
+
+
+def test_a_checkpoint_of_another_network_is_refused(run_dir: Path, tmp_path: Path, capsys: Capsys) -> None:
+    saved = checkpoint.load(run_dir)
+    for spoil, named in (
+        (lambda model: model.pop("stage1.norm.running_var"), "stage1.norm.running_var"),
+        (lambda model: model.update({"stage1.block1.conv1.weight": torch.zeros(3, 3, 1, 1)}), "stage1.block1.conv1"),
+        (lambda model: model.update({"stage3.conv.weight": torch.zeros(1)}), "stage3.conv.weight"),
+    ):
+        spoilt = {**saved, "model": dict(saved["model"])}
+        spoil(spoilt["model"])
+        torch.save(spoilt, tmp_path / "spoilt.pt")
+        done = call(capsys, predict.main, "--checkpoint", tmp_path / "spoilt.pt", "--dataset", "npz")
+        assert done.status == 2
+        assert named in one_sentence(done.err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["lenet5", "cnn"])
+def test_the_presets_train(model: str, tmp_path: Path, capsys: Capsys) -> None:
+    options = {"model": model, "dataset": "sample", "max_steps": 2, "examples": 100, "batch_size": 20, "impl": "both"}
+    done = call(capsys, train.main, *flags(options | {"run_dir": tmp_path / "run"}))
+    assert (done.status, done.err) == (0, "")
+    assert f'model = "{model}"' in (tmp_path / "run" / "config.toml").read_text()
+
+
+def test_pictures_in_color_train(tmp_path: Path, capsys: Capsys) -> None:
+    npz = write_pictures(tmp_path / "color.npz", (3, 8, 6))
+    options = {"model": "cnn", "dataset": "npz", "data_dir": npz, "channels": (4,), "max_steps": 3, "impl": "both"}
+    done = call(capsys, train.main, *flags(options | {"shift": 0, "rotate": 0, "run_dir": tmp_path / "run"}))
+    assert (done.status, done.err) == (0, "")
+    assert checkpoint.load(tmp_path / "run")["model"]["stage1.conv.weight"].shape == (4, 3, 3, 3)
+
+
+def write_tiny(folder: Path, side: int) -> Path:
+    """25 pictures, of which 20 are for training."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(25, side, side)).astype(np.float32)
+    np.savez(folder / "tiny.npz", x=x, y=np.arange(25) % 3)
+    return folder / "tiny.npz"
+
+
+REFUSED: dict[str, tuple[int, dict[str, object], str]] = {
+    "one value per channel": (
+        2,
+        {"model": "cnn", "channels": (3,), "batch_size": 1},
+        "--batch-size is 1, which leaves every mini-batch 1 of 20 examples, and the maps of the last stage are 1×1",
+    ),
+    "one value in the last batch": (
+        7,
+        {"model": "cnn", "channels": (3, 2), "batch_size": 19},
+        "--batch-size is 19, which leaves an epoch's last mini-batch 1 of 20 examples",
+    ),
+    "one example": (
+        3,
+        {"model": "cnn", "channels": (3,), "examples": 1},
+        "which leaves an epoch's last mini-batch 1 of 1",
+    ),
+    "too many stages": (7, {"model": "cnn"}, "3 stages halve a picture 3 times, and 7×7 pixels allow 2: give channels"),
+    "LeNet-5 of 20×20": (20, {"model": "lenet5"}, "LeNet-5 reads pictures of 28×28 or 32×32 pixels, not of 20×20"),
+    "channels of LeNet-5": (28, {"model": "lenet5", "channels": (3,)}, "--channels goes with --model cnn, not with"),
+    "no channels": (8, {"model": "cnn", "channels": ()}, "--channels is empty, but it must be"),
+    "blocks below 0": (8, {"model": "cnn", "channels": (3,), "blocks": -1}, "--blocks is -1, but it must be"),
+    "unknown activation": (8, {"model": "cnn", "activation": ("swish",)}, "invalid choice 'swish'"),
+    "unknown model": (8, {"model": "resnet"}, "invalid choice 'resnet'"),
+}
+
+
+@pytest.mark.parametrize(("side", "options", "named"), REFUSED.values(), ids=REFUSED)
+def test_a_wrong_command_line(
+    side: int, options: dict[str, object], named: str, tmp_path: Path, capsys: Capsys
+) -> None:
+    npz = write_tiny(tmp_path, side)
+    options = {"dataset": "npz", "data_dir": npz, "run_dir": tmp_path / "run"} | options
+    done = call(capsys, train.main, *flags(options))
+    assert done.status == 2
+    assert named in one_sentence(done.err)
+    assert files(tmp_path) == {"tiny.npz"}
+
+
+def test_points_are_no_pictures(tmp_path: Path, capsys: Capsys) -> None:
+    for model in ("lenet5", "cnn"):
+        done = call(capsys, train.main, *flags({"model": model, "dataset": "points", "run_dir": tmp_path / "run"}))
+        assert done.status == 2
+        sentence = one_sentence(done.err)
+        assert f"--model {model} reads pictures" in sentence
+        assert "an example of points is 2: give --model mlp" in sentence
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "batch_size"), [(2, (3,), 2), (2, (3,), 9), (3, (3,), 20), (5, (2,), 19), (4, (2,), 1)]
+)
+def test_the_least_that_batch_norm_trains_on(
+    side: int, channels: tuple[int, ...], batch_size: int, tmp_path: Path
+) -> None:
+    """Two examples of a pixel each, or one of several pixels."""
+    data = load("npz", write_tiny(tmp_path, side))
+    settings = config(data, channels=channels, batch_size=batch_size, epochs=1, histogram_every=0)
+    _, outcome = train_loop(settings, data, tmp_path / "run")
+    assert outcome.finished

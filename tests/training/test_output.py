@@ -1,0 +1,419 @@
+"""The output of every command in pipes that are not UTF-8, and in pipes that nobody reads."""
+
+import ast
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.table import Table
+
+import explain
+import predict
+import train
+import verify
+from lessons import __main__ as lessons
+from manual_backprop.layers.activations import ACTIVATIONS
+from tests.support import running
+from tests.support.running import ROOT, Done, flags, one_sentence
+from training import checkpoint
+from training.errors import UserError
+from training.terminal.output import READABLE, Console, asks_for_ascii, command, make_readable, readable, spelling_of
+
+ENCODINGS = ("ascii", "cp1252", "latin-1", "cp437")
+C_LOCALE = {"LC_ALL": "C"}  # where Python by itself writes UTF-8
+ROOMS = ("manual_backprop", "reference", "gradient_check", "training", "explanation", "lessons", "benchmarks")
+SOURCES = [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
+DOORS = [path for path in SOURCES if "__main__" in path.read_text(encoding="utf-8")]
+WITH_HELP = ["train.py", "verify.py", "predict.py", "explain.py", "-m lessons", "-m training.data.make_sample"]
+WITH_HELP += ["-m benchmarks.reproduction", "-m benchmarks.mutation"]
+MAINS = {script.__name__: script.main for script in (train, verify, predict, explain, lessons)}
+CLOSED = "the reader of the output closed it"
+
+
+def pipe(encoding: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+
+
+def said(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    assert isinstance(stream.buffer, io.BytesIO)
+    return stream.buffer.getvalue().decode(stream.encoding.removeprefix(READABLE))
+
+
+def call(monkeypatch: pytest.MonkeyPatch, encoding: str, main: Callable[[list[str]], int], *arguments: object) -> Done:
+    """A script's `main` in this process, with pipes of this encoding for its output."""
+    out, err = pipe(encoding), pipe(encoding)
+    status: int | str | None
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", out)
+        patch.setattr(sys, "stderr", err)
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            status = exit.code
+    return Done(status, said(out), said(err))
+
+
+def run(line: str, encoding: str = "", *, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE) -> Done:
+    """A command as a process of its own, in the C locale if no encoding is given."""
+    environment = {**os.environ, **({"PYTHONIOENCODING": encoding} if encoding else C_LOCALE)}
+    arguments = [sys.executable, *line.split()]
+    done = subprocess.run(arguments, stdout=stdout, stderr=stderr, cwd=ROOT, env=environment)
+    return Done(done.returncode, *((text or b"").decode(encoding or "ascii") for text in (done.stdout, done.stderr)))
+
+
+def assert_readable(done: Done, status: int) -> None:
+    assert done.status == status, done.err
+    assert "Traceback" not in done.err
+    assert "\\u" not in done.out + done.err
+    assert "\\x" not in done.out + done.err
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("PYTHONUNBUFFERED", "")  # a buffer that cannot be flushed is the harder case
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of ten steps on the sample."""
+    path = tmp_path_factory.mktemp("runs") / "digits"
+    assert train.main(list(flags({"dataset": "sample", "max_steps": 10, "run_dir": path}))) == 0
+    return path
+
+
+@pytest.fixture
+def unread() -> Iterator[int]:
+    """The end for writing of a pipe whose other end is closed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    yield writing
+    os.close(writing)
+
+
+@pytest.mark.parametrize(
+    ("text", "in_ascii"),
+    [
+        ("∂C/∂W = (δˡ)ᵀ aˡ⁻¹", "dC/dW = (delta^l)^T a^(l-1)"),
+        ("½‖a − y‖², ½λ Σ w²", "1/2||a - y||^2, 1/2 lambda sum w^2"),
+        ("3·10⁻¹⁶, 10¹⁵, 2⁶³ − 1", "3*10^-16, 10^15, 2^63 - 1"),
+        ("β₁ β₂, σ₂/σ₁, σ′(z), μ ± 1", "beta1 beta2, sigma2/sigma1, sigma'(z), mu +/- 1"),
+        ("θ ← θ − η ∇C, ΔC, Δθ", "theta <- theta - eta grad C, Delta C, Delta theta"),
+        ("a → b, 2×3, 1/√B, ≥ 5 µs", "a -> b, 2x3, 1/sqrt B, >= 5 us"),
+        ("“…” – ✓ ✗", '"..." - ok x'),
+        ("Kukieła, Straße, déjà, de\u0301ja\u0300", "Kukiela, Strasse, deja, deja"),
+        ("┏━┳━┓ │ ╰─╯", "+-+-+ | +-+"),
+    ],
+)
+def test_symbols_have_a_spelling(text: str, in_ascii: str) -> None:
+    assert readable(text, "ascii") == in_ascii
+    assert readable(text, "utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("cp1252", "3·10^-16, 10^15, 2^63 - 1, ½||a||², dC/d×, Hélène, sigma'"),
+        ("latin-1", "3·10^-16, 10^15, 2^63 - 1, ½||a||², dC/d×, Hélène, sigma'"),
+        ("cp437", "3·10^-16, 10^15, 2^63 - 1, ½||a||², dC/dx, Hélène, σ'"),
+    ],
+)
+def test_an_encoding_keeps_what_it_holds_and_breaks_no_power(encoding: str, expected: str) -> None:
+    stream = pipe(encoding)
+    make_readable(stream)
+    make_readable(stream)  # once more changes nothing
+    assert stream.encoding == f"readable_{encoding}"
+    print("3·10⁻¹⁶, 10¹⁵, 2⁶³ − 1, ½‖a‖², ∂C/∂×, Hélène, σ′", end="", file=stream)
+    assert said(stream) == expected
+
+
+@pytest.mark.parametrize("encoding", [*ENCODINGS, "utf-8", "utf-16"])
+def test_whatever_has_no_spelling_is_escaped(encoding: str) -> None:
+    stream = pipe(encoding)
+    make_readable(stream)
+    print("猫 \udcff 한", end="", file=stream)
+    assert said(stream) == ("猫 \\udcff 한" if encoding.startswith("utf") else "\\u732b \\udcff \\ud55c")
+
+
+def test_utf_8_keeps_every_symbol() -> None:
+    stream = pipe("utf-8")
+    make_readable(stream)
+    print("3·10⁻¹⁶ ‖δˡ‖", end="", file=stream)
+    assert (stream.encoding, said(stream)) == ("utf-8", "3·10⁻¹⁶ ‖δˡ‖")
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), None])
+def test_a_stream_that_has_no_encoding_stays_as_it_is(stream: io.StringIO | None) -> None:
+    make_readable(stream)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_symbol_in_a_string_of_the_programs_has_a_spelling(path: Path) -> None:
+    tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    strings = [node.value for node in tree if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    assert not {symbol for symbol in "".join(strings) if not spelling_of(symbol).isascii()}
+
+
+def test_there_are_programs() -> None:
+    assert {"train.py", "verify.py", "predict.py", "explain.py", "__main__.py", "make_sample.py"} <= {
+        d.name for d in DOORS
+    }
+
+
+@pytest.mark.parametrize("path", DOORS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_program_is_a_command(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert re.search(r"^@command\(\"[\w.]+\"\)\ndef main\(|sys\.exit\(command\(\"[\w.]+\"\)", text, re.M)
+    assert re.search(r"^    sys\.exit\((main|command)\(.*\)$", text, re.M), "with its status"
+
+
+def test_columns_are_straight_in_ascii() -> None:
+    table = Table("tensor", "‖δ‖", title="∂C/∂W of δˡ")
+    table.add_row("δ", "10⁻¹⁶")
+    table.add_row("∂C/∂θ", "1")
+    stream = pipe("ascii")
+    make_readable(stream)
+    Console(file=stream, width=40).print(table)
+    title, *lines = said(stream).splitlines()
+    assert title.strip() == "dC/dW of delta^l"
+    assert lines == [
+        "+-----------------------+",
+        "| tensor    | ||delta|| |",
+        "|-----------+-----------|",
+        "| delta     | 10^-16    |",
+        "| dC/dtheta | 1         |",
+        "+-----------------------+",
+    ]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("name", MAINS)
+def test_help_is_readable(name: str, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = call(monkeypatch, encoding, MAINS[name], "--help")
+    assert_readable(done, 0)
+    if name == "train" and encoding == "ascii":
+        assert "Cost of an example: 1/2||a-y||^2, ||a-y||^2, or a" in done.out
+        assert "Averaging factors: beta of rmsprop, beta1 beta2 of adam," in done.out
+        assert "lambda of the penalty 1/2 lambda sum w^2 on matrices" in done.out
+    if name == "verify" and encoding == "cp1252":
+        assert "Compare the cost, dC/doutput, every delta and every gradient of hand-written" in done.out
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_gradients_that_agree_are_status_0(digits: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = call(monkeypatch, encoding, verify.main, "--checkpoint", digits, "--seeds", 1)
+    assert_readable(done, 0)
+    assert done.err == ""
+    table = [line for line in done.out.splitlines() if line.startswith("|")]
+    delta = "δ" if encoding == "cp437" else "delta"
+    first = ["the cost C", "dC/doutput", "dC/doutput, layer 3, dC/da", f"BP1, layer 3, {delta}"]
+    assert [line.split("|")[1].strip() for line in table[2:6]] == first
+    assert len({len(line) for line in table}) == 1, "the columns are straight"
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_gradients_that_differ_are_status_1(digits: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = ACTIVATIONS["sigmoid"]
+    monkeypatch.setitem(ACTIVATIONS, "sigmoid", replace(right, derivative=lambda z, a: 2 * right.derivative(z, a)))
+    done = call(monkeypatch, encoding, verify.main, "--checkpoint", digits, "--seeds", 1)
+    assert_readable(done, 1)
+    assert f"differ; the first is BP1, layer 3, {'δ' if encoding == 'cp437' else 'delta'} of " in done.err
+    assert "WRONG" in done.out
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_bad_input_is_status_2(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = call(monkeypatch, encoding, lessons.main, "--seed", 2**63)
+    assert_readable(done, 2)
+    assert f"--seed is {2**63}, but it must be a whole number from 0 to 2^63 - 1" in one_sentence(done.err)
+    assert_readable(call(monkeypatch, encoding, verify.main, "--modle", "mlp"), 2)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_json_is_ascii(digits: Path, encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = call(monkeypatch, encoding, verify.main, "--json", "--checkpoint", digits, "--seeds", 1)
+    assert done.status == 0
+    assert done.out.isascii()
+    assert "∂C/∂output" in {row["label"] for row in json.loads(done.out)["checks"][0]["rows"]}
+
+    picture = tmp_path / "été, 猫.png"
+    drawn = Image.new("L", (28, 28), 255)
+    drawn.paste(0, (12, 4, 16, 24))
+    drawn.save(picture)
+    done = call(monkeypatch, encoding, predict.main, "--json", "--checkpoint", digits, picture)
+    assert done.status == 0
+    assert done.out.isascii()
+    assert json.loads(done.out)["predictions"][0]["image"] == str(picture)
+
+
+@pytest.mark.parametrize("encoding", [*ENCODINGS, "utf-8"])
+def test_a_file_whose_name_is_not_utf_8(encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"dataset": "spiral", "max_steps": 1, "run_dir": tmp_path / "run\udcff"}
+    done = call(monkeypatch, encoding, train.main, *flags(options))
+    assert done.status == 2
+    sentence = one_sentence(done.err)
+    assert sentence == "train.py: '\\udcff' in a file's name is not UTF-8: rename it, or set PYTHONUTF8=1"
+    done = call(monkeypatch, encoding, predict.main, "--checkpoint", tmp_path / "\udcff", "x.png")
+    assert done.status == 2
+    assert "\\udcff" in one_sentence(done.err)
+
+
+def test_a_command_says_errors_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(error: Exception) -> Callable[[list[str]], int]:
+        def main(argv: list[str]) -> int:
+            raise error
+
+        return command("it.py")(main)
+
+    assert call(monkeypatch, "ascii", refuse(UserError("η is −1"))) == (2, "", "it.py: eta is -1\n")
+    assert call(monkeypatch, "ascii", refuse(OSError("no"))) == (2, "", "it.py: no\n")
+    broken = BrokenPipeError()
+    assert call(monkeypatch, "ascii", refuse(broken)) == (141, "", f"it.py: {CLOSED}\n")
+    broken.add_note("go on")
+    assert call(monkeypatch, "ascii", refuse(broken)) == (141, "", f"it.py: {CLOSED}; go on\n")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_tables_and_lists_are_readable(
+    digits: Path, encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = call(monkeypatch, encoding, lessons.main)
+    assert_readable(listed, 0)
+    delta = "δ" if encoding == "cp437" else "delta"
+    assert f" 9  vanishing-gradients      Deep networks: {delta} vanishes or explodes" in listed.out
+    predicted = call(monkeypatch, encoding, predict.main, "--checkpoint", digits, "--dataset", "sample")
+    assert_readable(predicted, 0)
+    assert len({len(line) for line in predicted.out.splitlines() if line.startswith("|")}) == 1
+    options = {"dataset": "spiral", "max_steps": 3, "hidden": 4, "run_dir": tmp_path / "run"}
+    trained = call(monkeypatch, encoding, train.main, *flags(options))
+    assert_readable(trained, 0)
+    assert re.search(r"\| layer1 \| linear, sigmoid \| weight 4[x×]2, bias 4 \| +12 \|", trained.out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", ""], ids=["ascii", "C locale"])
+@pytest.mark.parametrize("line", WITH_HELP)
+def test_help_of_a_process(line: str, encoding: str) -> None:
+    done = run(f"{line} --help", encoding)
+    assert_readable(done, 0)
+    assert done.err == ""
+    assert done.out.startswith("usage: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", ""], ids=["ascii", "cp1252", "C locale"])
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "train.py --dataset sample --max-steps 3 --run-dir {tmp}/run",
+            "| layer1 | linear, sigmoid | weight 16",
+        ),
+        ("verify.py --checkpoint {digits} --seeds 1", "| BP1, layer 3, delta "),
+        ("-m lessons", "Deep networks: delta vanishes or explodes, layer by"),
+        ("-m lessons three-ways --run-dir {tmp}/lesson", "|     predicted |      measured |"),
+        ("predict.py --checkpoint {digits} --dataset sample", "|true class |"),
+        ("explain.py --checkpoint {digits} --out {tmp}/page.html", "training example 0: cost"),
+    ],
+)
+def test_a_process(line: str, expected: str, encoding: str, digits: Path, tmp_path: Path) -> None:
+    done = run(line.format(digits=digits, tmp=tmp_path), encoding)
+    assert_readable(done, 0)
+    assert done.err == ""
+    assert expected in done.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train.py --help",
+        "train.py --dataset sample --max-steps 3 --run-dir {tmp}/run",
+        "verify.py --checkpoint {digits} --seeds 1",
+        "verify.py --checkpoint {digits} --seeds 1 --json",
+        "-u verify.py --checkpoint {digits} --seeds 1",
+        "-m lessons",
+        "-m lessons three-ways --run-dir {tmp}/lesson",
+        "predict.py --checkpoint {digits} --dataset sample",
+        "predict.py --checkpoint {digits} --dataset sample --json",
+        "explain.py --checkpoint {digits} --out {tmp}/page.html",
+        "-m benchmarks.reproduction --help",
+    ],
+)
+def test_a_pipe_that_nobody_reads_is_status_141(line: str, digits: Path, tmp_path: Path, unread: int) -> None:
+    line = line.format(digits=digits, tmp=tmp_path)
+    done = run(line, "utf-8", stdout=unread)
+    assert done.status == 141
+    assert re.fullmatch(rf"[\w.]+: {CLOSED}\n", done.err)
+    if "--json" in line:  # in a shell: 2>&1
+        assert run(line, "utf-8", stdout=unread, stderr=unread).status == 141
+
+
+@pytest.mark.slow
+def test_a_run_whose_output_is_closed_can_be_resumed(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    with running.start("train.py", *flags({"dataset": "sample", "epochs": 50, "run_dir": run_dir})) as process:
+        assert process.stdout
+        assert process.stderr
+        for line in process.stdout:
+            if line.startswith("epoch  1/"):
+                break
+        process.stdout.close()
+        assert process.stderr.read() == f"train.py: {CLOSED}; --resume {run_dir} goes on\n"
+    assert process.returncode == 141
+
+    stopped = checkpoint.load(run_dir)["progress"]
+    assert stopped["evaluated"], "it stopped at the end of an epoch, and that is saved"
+    steps = max(running.values(run_dir, "accuracy/test"))
+    done = running.run("train.py", "--resume", run_dir, "--max-steps", steps + 3)
+    assert done.status == 0
+    assert max(running.values(run_dir, "accuracy/test")) == steps + 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_status_2(digits: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = run(f"verify.py --checkpoint {digits} --seeds 1", "utf-8", stdout=full.fileno())
+    assert done.status == 2
+    assert done.err == "verify.py: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked"),
+    [
+        ({}, False),
+        ({"LC_ALL": "C"}, True),
+        ({"LC_ALL": "POSIX"}, True),
+        ({"LC_ALL": "C.UTF-8"}, False),
+        ({"LC_ALL": "C", "PYTHONIOENCODING": "utf-8"}, False),
+        ({"LC_ALL": "C", "PYTHONUTF8": "1"}, False),
+        ({"LANG": "C"}, False),  # as containers have it by default
+    ],
+    ids=str,
+)
+def test_who_asks_for_the_c_locale_gets_ascii_unless_python_is_told_otherwise(
+    environment: dict[str, str], asked: bool
+) -> None:
+    assert asks_for_ascii(environment) == asked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("line", "status"), [("--max-steps 1", 0), ("--seed -1", 2)])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_is_not_there_changes_no_status(line: str, status: int, closed: str, tmp_path: Path) -> None:
+    """Closed by the caller, or never there, as in a service: Python has None in its place."""
+    command = f"{sys.executable} train.py --dataset sample --run-dir {tmp_path / 'run'} {line} {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == status
+    assert "Traceback" not in done.stdout + done.stderr
+    assert (done.stderr == "") == (status == 0 or "2>&-" in closed)
