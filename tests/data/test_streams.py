@@ -120,22 +120,3 @@ def test_whole_numbers_stay_what_they_are(dtype: torch.dtype) -> None:
     assert x.dtype == torch.int64
     x, _ = Split(ids, torch.tensor([0])).batch(torch.tensor([0]), dtype)
     assert torch.equal(x, ids)
-
-
-# Labelled examples keep the same contract
-
-
-def test_labelled_examples_are_shuffled_and_carry_nothing() -> None:
-    split = Split(torch.arange(20.0).view(10, 2), torch.arange(10))
-    assert (split.targets, split.carries, split.device) == (1, False, torch.device("cpu"))
-    assert [split.steps(size) for size in (1, 3, 5, 10, 11)] == [10, 4, 2, 1, 1]
-    assert torch.equal(split.order(3, 2, 4), epoch_order(3, 2, 10))
-    assert torch.equal(split.part(2, 5).y, torch.arange(2, 5))
-    assert torch.equal(split.first(3).x, split.x[:3])
-    assert len(split.first(99)) == 10
-
-
-def test_stored_pictures_are_bytes() -> None:
-    split = Split(torch.tensor([[0, 255], [7, 9]], dtype=torch.uint8), torch.tensor([0, 1]))
-    assert split.stored(torch.tensor([1])).dtype == torch.uint8
-    assert split.stored(torch.tensor([1])).tolist() == [[7, 9]]
