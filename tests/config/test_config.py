@@ -19,47 +19,15 @@ def changed(config: Config, **values: object) -> Config:
     return configure(**{**vars(config), **values})
 
 
-EVERY_FIELD_CHANGED = configure(
-    impl="manual",
-    dataset="npz",
-    data_dir='folder with "quotes", ünïcode and 😀',
-    validation=7,
-    examples=300,
-    hidden=(5, 4, 3),
-    activation=("tanh", "relu", "gelu", "identity"),
-    loss="softmax-cross-entropy",
-    label_smoothing=0.1,
-    optimizer="muon",
-    lr=1e-3,
-    schedule="plateau",
-    lr_epochs=3,
-    lr_factor=0.1,
-    warmup=4,
-    momentum=0.9,
-    betas=(0.8, 0.99),
-    eps=1e-7,
-    l2=1e-4,
-    l1=1e-5,
-    dropout=0.25,
-    max_norm=3.0,
-    clip_norm=2.0,
-    expand=("rotations", "shifts"),
-    shift=2,
-    rotate=7.5,
-    batch_size=33,
-    epochs=2,
-    patience=5,
-    max_steps=9,
-    init="he",
-    seed=2**63 - 1,
-    dtype="float64",
-    device="cpu",
-    threads=2,
-    check_every=5,
-    eval_every=13,
-    log_every=11,
-    histogram_every=0,
-)
+OPTIONS = """
+    --impl manual --dataset npz --validation 7 --examples 300 --hidden 5 4 3 --activation tanh relu gelu identity
+    --loss softmax-cross-entropy --label-smoothing 0.1 --optimizer muon --lr 1e-3 --momentum 0.9 --betas 0.8 0.99
+    --schedule plateau --lr-epochs 3 --lr-factor 0.1 --warmup 4 --eps 1e-7 --l2 1e-4 --l1 1e-5 --dropout 0.25
+    --max-norm 3 --clip-norm 2 --expand rotations shifts --shift 2 --rotate 7.5 --batch-size 33 --epochs 2 --patience 5
+    --max-steps 9 --init he --seed 9223372036854775807 --dtype float64 --device cpu --threads 2 --check-every 5
+    --eval-every 13 --log-every 11 --histogram-every 0
+"""
+EVERY_FIELD_CHANGED = train.parse([*OPTIONS.split(), "--data-dir", 'folder with "quotes", ünïcode and 😀']).config
 CNN_CHANGED = changed(
     EVERY_FIELD_CHANGED, model="cnn", hidden=(16, 16), channels=(5, 4), blocks=3, activation=("scaled_tanh",)
 )
@@ -205,49 +173,38 @@ def test_an_unknown_preset_is_refused_with_those_that_there_are(name: str) -> No
 # What is allowed
 
 NAN, INFINITE = float("nan"), float("inf")
-NOT_POSITIVE = [0.0, -1.0, NAN, INFINITE]
-NEGATIVE = [-1e-9, NAN, INFINITE]
 NO_SHARE = [-0.1, 1.0, NAN]
 
 
-@pytest.mark.parametrize(
-    ("model", "name", "good", "bad"),
-    [
-        ("mlp", "lr", [1e-9, 1e9], NOT_POSITIVE),
-        ("mlp", "eps", [1e-8], NOT_POSITIVE),
-        ("mlp", "l2", [0.0, 1.0], NEGATIVE),
-        ("mlp", "l1", [0.0, 1.0], NEGATIVE),
-        ("mlp", "max_norm", [0.0, 1.0], NEGATIVE),
-        ("mlp", "clip_norm", [0.0, 1.0], NEGATIVE),
-        ("mlp", "clip_value", [0.0, 1.0], NEGATIVE),
-        ("mlp", "dropout", [0.0, 0.999], NO_SHARE),
-        ("cnn", "dropout", [0.0, 0.999], NO_SHARE),
-        ("mlp", "momentum", [0.0, 0.999], NO_SHARE),
-        ("mlp", "lr_factor", [0.5], [0.0, *NO_SHARE]),
-        ("mlp", "betas", [()], [(-0.1, 0.9), (0.9, 1.0), (NAN,)]),
-        ("mlp", "expand", [(), ("shifts",), ("rotations", "shifts")], [("shifts", "shifts")]),
-        ("mlp", "batch_size", [1], [0, -1]),
-        ("mlp", "epochs", [1], [0, -1]),
-        ("mlp", "log_every", [1], [0, -1]),
-        ("mlp", "histogram_every", [0, 1], [-1]),
-        ("mlp", "max_steps", [0, 1], [-1]),
-        ("mlp", "warmup", [0, 1], [-1]),
-        ("mlp", "lr_epochs", [0], [-1]),
-        ("mlp", "patience", [0], [-1]),
-        ("mlp", "validation", [0, 1], [-1]),
-        ("mlp", "examples", [0, 1], [-1]),
-        ("mlp", "threads", [0, 1, 1024], [-1, 1025]),
-        ("mlp", "check_every", [0, 1], [-1]),
-        ("mlp", "eval_every", [0, 1], [-1]),
-        ("mlp", "seed", [0, 2**63 - 1], [-1, 2**63]),
-        ("mlp", "hidden", [(1,), (3, 2, 1)], [(), (0,), (16, -1)]),
-        ("cnn", "channels", [(1,), (3, 2, 1)], [(), (0,), (16, -1)]),
-        ("cnn", "blocks", [0, 1, 100], [-1]),
-        ("mlp", "shift", [0, 1, 100], [-1]),
-        ("mlp", "rotate", [0.0, 180.0], [-1e-9, 180.1, NAN, INFINITE]),
-        ("mlp", "activation", [("relu",), ("tanh", "relu", "sigmoid")], [(), ("relu", "relu"), ("relu",) * 4]),
-        ("cnn", "activation", [("relu",), ("scaled_tanh",)], [(), ("relu", "relu")]),
+RANGES = [
+    *[("mlp", name, [1e-9, 1e9], [0.0, -1.0, NAN, INFINITE]) for name in ("lr", "eps")],
+    *[
+        ("mlp", name, [0.0, 1.0], [-1e-9, NAN, INFINITE])
+        for name in ("l1", "l2", "max_norm", "clip_norm", "clip_value")
     ],
+    *[("mlp", name, [0.0, 0.999], NO_SHARE) for name in ("dropout", "momentum")],
+    *[("mlp", name, [1], [0, -1]) for name in ("batch_size", "epochs", "log_every")],
+    *[("mlp", name, [0, 1], [-1]) for name in ("max_steps", "warmup", "validation", "examples")],
+    *[("mlp", name, [0, 1], [-1]) for name in ("check_every", "eval_every", "histogram_every")],
+    *[("mlp", name, [0], [-1]) for name in ("lr_epochs", "patience")],
+    ("mlp", "lr_factor", [0.5], [0.0, *NO_SHARE]),
+    ("mlp", "rotate", [0.0, 180.0], [-1e-9, 180.1, NAN, INFINITE]),
+    ("mlp", "betas", [()], [(-0.1, 0.9), (0.9, 1.0), (NAN,)]),
+    ("mlp", "expand", [(), ("shifts",), ("rotations", "shifts")], [("shifts", "shifts")]),
+    ("mlp", "threads", [0, 1, 1024], [-1, 1025]),
+    ("mlp", "shift", [0, 1, 100], [-1]),
+    ("mlp", "seed", [0, 2**63 - 1], [-1, 2**63]),
+    ("mlp", "hidden", [(1,), (3, 2, 1)], [(), (0,), (16, -1)]),
+    ("mlp", "activation", [("relu",), ("tanh", "relu", "sigmoid")], [(), ("relu", "relu"), ("relu",) * 4]),
+    ("cnn", "activation", [("relu",), ("scaled_tanh",)], [(), ("relu", "relu")]),
+    ("cnn", "channels", [(1,), (3, 2, 1)], [(), (0,), (16, -1)]),
+    ("cnn", "blocks", [0, 1, 100], [-1]),
+    ("cnn", "dropout", [0.0, 0.999], NO_SHARE),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "good", "bad"), RANGES, ids=[f"{model}-{name}" for model, name, *_ in RANGES]
 )
 def test_ranges(model: str, name: str, good: list[object], bad: list[object]) -> None:
     start = configure(model=model)
