@@ -177,7 +177,8 @@ NO_SHARE = [-0.1, 1.0, NAN]
 
 
 RANGES = [
-    *[("mlp", name, [1e-9, 1e9], [0.0, -1.0, NAN, INFINITE]) for name in ("lr", "eps")],
+    ("mlp", "lr", [1e-9, 1e9], [0.0, -1.0, NAN, INFINITE]),
+    ("mlp", "eps", [1e-8], [0.0, -1.0, NAN, INFINITE]),
     *[
         ("mlp", name, [0.0, 1.0], [-1e-9, NAN, INFINITE])
         for name in ("l1", "l2", "max_norm", "clip_norm", "clip_value")
