@@ -88,7 +88,7 @@ def test_a_process_is_readable(line: str, encoding: str, digits: Path, tmp_path:
     assert SAID[line] in done.out
 
 
-@pytest.mark.parametrize("line", mostly_long(UNREAD, TRAIN, f"{VERIFY} --json"))
+@pytest.mark.parametrize("line", mostly_long(UNREAD, TRAIN, "-m lessons"))
 def test_a_pipe_that_nobody_reads_is_status_141(line: str, digits: Path, tmp_path: Path, unread: int) -> None:
     line = line.format(digits=digits, tmp=tmp_path)
     done = run(line, "utf-8", stdout=unread)
