@@ -110,19 +110,21 @@ def test_nothing_is_said_of_settings_that_were_not_measured(other: dict[str, Any
 # What really learns
 
 
-FIRST = ["--activation relu", "--optimizer adam", "--dtype bfloat16 --activation silu --optimizer muon"]
-MORE = [
+EXPERIMENTS = [
+    "--activation relu",
     "--activation tanh",
+    "--optimizer adam",
     "--optimizer lion --activation gelu",
     "--momentum 0.9",
     "--hidden 100",
     "--hidden 60 40 --activation leaky_relu --optimizer rmsprop",
     "--activation relu --loss squared-error",
+    "--dtype bfloat16 --activation silu --optimizer muon",
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", [*FIRST, *(pytest.param(line, marks=pytest.mark.long) for line in MORE)])
+@pytest.mark.parametrize("line", EXPERIMENTS)
 def test_a_first_experiment_learns(line: str, sample: Dataset) -> None:
     config = resolved(replace(parsed(line), dataset="sample", epochs=8), sample)
     network, total = learner(config, sample), config.total_steps(sample.train.steps(config.batch_size))
