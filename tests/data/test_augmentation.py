@@ -1,4 +1,4 @@
-"""Random augmentation: what the pictures become, which draws they get, and what those depend on."""
+"""What is drawn anew in every step: moved and turned pictures, dropout's masks, and what the draws depend on."""
 
 from math import atan2, cos, degrees, radians, sin
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training.data.augmentation import make_augment, moved, turned
-from training.data.expansion import shifted
+from training.data.expansion import rotated, shifted
 from training.data.noise import dropout_noise
 
 HEIGHT, WIDTH = SHAPE = (5, 7)
@@ -110,7 +110,18 @@ def test_a_turn_is_counterclockwise_bilinear_and_in_pixels(angle, move):
     pictures = random_pictures(2)
     shown = turned(pictures, torch.tensor([move, move]), torch.full((2,), angle, dtype=torch.float64))
     wanted = [turned_by_loop(picture.tolist(), *move, angle) for picture in pictures]
-    np.testing.assert_allclose(shown, wanted, rtol=0, atol=1e-12)
+    torch.testing.assert_close(shown, torch.from_numpy(np.array(wanted)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("angle", [10.0, -10.0, 90.0], ids=str)
+def test_an_expansion_turns_the_bytes_of_a_wide_picture_alike(angle):
+    pictures = (255 * random_pictures(2)).round().to(torch.uint8)
+    shown = rotated(pictures, angle)
+    assert shown.dtype == torch.uint8
+    wanted = [turned_by_loop(picture.tolist(), 0, 0, angle) for picture in pictures]
+    torch.testing.assert_close(
+        shown.double(), torch.from_numpy(np.array(wanted)), rtol=0, atol=0.501
+    )  # rounded to whole numbers
 
 
 def test_pictures_are_turned_and_moved_by_draws_of_their_own():
@@ -118,7 +129,7 @@ def test_pictures_are_turned_and_moved_by_draws_of_their_own():
     augment = make_augment(SHAPE, 1, 20.0, seed=1)
     shown = augment(4, pictures.flatten(1)).view(-1, *SHAPE)
     wanted = [turned_by_loop(p.tolist(), *draw) for p, draw in zip(pictures, draws(augment, 4, 6), strict=True)]
-    np.testing.assert_allclose(shown, wanted, rtol=0, atol=1e-10)
+    torch.testing.assert_close(shown, torch.from_numpy(np.array(wanted)), rtol=0, atol=1e-10)
 
 
 def test_angles_and_shifts_are_uniform_and_independent():
@@ -184,3 +195,39 @@ def test_what_is_no_picture_is_refused():
     for x in (torch.rand(2, 34), torch.rand(35), torch.rand(2, 5, 7)):
         with pytest.raises(ValueError, match=r"^x has the shape \(.*\), but here it must be \(B, 35\)$"):
             augment(0, x)
+
+
+# Dropout's masks
+
+CPU = torch.device("cpu")
+
+
+def mask(seed=1, step=3, call="layer1.dropout", shape=(400, 50), keep=0.5):
+    return dropout_noise(seed)(step, CPU, torch.float64)(call, shape, keep)
+
+
+@pytest.mark.parametrize(("shape", "keep"), [((400, 50), 0.75), ((30, 4, 100), 0.1)])
+def test_masks_are_zeros_and_ones_of_the_shape_asked_for(shape, keep):
+    drawn = mask(shape=shape, keep=keep)
+    assert (drawn.shape, drawn.dtype) == (shape, torch.float64)
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert abs(drawn.mean().item() - keep) < 5 * (keep * (1 - keep) / drawn.numel()) ** 0.5
+
+
+def test_a_format_changes_no_mask():
+    drawn = dropout_noise(1)(3, CPU, torch.bfloat16)("layer1.dropout", (400, 50), 0.5)
+    assert drawn.dtype == torch.bfloat16
+    assert torch.equal(drawn.double(), mask())
+
+
+OTHERS = [dict(step=4), dict(seed=2), dict(seed=13), dict(step=33), dict(seed=13, step=1), dict(seed=1, step=31)]
+
+
+@pytest.mark.parametrize("other", [*OTHERS, dict(call="layer2.dropout"), dict(call="dropout")], ids=str)
+def test_masks_depend_on_the_seed_the_step_and_the_call_and_on_nothing_else(other):
+    before = mask()
+    assert not torch.equal(before, mask(**other))
+    torch.manual_seed(99)
+    noise = dropout_noise(1)(3, CPU, torch.float64)
+    noise("layer2.dropout", (7,), 0.5)  # what is asked for before makes no difference
+    assert torch.equal(before, noise("layer1.dropout", (400, 50), 0.5))

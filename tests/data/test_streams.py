@@ -1,7 +1,5 @@
 """A text as training reads it: in B parallel streams, or in independent windows."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 
@@ -19,6 +17,7 @@ def batches(text: Streams, size: int, epoch: int = 0) -> list[tuple[torch.Tensor
 @pytest.mark.parametrize(("context", "size"), [(4, 3), (1, 1), (7, 2), (5, 19), (99, 1)])
 def test_every_id_is_read_once_and_in_order(context: int, size: int) -> None:
     text = Streams(IDS, context)
+    assert text.carries, "a batch continues the streams of the one before"
     read = batches(text, size)
     assert len(read) == text.steps(size)
     streams = torch.cat([x for x, _ in read], dim=1)  # (size, steps·context): a stream a row
@@ -33,14 +32,6 @@ def test_targets_are_the_ids_that_follow(carries: bool) -> None:
     for x, y in batches(text, 3):
         assert y.shape == (len(x) * text.targets,)
         assert torch.equal(y.view(x.shape), x + 1)
-
-
-def test_a_batch_continues_the_streams_of_the_one_before() -> None:
-    text = Streams(IDS, 4)
-    assert text.carries
-    read = batches(text, 3)
-    for (before, _), (x, _) in pairwise(read):
-        assert torch.equal(x[:, 0], before[:, -1] + 1)
 
 
 def test_the_order_of_streams_is_the_same_in_every_epoch_and_for_every_seed() -> None:
@@ -100,15 +91,19 @@ def test_more_streams_than_segments() -> None:
     assert Streams(IDS, 4, carries=False).steps(25) == 1
 
 
-@pytest.mark.parametrize("ids", [IDS.int(), IDS.float(), IDS.view(10, 10)], ids=["int32", "float32", "two dimensions"])
-def test_what_is_no_text(ids: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="they must be int64 and in one row"):
-        Streams(ids, 4)
-
-
-def test_a_segment_has_an_id() -> None:
-    with pytest.raises(ValueError, match="context is 0, but it must be a whole number from 1"):
-        Streams(IDS, 0)
+@pytest.mark.parametrize(
+    ("ids", "context", "told"),
+    [
+        (IDS.int(), 4, "they must be int64 and in one row"),
+        (IDS.float(), 4, "they must be int64 and in one row"),
+        (IDS.view(10, 10), 4, "they must be int64 and in one row"),
+        (IDS, 0, "context is 0, but it must be a whole number from 1"),
+    ],
+    ids=["int32", "float32", "two dimensions", "no context"],
+)
+def test_what_is_no_text(ids: torch.Tensor, context: int, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Streams(ids, context)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -120,22 +115,3 @@ def test_whole_numbers_stay_what_they_are(dtype: torch.dtype) -> None:
     assert x.dtype == torch.int64
     x, _ = Split(ids, torch.tensor([0])).batch(torch.tensor([0]), dtype)
     assert torch.equal(x, ids)
-
-
-# Labelled examples keep the same contract
-
-
-def test_labelled_examples_are_shuffled_and_carry_nothing() -> None:
-    split = Split(torch.arange(20.0).view(10, 2), torch.arange(10))
-    assert (split.targets, split.carries, split.device) == (1, False, torch.device("cpu"))
-    assert [split.steps(size) for size in (1, 3, 5, 10, 11)] == [10, 4, 2, 1, 1]
-    assert torch.equal(split.order(3, 2, 4), epoch_order(3, 2, 10))
-    assert torch.equal(split.part(2, 5).y, torch.arange(2, 5))
-    assert torch.equal(split.first(3).x, split.x[:3])
-    assert len(split.first(99)) == 10
-
-
-def test_stored_pictures_are_bytes() -> None:
-    split = Split(torch.tensor([[0, 255], [7, 9]], dtype=torch.uint8), torch.tensor([0, 1]))
-    assert split.stored(torch.tensor([1])).dtype == torch.uint8
-    assert split.stored(torch.tensor([1])).tolist() == [[7, 9]]
