@@ -118,6 +118,7 @@ def test_a_run_made_before_an_option_was_there_still_counts(tmp_path: Path) -> N
 SMALL = {"dataset": "spiral", "hidden": (4,), "epochs": 2, "loss": "softmax-cross-entropy", "activation": ("tanh",)}
 
 
+@pytest.mark.slow
 def test_a_run_is_made_once_goes_on_where_it_was_and_is_made_anew_for_another_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

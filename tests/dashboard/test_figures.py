@@ -57,7 +57,7 @@ class TestConfusionMatrix:
             pytest.param(DIGITS, id="digits"),
             pytest.param(("red", "blue"), id="two"),
             pytest.param(("T-shirt/top", "a very long name of a class", *"abcdef"), id="long"),
-            pytest.param(tuple(f"class {i}" for i in range(45)), id="many"),
+            pytest.param(tuple(f"class {i}" for i in range(45)), id="many", marks=pytest.mark.slow),
             pytest.param((r"$\a$", "a_b^c", "數字"), id="awkward"),
         ],
     )
@@ -132,6 +132,8 @@ class TestDecisionBoundary:
 
 
 Records = list[Mapping[str, float | None]]
+FLAT: Records = [{"step": s, "loss/test": 1.0 + s / 1e7, "loss/train": 1.0} for s in range(10)]
+FAR: Records = [{"step": s * 10**9, "loss/test": 10.0 ** (20 - 4 * s)} for s in range(10)]
 
 
 def curves_of(tmp_path: Path, names: tuple[str, ...], records: Records, tail: str = "") -> Image.Image:
@@ -159,14 +161,17 @@ class TestCurves:
     @pytest.mark.parametrize(
         ("records", "tail"),
         [
-            ([], ""),
-            ([{"step": 0, "loss/test": 1.5, "accuracy/test": 0.1, "accuracy/train": 0.1}], ""),
-            ([{"step": 0, "loss/test": 1.5}, {"step": 1, "loss/test": None}, {"step": 2, "loss/test": 0.5}], '{"step'),
-            ([{"step": 1, "loss/test": 0.0}, {"step": 2, "loss/test": 0.0}], ""),
-            ([{"step": s, "loss/test": 1.0 + s / 1e7, "loss/train": 1.0} for s in range(10)], ""),
-            ([{"step": s * 10**9, "loss/test": 10.0 ** (20 - 4 * s)} for s in range(10)], ""),
+            pytest.param([], "", id="empty", marks=pytest.mark.slow),
+            pytest.param(
+                [{"step": 0, "loss/test": 1.5, "accuracy/test": 0.1, "accuracy/train": 0.1}], "", id="one value"
+            ),
+            pytest.param(
+                [{"step": s, "loss/test": v} for s, v in enumerate((1.5, None, 0.5))], '{"step', id="diverged"
+            ),
+            pytest.param([{"step": s, "loss/test": 0.0} for s in (1, 2)], "", id="zero", marks=pytest.mark.slow),
+            pytest.param(FLAT, "", id="flat", marks=pytest.mark.slow),
+            pytest.param(FAR, "", id="far", marks=pytest.mark.slow),
         ],
-        ids=["empty", "one value", "diverged and cut off", "zero", "flat", "far"],
     )
     def test_any_run_can_be_drawn(self, tmp_path: Path, records: Records, tail: str) -> None:
         assert_nothing_is_clipped(curves_of(tmp_path, (r"$\run$",), records, tail))

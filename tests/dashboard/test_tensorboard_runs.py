@@ -195,7 +195,9 @@ class TestGradientByDepth:
         assert (list(weights.get_xdata()), list(weights.get_ydata())) == ([1, 5], [1e-3, 1.0])
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["δ", "∂C/∂W"]
 
-    @pytest.mark.parametrize("value", [0.0, math.nan, math.inf, 1e-300, 1e300, 1.0])
+    @pytest.mark.parametrize(
+        "value", [0.0, math.nan, 1.0, *(pytest.param(v, marks=pytest.mark.slow) for v in (math.inf, 1e-300, 1e300))]
+    )
     def test_values_all_the_same(self, value: float) -> None:
         figures.gradient_by_depth({"a": value}, {})
 
@@ -227,15 +229,3 @@ class TestGradientByDepth:
             for name, value in shown.items():
                 v = tensors[name + suffix]
                 assert value == pytest.approx((v.norm() / v.numel() ** 0.5).item(), rel=1e-12), name
-
-    @pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
-    def test_gradients_that_are_not_finite_or_zero(self, tmp_path: Path, bad: float) -> None:
-        data = load("points")
-        result = learner_of(configure(hidden=(5,)), data).backpropagate(
-            *data.train.batch(torch.arange(7), torch.float32)
-        )
-        deltas, gradients = (
-            {name: torch.full_like(v, bad) for name, v in named.items()} for named in (result.deltas, result.gradients)
-        )
-        spoiled = replace(result, deltas=deltas, gradients=gradients)
-        assert image(tmp_path, data, "gradient_by_depth", spoiled) is not None

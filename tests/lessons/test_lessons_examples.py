@@ -5,28 +5,11 @@ import torch
 from torch import Tensor
 
 from lessons import fire_together, measure, one_example
-from lessons.measure import AGREE, distance
+from lessons.measure import distance
 from lessons.runs import batch
 from tests.support.lesson_networks import EXACT, costs_by_torch, gradient_by_torch
 
 # fire-together
-
-
-def test_an_outer_product_is_the_gradient_of_autograd(network, sample):
-    x, y = batch(sample.train, 1)
-    expected = network.params.split(gradient_by_torch(network, x, y))
-    for layer, product in fire_together.outer_products(network, x, y).items():
-        assert distance(product, expected[f"{layer}.weight"]) < EXACT, layer
-        assert fire_together.second(product) < EXACT, layer
-
-
-@pytest.mark.parametrize("layer", ["layer2", "layer3"])
-def test_wiggled_is_the_gradient_of_every_example(network, sample, layer):
-    x, y = batch(sample.train, 3)
-    found = fire_together.wiggled(network, layer, x, y)
-    for i in range(3):
-        expected = network.params.split(gradient_by_torch(network, x[i : i + 1], y[i : i + 1]))
-        assert distance(found[:, :, i], expected[f"{layer}.weight"]) < AGREE
 
 
 def test_ranks_of_known_matrices():

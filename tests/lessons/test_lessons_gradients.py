@@ -89,8 +89,14 @@ def test_wiggling_finds_known_gradients_of_one_cost_and_of_several():
     assert_close(found, torch.stack([torch.ones(4, dtype=v.dtype), expected], dim=1), rtol=0, atol=1e-9)
 
 
-def test_a_distance_is_relative_to_what_is_expected():
+def test_distances_and_errors_are_relative():
+    """To what is expected; to the sum of the uses of a shared value; to what superposition gives."""
     assert distance(torch.tensor([3.0, 4.5]), torch.tensor([3.0, 4.0])) == pytest.approx(0.1)
+    shared = shared_nodes.Shared("v", torch.tensor([[1.0, 0.0], [2.0, 4.0]]), torch.tensor([3.0, 4.0]))
+    assert (shared.error_of_sum, shared.error_of_last) == (0, pytest.approx(0.2))
+    u, v = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    assert linear_backward.deviation(u + v, u + v) == 0
+    assert linear_backward.deviation(u, u + v) == pytest.approx(0.2)
 
 
 def test_outputs_costs_and_gradients_are_those_of_autograd(network, sample):
@@ -149,7 +155,9 @@ def test_of_all_nudges_the_one_along_the_gradient_is_best_and_foreseen(sample, w
 
 
 def test_a_nudge_moves_only_its_values_and_by_its_length(monkeypatch):
-    seen = []
+    theta, seen = torch.tensor([2.0, 5.0, 1.0]), []
+    assert sensitivity.change(lambda theta: (theta**2).sum(), theta, 1, 0.5) == 5.25
+    assert theta.tolist() == [2, 5, 1]
     monkeypatch.setattr(three_ways, "cost", lambda v: seen.append(v) or v.sum())
     three_ways.changes(torch.zeros(33), slice(1, 17), torch.full((1, 16), 2.0), 0.5)
     (nudged,) = [v for v in seen if v.any()]
@@ -180,12 +188,6 @@ def test_a_weight_is_named_by_its_place_and_every_layer_takes_part(network):
     assert sensitivity.layers_of(params)[at].long().bincount().tolist() == [0, 300, 16 * 17, 10 * 17]
 
 
-def test_a_nudge_of_one_weight():
-    theta = torch.tensor([2.0, 5.0, 1.0])
-    assert sensitivity.change(lambda theta: (theta**2).sum(), theta, 1, 0.5) == 5.25
-    assert theta.tolist() == [2, 5, 1]
-
-
 # shared-nodes
 
 
@@ -214,24 +216,12 @@ def test_a_shared_weight_has_the_gradient_of_autograd(monkeypatch, sample):
     assert distance(uses.sum(dim=0), torch.autograd.grad(C, W)[0].flatten()) < EXACT
 
 
-def test_errors_of_the_sum_and_of_the_last_use():
-    shared = shared_nodes.Shared("v", torch.tensor([[1.0, 0.0], [2.0, 4.0]]), torch.tensor([3.0, 4.0]))
-    assert shared.error_of_sum == 0
-    assert shared.error_of_last == pytest.approx(0.2)
-
-
 def test_shared_nodes_notices_a_use_that_is_left_out(monkeypatch, sample, tmp_path):
     monkeypatch.setattr(shared_nodes.Shared, "error_of_sum", shared_nodes.Shared.error_of_last)
     assert not shared_nodes.run(sample, 0, tmp_path).holds
 
 
 # linear-backward
-
-
-def test_deviation_from_superposition():
-    u, v = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
-    assert linear_backward.deviation(u + v, u + v) == 0
-    assert linear_backward.deviation(u, u + v) == pytest.approx(0.2)
 
 
 def test_linear_backward_notices_a_forward_pass_that_adds_up(monkeypatch, sample, tmp_path):

@@ -171,10 +171,12 @@ def test_neuron_agrees_with_autograd(cost, start):
     assert cost_functions.wiggle(cost, w.detach(), b.detach()) == pytest.approx(dw.item(), rel=1e-8)
 
 
-def test_neuron_ends_where_nielsens_does():
+def test_neuron_ends_where_nielsens_does_and_half_is_when_half_of_the_cost_is_gone():
     ends = {start: cost_functions.neuron(cost_functions.QUADRATIC, start)[0].costs for start in cost_functions.STARTS}
     outputs = [[(2 * cost) ** 0.5 for cost in (costs[0], costs[-1])] for costs in ends.values()]  # C = a²/2
     assert outputs == [pytest.approx([0.82, 0.09], abs=0.005), pytest.approx([0.98, 0.20], abs=0.005)]
+    assert cost_functions.Course([4.0, 3.0, 2.0, 1.0], 0.0).half == 2
+    assert cost_functions.Course([4.0, 5.0, 3.0], 0.0).half == math.inf
 
 
 def test_sigma_prime_is_what_the_costs_gradients_differ_by():
@@ -183,11 +185,6 @@ def test_sigma_prime_is_what_the_costs_gradients_differ_by():
         quadratic, entropy = (cost_functions.neuron(cost, start)[0].delta for cost in cost_functions.COSTS)
         assert quadratic / entropy == pytest.approx(a * (1 - a), rel=1e-12)
         assert entropy == pytest.approx(a, rel=1e-12)
-
-
-def test_half_is_when_half_of_the_cost_is_gone():
-    assert cost_functions.Course([4.0, 3.0, 2.0, 1.0], 0.0).half == 2
-    assert cost_functions.Course([4.0, 5.0, 3.0], 0.0).half == math.inf
 
 
 def test_digits_start_from_shifted_outputs_and_stop_at_half(sample):
