@@ -56,7 +56,7 @@ class TestConfusionMatrix:
         [
             pytest.param(DIGITS, id="digits"),
             pytest.param(("red", "blue"), id="two"),
-            pytest.param(("T-shirt/top", "a very long name of a class", *"abcdef"), id="long"),
+            pytest.param(("T-shirt/top", "a very long name of a class", *"abcdef"), id="long", marks=pytest.mark.slow),
             pytest.param(tuple(f"class {i}" for i in range(45)), id="many", marks=pytest.mark.slow),
             pytest.param((r"$\a$", "a_b^c", "數字"), id="awkward"),
         ],
@@ -90,7 +90,7 @@ class TestMistakes:
         assert (second == first([True, True, True])).all()
         assert (second != first([False, False, False])).any()
 
-    @pytest.mark.parametrize("count", [1, 7, 8, 9, pytest.param(200, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("count", [1, 9, *(pytest.param(count, marks=pytest.mark.slow) for count in (7, 8, 200))])
     @pytest.mark.parametrize(
         "classes", [DIGITS, (r"$\a$", "a very long name of a class " * 3, "數")], ids=["digits", "names"]
     )

@@ -115,6 +115,7 @@ class TestRun:
             assert (images[-1] == colors_of(picture)).all()
             assert images[0].shape != images[-1].shape or (images[0] != images[-1]).any()
 
+    @pytest.mark.slow
     def test_without_histograms_the_gradients_are_there_at_the_end(self, tmp_path: Path) -> None:
         r = run(tmp_path, replace(TINY, histogram_every=0), random_pictures((3, 8, 8)))
         assert r.steps("Images", "images/gradient_by_depth") == [6]
@@ -201,7 +202,7 @@ class TestGradientByDepth:
     def test_values_all_the_same(self, value: float) -> None:
         figures.gradient_by_depth({"a": value}, {})
 
-    @pytest.mark.parametrize("impl", ["manual", "reference"])
+    @pytest.mark.parametrize("impl", ["manual", pytest.param("reference", marks=pytest.mark.slow)])
     @pytest.mark.parametrize("model", ["mlp", "cnn"])
     def test_what_is_charted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impl: str, model: str) -> None:
         data = load("points") if model == "mlp" else random_pictures((8, 8))

@@ -37,13 +37,10 @@ class Biased(wrong_mlps.SpelledMLP):
         return super().da_before(l, delta, params) + 1e-9
 
 
-def noticed(lesson, *wrong, slow=False):
-    """And the right one, written in the same way, is not taken for a mistake."""
+def noticed(lesson, *wrong, right=(wrong_mlps.SpelledMLP,), slow=False):
+    """And the right network, written in the same way, is not taken for a wrong one."""
     marks = [pytest.mark.slow] if slow else []
-    networks = (wrong_mlps.SpelledMLP, *wrong)
-    return [
-        pytest.param(lesson, network, marks=marks, id=f"{lesson.__name__}-{network.__name__}") for network in networks
-    ]
+    return [pytest.param(lesson, w, marks=marks, id=f"{lesson.__name__}-{w.__name__}") for w in (*right, *wrong)]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +50,8 @@ def noticed(lesson, *wrong, slow=False):
             three_ways,
             *(wrong_mlps.SlopeForgotten, wrong_mlps.SignOfDelta, wrong_mlps.BiasesDecay, OneWeightForgotten),
         ),
-        *noticed(sensitivity, wrong_mlps.SlopeForgottenInOutputLayer, wrong_mlps.BiasesDecay, wrong_mlps.MeanTwice),
+        *noticed(sensitivity, wrong_mlps.BiasesDecay),
+        *noticed(sensitivity, wrong_mlps.SlopeForgottenInOutputLayer, wrong_mlps.MeanTwice, right=(), slow=True),
         *noticed(shared_nodes, wrong_mlps.SlopeForgotten, wrong_mlps.SlopeTwice),
         *noticed(linear_backward, Clipped, Biased),
         *noticed(fire_together, wrong_mlps.SlopeForgotten, wrong_mlps.WeightGradientOfTheFirstExample, slow=True),

@@ -54,8 +54,8 @@ def test_the_slope_is_the_derivative_also_of_large_z(activation):
     [
         {},
         {"sigmoid-6-layers": 0.6},
-        {"relu-he-6-layers": 0.3},
-        {"sigmoid-1-layer": 0.15},
+        pytest.param({"relu-he-6-layers": 0.3}, marks=pytest.mark.slow),
+        pytest.param({"sigmoid-1-layer": 0.15}, marks=pytest.mark.slow),
         "he is xavier",
         "BP2 without σ′",
     ],
