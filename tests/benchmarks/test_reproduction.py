@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import predict
+import train
 from benchmarks import reproduction
 from benchmarks.published import BEST_OF_THREE, LAST_EPOCH, LAST_EPOCHS, NIELSEN, PUBLISHED, Published
 from benchmarks.reproduction import Job, Run, carry_out, jobs_of, lost, page, percent, summary, verdict
+from tests.support.running import call
 from training.errors import UserError
 from training.families.configure import configure, load_preset, preset_names
 
@@ -60,13 +63,10 @@ def entry(**changes: object) -> Published:
     return replace(Published("p", "a net", "94.5%", 0.945, BEST_OF_THREE, NIELSEN.format(1)), **changes)
 
 
-def test_the_rules() -> None:
+def test_the_rules_and_the_verdicts() -> None:
     assert BEST_OF_THREE.ours(RUNS) == 0.95
     assert LAST_EPOCH.ours(RUNS) == 0.9
     assert LAST_EPOCHS.ours(RUNS) == pytest.approx((0.9 + 0.7 + 0.93 + 0.99) / 4)
-
-
-def test_the_verdicts() -> None:
     assert verdict(entry(), RUNS) == "yes"
     assert verdict(entry(value=0.9512), RUNS) == "no, 0.12 points short, 0.4 σ above our mean"
     assert verdict(entry(value=0.9512), RUNS[:1]) == "no, 0.12 points short"
@@ -115,32 +115,44 @@ def test_a_run_made_before_an_option_was_there_still_counts(tmp_path: Path) -> N
     assert replace(job, config=replace(job.config, shift=1)).done() is None
 
 
+SMALL = {"dataset": "spiral", "hidden": (4,), "epochs": 2, "loss": "softmax-cross-entropy", "activation": ("tanh",)}
+
+
 @pytest.mark.slow
-def test_a_run_is_made_once_goes_on_where_it_was_and_is_made_anew_for_another_recipe(tmp_path: Path) -> None:
-    config = configure(dataset="spiral", hidden=(4,), epochs=2, loss="softmax-cross-entropy", activation=("tanh",))
-    job = Job("p", 0, config, tmp_path / "run")
+def test_a_run_is_made_once_goes_on_where_it_was_and_is_made_anew_for_another_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the scripts in this process: each of their own would load torch anew."""
+
+    def call_here(script: str, *options: str) -> tuple[str, float]:
+        done = call(capsys, {"train.py": train.main, "predict.py": predict.main}[script], *options)
+        assert done.status == 0, done.err
+        return done.out, 1.25
+
+    monkeypatch.setattr(reproduction, "call", call_here)
+    job = Job("p", 0, configure(**SMALL), tmp_path / "run")
     assert job.done() is None
     first = carry_out(job)
     assert len(first.accuracies) == 2
     assert first.seconds is not None
-    assert first.processor is not None
-    assert first.processor > 0.5  # torch alone takes longer to load
+    assert first.processor == 1.25
     assert first == job.done()
 
     (job.run_dir / reproduction.RESULT).unlink()  # as if it had been stopped
-    again = carry_out(job)
-    assert again == replace(first, seconds=None, processor=None)
+    assert carry_out(job) == replace(first, seconds=None, processor=None)
 
-    other = replace(job, config=replace(config, epochs=3))
+    other = replace(job, config=replace(job.config, epochs=3))
     assert other.done() is None
     assert len(carry_out(other).accuracies) == 3
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
-    config = configure(dataset="spiral", hidden=(4,), epochs=2, examples=301)
+def test_a_script_in_a_process_of_its_own_says_what_it_took_and_why_it_failed(tmp_path: Path) -> None:
+    said, processor = reproduction.call("predict.py", "--help")
+    assert "--checkpoint" in said
+    assert processor > 0.5  # torch alone takes longer to load
     with pytest.raises(UserError, match="examples is 301"):
-        carry_out(Job("p", 0, config, tmp_path / "run"))
+        carry_out(Job("p", 0, configure(**SMALL, examples=301), tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.dashboard import writing
 from tests.support.running import learner_of
-from training.dashboard.tensorboard import MetricsWriter
 from training.data import load
 from training.families.configure import configure
 
@@ -33,13 +33,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config = configure(impl=impl, dataset="points", hidden=(5,))
         learner = learner_of(config, data)
         result = learner.backpropagate(*data.train.batch(torch.arange(100), torch.float32))
-        (root / impl).mkdir()
-        writer = MetricsWriter(root / impl, config, data, environment={})
-        for step in (0, 50, 100):
-            writer.scalars(step, {"loss/train": loss + (100 - step) / 100, "accuracy/test": step / 200})
-            writer.histograms(step, learner.parameters, result)
-        writer.hparams({"hparam/accuracy": 0.5})
-        writer.close()
+        with writing(root / impl, config=config, data=data) as writer:
+            for step in (0, 50, 100):
+                writer.scalars(step, {"loss/train": loss + (100 - step) / 100, "accuracy/test": step / 200})
+                writer.histograms(step, learner.parameters, result)
+            writer.hparams({"hparam/accuracy": 0.5})
     return root
 
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.support.running import ROOT
 from training.dashboard import figures
 
 DIGITS = tuple("0123456789")
@@ -53,22 +54,16 @@ class TestConfusionMatrix:
     @pytest.mark.parametrize(
         "classes",
         [
-            DIGITS,
-            ("red", "blue"),
-            ("T-shirt/top", "Trouser", "a very long name of a class", "Dress", "Coat", "Sandal", "Shirt", "Bag"),
-            tuple(f"class {i}" for i in range(45)),
-            (r"$\a$", "a_b^c", "數字"),
+            pytest.param(DIGITS, id="digits"),
+            pytest.param(("red", "blue"), id="two"),
+            pytest.param(("T-shirt/top", "a very long name of a class", *"abcdef"), id="long", marks=pytest.mark.slow),
+            pytest.param(tuple(f"class {i}" for i in range(45)), id="many", marks=pytest.mark.slow),
+            pytest.param((r"$\a$", "a_b^c", "數字"), id="awkward"),
         ],
-        ids=["digits", "two", "long", "many", "awkward"],
     )
     def test_is_whole(self, classes: tuple[str, ...]) -> None:
         labels = torch.arange(200) % len(classes)
         assert_nothing_is_clipped(figures.confusion_matrix(labels, labels.roll(1), classes))
-
-    def test_counts_decide_the_color(self) -> None:
-        labels = torch.arange(10)
-        right, wrong = (figures.confusion_matrix(labels, p, DIGITS) for p in (labels, 9 - labels))
-        assert right != wrong
 
 
 def stripes(horizontal: Tensor) -> Tensor:
@@ -80,10 +75,8 @@ def stripes(horizontal: Tensor) -> Tensor:
 
 class TestMistakes:
     def test_none_without_a_mistake(self) -> None:
-        confidence = torch.eye(3)
-        assert (
-            figures.mistakes(stripes(torch.zeros(3).bool()), torch.arange(3), confidence, (8, 8), DIGITS, "p") is None
-        )
+        x = stripes(torch.zeros(3).bool())
+        assert figures.mistakes(x, torch.arange(3), torch.eye(3), (8, 8), DIGITS, "p") is None
 
     def test_the_most_confident_comes_first(self) -> None:
         confidence = torch.tensor([[0.6, 0.4], [0.9, 0.1], [0.99, 0.01]])
@@ -91,14 +84,13 @@ class TestMistakes:
 
         def first(horizontal: list[bool]) -> np.ndarray:
             x = stripes(torch.tensor(horizontal))
-            picture = figures.mistakes(x, labels, confidence, (8, 8), ("a", "b"), "p", rows=1, columns=1)
-            assert picture is not None
-            return np.asarray(picture)
+            return np.asarray(figures.mistakes(x, labels, confidence, (8, 8), ("a", "b"), "p", rows=1, columns=1))
 
-        assert (first([False, True, False]) == first([True, True, True])).all()
-        assert (first([False, True, False]) != first([False, False, False])).any()
+        second = first([False, True, False])
+        assert (second == first([True, True, True])).all()
+        assert (second != first([False, False, False])).any()
 
-    @pytest.mark.parametrize("count", [1, 7, 8, 9, 200])
+    @pytest.mark.parametrize("count", [1, 9, *(pytest.param(count, marks=pytest.mark.slow) for count in (7, 8, 200))])
     @pytest.mark.parametrize(
         "classes", [DIGITS, (r"$\a$", "a very long name of a class " * 3, "數")], ids=["digits", "names"]
     )
@@ -139,27 +131,28 @@ class TestDecisionBoundary:
         assert_nothing_is_clipped(picture)
 
 
-def write(path: Path, records: list[Mapping[str, float | None]], tail: str = "") -> Path:
+Records = list[Mapping[str, float | None]]
+FLAT: Records = [{"step": s, "loss/test": 1.0 + s / 1e7, "loss/train": 1.0} for s in range(10)]
+FAR: Records = [{"step": s * 10**9, "loss/test": 10.0 ** (20 - 4 * s)} for s in range(10)]
+
+
+def curves_of(tmp_path: Path, names: tuple[str, ...], records: Records, tail: str = "") -> Image.Image:
+    """Of so many runs, all with these metrics."""
+    path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records) + tail)
-    return path
-
-
-def run(path: Path, start: float = 2.0) -> Path:
-    """The metrics of a run of 600 steps."""
-    records: list[Mapping[str, float | None]] = []
-    for step in range(0, 601, 100):
-        if step:
-            records.append({"step": step, "loss/train": start * 0.99**step, "learning_rate": 1.0})
-        accuracy = {"accuracy/train": 1 - 0.9**step, "accuracy/test": 1 - 0.91**step}
-        records.append({"step": step, "loss/test": start * 1.1 * 0.99**step, **accuracy})
-    return write(path, records)
+    figures.curves(dict.fromkeys(names, path), tmp_path / "curves.png")
+    return Image.open(tmp_path / "curves.png").convert("RGB")
 
 
 class TestCurves:
     def test_two_equal_runs_are_both_to_be_seen(self, tmp_path: Path) -> None:
-        path = run(tmp_path / "metrics.jsonl")
-        figures.curves({"by hand": path, "autograd": path}, tmp_path / "curves.png")
-        picture = Image.open(tmp_path / "curves.png").convert("RGB")
+        records: Records = []
+        for step in range(0, 601, 100):
+            if step:
+                records.append({"step": step, "loss/train": 2.0 * 0.99**step, "learning_rate": 1.0})
+            accuracy = {"accuracy/train": 1 - 0.9**step, "accuracy/test": 1 - 0.91**step}
+            records.append({"step": step, "loss/test": 2.2 * 0.99**step, **accuracy})
+        picture = curves_of(tmp_path, ("by hand", "autograd"), records)
         for color in (BLUE, VERMILION):
             assert len(places(picture, color, 12)) > 300
             assert len(places(picture, pale(color), 3)) > 1000
@@ -168,25 +161,24 @@ class TestCurves:
     @pytest.mark.parametrize(
         ("records", "tail"),
         [
-            ([], ""),
-            ([{"step": 0, "loss/test": 1.5, "accuracy/test": 0.1, "accuracy/train": 0.1}], ""),
-            ([{"step": 0, "loss/test": 1.5}, {"step": 1, "loss/test": None}, {"step": 2, "loss/test": 0.5}], '{"step'),
-            ([{"step": 1, "loss/test": 0.0}, {"step": 2, "loss/test": 0.0}], ""),
-            ([{"step": s, "loss/test": 1.0 + s / 1e7, "loss/train": 1.0} for s in range(10)], ""),
-            ([{"step": s * 10**9, "loss/test": 10.0 ** (20 - 4 * s)} for s in range(10)], ""),
+            pytest.param([], "", id="empty", marks=pytest.mark.slow),
+            pytest.param(
+                [{"step": 0, "loss/test": 1.5, "accuracy/test": 0.1, "accuracy/train": 0.1}], "", id="one value"
+            ),
+            pytest.param(
+                [{"step": s, "loss/test": v} for s, v in enumerate((1.5, None, 0.5))], '{"step', id="diverged"
+            ),
+            pytest.param([{"step": s, "loss/test": 0.0} for s in (1, 2)], "", id="zero", marks=pytest.mark.slow),
+            pytest.param(FLAT, "", id="flat", marks=pytest.mark.slow),
+            pytest.param(FAR, "", id="far", marks=pytest.mark.slow),
         ],
-        ids=["empty", "one value", "diverged and cut off", "zero", "flat", "far"],
     )
-    def test_any_run_can_be_drawn(self, tmp_path: Path, records: list[Mapping[str, float | None]], tail: str) -> None:
-        path = write(tmp_path / "metrics.jsonl", records, tail)
-        figures.curves({r"$\run$": path}, tmp_path / "curves.png")
-        assert_nothing_is_clipped(Image.open(tmp_path / "curves.png").convert("RGB"))
+    def test_any_run_can_be_drawn(self, tmp_path: Path, records: Records, tail: str) -> None:
+        assert_nothing_is_clipped(curves_of(tmp_path, (r"$\run$",), records, tail))
 
     def test_a_single_value_is_to_be_seen(self, tmp_path: Path) -> None:
-        path = write(tmp_path / "metrics.jsonl", [{"step": 5, "loss/train": 1.0, "accuracy/train": 1.0}])
-        figures.curves({"run": path}, tmp_path / "curves.png")
-        picture = Image.open(tmp_path / "curves.png").convert("RGB").crop((70, 200, 600, 280))  # below the legend
-        center(picture, BLUE)
+        picture = curves_of(tmp_path, ("run",), [{"step": 5, "loss/train": 1.0, "accuracy/train": 1.0}])
+        center(picture.crop((70, 200, 600, 280)), BLUE)  # below the legend
 
     def test_without_a_file(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl"):
@@ -205,4 +197,4 @@ figures.confusion_matrix(labels, labels, ("a", "b"))
 assert "matplotlib" in sys.modules
 assert "matplotlib.pyplot" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

@@ -1,4 +1,4 @@
-"""python -m lessons: the list, a run, what it leaves behind, and what it refuses; the lessons' own tests lie beside."""
+"""python -m lessons: every claim holds; the list, a run, what it leaves behind, what it refuses, and the page."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmarks import lessons as pages
 from lessons import __main__ as script
 from lessons import lesson as lessons
-from lessons.lesson import LESSONS, Report, load_lesson, markdown, teach
+from lessons.lesson import FIGURE, LESSONS, REPORT, Report, load_lesson, markdown, teach
 from tests.support.running import ROOT, call, one_sentence
 from training.dashboard.figures import new_figure
 from training.data import Dataset
@@ -47,6 +47,23 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+LONG = {"batch-sizes", "overfitting", "initial-weights", "one-example"}  # take more than five seconds
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name in LONG else pytest.mark.slow) for name in LESSONS]
+)
+def test_the_claim_holds_and_its_table_is_small(taught, name: str) -> None:
+    report, run_dir = taught(name)
+    assert report.holds, report.verdict
+    heading, *rows = report.table
+    assert len(heading) <= 5
+    assert 2 <= len(rows) <= 12
+    assert {len(row) for row in rows} == {len(heading)}
+    assert (run_dir / FIGURE).stat().st_size > 10_000
+    assert (run_dir / REPORT).exists()
+
+
 def test_without_a_name_all_are_listed_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, script.main)
     assert done.status == 0
@@ -55,12 +72,17 @@ def test_without_a_name_all_are_listed_in_order(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("name", LESSONS)
-def test_a_lesson_has_its_texts_and_a_file_of_its_own(name: str) -> None:
-    lesson = load_lesson(name)
+def test_a_lesson_has_its_texts_a_file_of_its_own_and_a_part_of_the_page(name: str) -> None:
+    lesson, text = load_lesson(name), pages.PAGE.read_text(encoding="utf-8")
     assert "\n" not in lesson.TITLE + lesson.CLAIM + lesson.SOURCE
     assert lesson.CLAIM.endswith(".")
     assert not lesson.SOURCE.endswith(".")
     assert (ROOT / "lessons" / pages.module(name)).is_file()
+    headings = re.findall(r"^## \d+\. (.*)$", text, re.MULTILINE)
+    assert headings == [load_lesson(name).TITLE for name in LESSONS]
+    assert text.count("**Holds:**") == len(LESSONS)
+    for part in (lesson.CLAIM, lesson.SOURCE, f"`python -m lessons {name}`", f"(lessons/{name}.png)"):
+        assert part in text
 
 
 def test_every_file_of_the_package_is_a_lesson_or_used_by_one() -> None:
@@ -127,37 +149,24 @@ def test_a_second_run_replaces_the_first_and_nothing_is_left_of_a_failed_one(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_what_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = call(capsys, script.main, "shared-node")
-    assert done.status == 2
-    assert one_sentence(done.err).startswith("lessons: there is no lesson 'shared-node' (did you mean 'shared-nodes'?)")
-    done = call(capsys, script.main, "shared-nodes", "--seed", -1)
-    assert done.status == 2
-    assert "--seed is -1, but it must be" in one_sentence(done.err)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["shared-node"], "lessons: there is no lesson 'shared-node' (did you mean 'shared-nodes'?)"),
+        (["shared-nodes", "--seed", -1], "--seed is -1, but it must be"),
+        (["shared-nodes", "--run-dir", "mine"], "mine holds something that is no lesson"),
+        (["shared-nodes", "--run-dir", "mine/thesis.txt/x"], "cannot write to mine/thesis.txt"),
+    ],
+    ids=["name", "seed", "directory in use", "directory that cannot be made"],
+)
+def test_what_is_refused(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[object], said: str) -> None:
     (here / "mine").mkdir()
     (here / "mine" / "thesis.txt").write_text("years of work", encoding="utf-8")
-    done = call(capsys, script.main, "shared-nodes", "--run-dir", "mine")
+    done = call(capsys, script.main, *arguments)
     assert done.status == 2
-    assert "mine holds something that is no lesson" in one_sentence(done.err)
-    assert [path.name for path in (here / "mine").iterdir()] == ["thesis.txt"]
-    done = call(capsys, script.main, "shared-nodes", "--run-dir", "mine/thesis.txt/x")
-    assert done.status == 2
-    assert "cannot write to mine/thesis.txt" in one_sentence(done.err)
-    assert [path.name for path in here.iterdir()] == ["mine"]
+    assert said in one_sentence(done.err)
+    assert [path.relative_to(here).as_posix() for path in sorted(here.rglob("*"))] == ["mine", "mine/thesis.txt"]
 
 
 def test_a_cell_with_a_bar_stays_one_cell() -> None:
     assert markdown([["a", "b"], ["|x|", "1"]]) == "| a | b |\n| --- | --- |\n| \\|x\\| | 1 |"
-
-
-def test_the_page_has_every_lesson_with_its_texts_command_and_figure() -> None:
-    page = pages.PAGE.read_text(encoding="utf-8")
-    headings = re.findall(r"^## \d+\. (.*)$", page, re.MULTILINE)
-    assert headings == [load_lesson(name).TITLE for name in LESSONS]
-    for name in LESSONS:
-        lesson = load_lesson(name)
-        assert lesson.CLAIM in page
-        assert lesson.SOURCE in page
-        assert f"`python -m lessons {name}`" in page
-        assert f"(lessons/{name}.png)" in page
-    assert page.count("**Holds:**") == len(LESSONS)

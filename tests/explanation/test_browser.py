@@ -8,18 +8,13 @@ from typing import Any
 import pytest
 
 import explain
-import train
-from tests.support.running import flags
+from tests.support.explained import as_number
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
 pytestmark = pytest.mark.slow
 
 Page = Any
-RUNS = {
-    "digits": {"dataset": "sample", "max_steps": 20, "epochs": 1},
-    "points": {"preset": "points", "epochs": 1},
-}
 PLACE = """([trace, point]) => {
   const plot = document.getElementById("network"), box = plot.getBoundingClientRect();
   const {xaxis, yaxis} = plot._fullLayout;
@@ -40,16 +35,6 @@ SUMS = """() => document.getElementById("neuron").data.filter(trace => trace.typ
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder, found = tmp_path_factory.mktemp("pages"), {}
-    for name, options in RUNS.items():
-        found[name] = folder / f"{name}.html"
-        assert train.main(list(flags({**options, "run_dir": folder / name}))) == 0
-        assert explain.main(["--checkpoint", str(folder / name), "--index", "3", "--out", str(found[name])]) == 0
-    return found
-
-
-@pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
@@ -57,10 +42,14 @@ def browser(chromium: str) -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="module", params=RUNS)
-def loaded(request: pytest.FixtureRequest, browser: Any, pages: dict[str, Path]) -> Iterator[tuple[Page, list[str]]]:
+@pytest.fixture(scope="module", params=["digits", "points"])
+def loaded(
+    request: pytest.FixtureRequest, browser: Any, runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Page, list[str]]]:
     """The page of each run, opened offline, and what it says on the console or asks for beside itself."""
-    address = pages[request.param].as_uri()
+    path = tmp_path_factory.mktemp("pages") / "page.html"
+    assert explain.main(["--checkpoint", str(runs[request.param]), "--index", "3", "--out", str(path)]) == 0
+    address = path.as_uri()
     complaints: list[str] = []
     context = browser.new_context(offline=True, viewport={"width": 1200, "height": 1000})
     page = context.new_page()
@@ -93,13 +82,8 @@ def click(page: Page, key: str) -> None:
     page.mouse.click(*place)
 
 
-def number(text: str) -> float:
-    mantissa, _, exponent = text.replace("−", "-").partition("·10")
-    return float(mantissa) * 10.0 ** int(exponent.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")) or 0)
-
-
 def said(page: Page, id_: str) -> float:
-    return number(page.locator(f"#card #{id_}").inner_text())
+    return as_number(page.locator(f"#card #{id_}").inner_text())
 
 
 def test_every_figure_is_drawn(page: Page) -> None:

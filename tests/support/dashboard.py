@@ -1,0 +1,68 @@
+"""What the tests of the dashboard share: pictures to train on, a writer, and TensorBoard's own reader."""
+
+import io
+import math
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from training.config import Config
+from training.dashboard.tensorboard import MetricsWriter
+from training.data import Dataset
+from training.data.dataset import Split
+from training.families.configure import configure
+from training.learners.base import Backpropagation
+
+RED, WHITE, BLUE, BLACK, GRAY = [178, 24, 43], [255, 255, 255], [33, 102, 172], [0, 0, 0], [190, 190, 190]
+NOTHING = Backpropagation(torch.tensor(0.0), gradients={}, deltas={}, outputs={}, buffers={}, memory={})
+
+
+def random_pictures(shape: tuple[int, ...] = (4, 5), train: int = 24, test: int = 6) -> Dataset:
+    """Of three classes in turn."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (train + test, math.prod(shape)), generator=generator, dtype=torch.uint8)
+    train_set, test_set = Split(x[:train], torch.arange(train) % 3), Split(x[train:], torch.arange(test) % 3)
+    return Dataset("npz", train_set, test_set, shape, ("class 0", "class 1", "class 2"), "random")
+
+
+@contextmanager
+def writing(
+    run_dir: Path, start_step: int = 0, config: Config | None = None, data: Dataset | None = None
+) -> Iterator[MetricsWriter]:
+    run_dir.mkdir(exist_ok=True)
+    environment = {"torch": torch.__version__, "threads": 1}
+    config, data = config or configure(), data or random_pictures()
+    with closing(MetricsWriter(run_dir, config, data, start_step=start_step, environment=environment)) as writer:
+        yield writer
+
+
+def events(run_dir: Path) -> EventAccumulator:
+    everything = {"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}
+    return EventAccumulator(str(run_dir), size_guidance=everything).Reload()
+
+
+def pixels(encoded: bytes) -> np.ndarray:
+    return colors_of(Image.open(io.BytesIO(encoded)))
+
+
+def colors_of(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def image(run_dir: Path, data: Dataset, call: str, *arguments: object) -> tuple[str, np.ndarray] | None:
+    """The tag and the pixels of the image that a call of the writer leaves for TensorBoard; None if it leaves none."""
+    with writing(run_dir, data=data) as writer:
+        getattr(writer, call)(7, *arguments)
+    reader = events(run_dir)
+    if not reader.Tags()["images"]:
+        return None
+    (tag,) = reader.Tags()["images"]
+    (event,) = reader.Images(tag)
+    colors = pixels(event.encoded_image_string)
+    assert (event.step, event.height, event.width) == (7, *colors.shape[:2])
+    return tag, colors
