@@ -247,21 +247,6 @@ def test_only_a_step_moves_buffers_and_memory(split: type[Split]) -> None:
     assert learner.state_dict()["memory"] == {}
 
 
-def test_a_pass_writes_to_nothing_but_what_is_new() -> None:
-    model, h, seen = Carries(), torch.ones(3, dtype=torch.float64), torch.tensor(4)
-    buffers, memory = {"seen": seen}, {"h": h}
-    tape = Tape(training=True, buffers=buffers, memory=memory)
-    y = model.forward({"W": torch.eye(3, dtype=torch.float64)}, X, tape)
-    assert torch.equal(y, X + 1)
-    assert tape.buffers is buffers
-    assert tape.memory is memory
-    assert (buffers, memory) == ({"seen": seen}, {"h": h})
-    assert seen.item() == 4
-    assert torch.equal(h, torch.ones(3, dtype=torch.float64))
-    assert tape.new_buffers["seen"].item() == 5
-    assert torch.equal(tape.new_memory["h"], y.mean(dim=0))
-
-
 # Every layer
 
 EXAMPLES = list(layer_examples(seed=0))
