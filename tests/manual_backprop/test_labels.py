@@ -71,7 +71,7 @@ OF_LAYERS = {
         normal(0, 14, 3),
         lambda da, db: [("HA1", da), ("HA2", db), ("HA2", db.flatten()), ("HA1", da[1:])],
     ),
-    "a view of δ": (VIEW, (normal(0, 2, 3, 4),), normal(0, 2, 12), lambda dx: [("VI1", dx)]),
+    "a view of what came": (VIEW, (normal(0, 2, 3, 4),), normal(0, 2, 12), lambda dx: [("VI1", dx)]),
     "within a larger memory": (PADDED, (X,), normal(0, 9, 5), lambda dx: [("PD1", dx[2:])]),
     "one gradient, a single number": (tanh, (X.sum(),), X.sum(), lambda dz: [("AC1", dz)]),
 }
