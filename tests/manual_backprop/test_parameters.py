@@ -72,6 +72,7 @@ def test_vector_holds_one_value_per_tensor(parameters):
     decay = parameters.vector(lambda name: 0.5 if name.endswith(".weight") else 0.0)
     assert decay.tolist() == [0.5] * 6 + [0.0] * 3 + [0.5] * 3 + [0.0]
     assert decay.dtype == torch.float64
+    assert parameters.theta.tolist() == list(range(13))
 
 
 def test_split_names_the_pieces_of_any_vector_as_long_as_theta(parameters):
