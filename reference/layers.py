@@ -55,6 +55,12 @@ def batch_norm(
     return F.batch_norm(x, running_mean.clone(), running_var.clone(), gamma, beta, True, momentum, eps)
 
 
+def batch_norm_evaluation(
+    x: Tensor, gamma: Tensor, beta: Tensor, running_mean: Tensor, running_var: Tensor, eps: float = 1e-5
+) -> Tensor:
+    return F.batch_norm(x, running_mean, running_var, gamma, beta, False, eps=eps)
+
+
 def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5) -> Tensor:
     return F.layer_norm(x, gamma.shape, gamma, beta, eps)
 

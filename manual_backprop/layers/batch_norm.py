@@ -17,6 +17,7 @@ Source: Ioffe and Szegedy 2015.
 
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -82,6 +83,7 @@ def backward_of_evaluate(dy: Tensor, cache: Cache) -> tuple[Tensor, Tensor, Tens
 
 evaluation = SimpleNamespace(
     name="batch_norm",
+    twin="batch_norm_evaluation",
     EQUATIONS=("BN4", "BN2", "BN1"),
     forward=evaluate,
     backward=backward_of_evaluate,
@@ -95,9 +97,12 @@ def check(x: Tensor, *vectors: Tensor) -> None:
         raise ValueError(f"x is {tuple(x.shape)}, γ, β, mean and variance are {shapes}: give (B, C, …) and (C,)")
 
 
-def examples(generator: Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Tensor | float, ...]]:
+def examples(generator: Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Any, ...]]:
+    """Its own arguments, and pairs of `evaluation` and the arguments of that."""
     for shape, *options in (((7, 5),), ((3, 4, 2, 5), 0.3, 1e-3), ((5, 2, 3, 4), 0.25)):
         x = 1.5 * torch.randn(shape, generator=generator, dtype=torch.float64) - 0.7
         draws = (0.4 + torch.rand(shape[1], generator=generator, dtype=torch.float64) for _ in range(4))
         gamma, beta, mean, var = draws
-        yield *(tensor.to(dtype) for tensor in (x, gamma, -beta, mean, var)), *options
+        tensors = tuple(tensor.to(dtype) for tensor in (x, gamma, -beta, mean, var))
+        yield *tensors, *options
+        yield evaluation, (*tensors, *options[1:])

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 cst = pytest.importorskip("libcst", reason="mutmut and its libcst come with requirements-dev.txt")
 
 from benchmarks.mutate import OPERATORS  # noqa: E402
-from benchmarks.mutation import PAGE, ROOT, Mutant, complaints, page, read_arguments, score  # noqa: E402
+from benchmarks.mutation import NEEDED, PAGE, ROOT, Mutant, complaints, page, read_arguments, score  # noqa: E402
 
 RIGHT = Mutant("layer.py", "backward", "return dz @ W", "return W @ dz")
 LEFT = Mutant("layer.py", "forward", "return z", "return None")
@@ -54,6 +55,14 @@ def test_every_argument_is_about_a_line_that_is_there():
     for mutant in read_arguments():
         lines = [line.strip() for line in (ROOT / mutant.file).read_text(encoding="utf-8").splitlines()]
         assert mutant.before in lines, f"{mutant.file} has no line {mutant.before}: remove the argument"
+
+
+def test_the_tests_that_are_to_notice_are_there():
+    """A file that was renamed would stop mutmut before the first mutant."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
+    listed = [*settings["pytest_add_cli_args_test_selection"], *settings["source_paths"], *settings["also_copy"]]
+    assert [path for path in listed if not (ROOT / path).exists()] == []
+    assert all(path.split("/")[0] in NEEDED for path in listed)
 
 
 def test_the_page_holds_the_arguments():

@@ -1,4 +1,4 @@
-"""The layers of tests/support/text: right by every oracle, and a plausible mistake in each is rejected by name."""
+"""The layers of tests/support/text: right by every oracle, and their examples show mistakes; more are in gallery/."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,12 @@ from torch.nn import functional as F
 from gradient_check import check_backward, compare_gradients
 from tests.support import both_ways
 from tests.support.text import layers as text_layers
-from tests.support.text.layers import attention, embedding, matmul, recurrent_cell
+from tests.support.text.layers import attention, matmul, recurrent_cell
 
 LAYERS = list(both_ways.layer_examples(text_layers))
+each_attention = pytest.mark.parametrize(
+    ("q", "k", "v"), [arguments[:3] for arguments in attention.examples(torch.Generator().manual_seed(0))]
+)
 TWINS: dict[str, Callable[..., Tensor]] = {
     "embedding": F.embedding,
     "matmul": F.linear,
@@ -22,17 +25,11 @@ TWINS: dict[str, Callable[..., Tensor]] = {
 
 
 @pytest.mark.parametrize(
-    ("forward", "backward", "arguments", "fixed"), [e[1:] for e in LAYERS], ids=[e[0] for e in LAYERS]
+    ("id", "forward", "backward", "arguments", "fixed"), LAYERS, ids=[example[0] for example in LAYERS]
 )
-def test_every_layer_passes_the_check(
-    forward: Any, backward: Any, arguments: Any, fixed: Any, request: pytest.FixtureRequest
-) -> None:
-    twin = TWINS.get(request.node.callspec.id.rpartition("-")[0])
+def test_every_layer_passes_the_check(id: str, forward: Any, backward: Any, arguments: Any, fixed: Any) -> None:
+    twin = TWINS.get(id.rpartition("-")[0])
     check_backward(forward, backward, arguments, not_differentiable=fixed, reference=twin).assert_passed()
-
-
-def test_every_layer_is_found() -> None:
-    assert {id.rpartition("-")[0] for id, *_ in LAYERS} == {"attention", *TWINS}
 
 
 def test_the_examples_have_ids_that_are_repeated_and_more_keys_than_queries() -> None:
@@ -42,34 +39,22 @@ def test_the_examples_have_ids_that_are_repeated_and_more_keys_than_queries() ->
     assert any(k.shape[2] > q.shape[2] for q, k, *_ in (e[3] for e in LAYERS if e[0].startswith("attention")))
 
 
-def test_attention_is_torchs() -> None:
-    for example in (e[3] for e in LAYERS if e[0].startswith("attention")):
-        q, k, v = example[:3]
-        T, S = q.shape[2], k.shape[2]
-        seen = torch.ones(T, S, dtype=torch.bool).tril(S - T)
-        expected = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        compare_gradients({"y": attention.forward(q, k, v)[0]}, {"y": expected}).assert_passed()
+@each_attention
+def test_attention_is_torchs(q: Tensor, k: Tensor, v: Tensor) -> None:
+    T, S = q.shape[2], k.shape[2]
+    seen = torch.ones(T, S, dtype=torch.bool).tril(S - T)
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    compare_gradients({"y": attention.forward(q, k, v)[0]}, {"y": expected}).assert_passed()
 
 
-def test_no_query_sees_what_follows_it() -> None:
-    for example in (e[3] for e in LAYERS if e[0].startswith("attention")):
-        q, k, v = (tensor.clone() for tensor in example[:3])
-        before, _ = attention.forward(q, k, v)
-        k[:, :, -1], v[:, :, -1] = 9.0, 9.0
-        after, _ = attention.forward(q, k, v)
-        assert torch.equal(after[:, :, :-1], before[:, :, :-1])
-        assert not torch.equal(after[:, :, -1], before[:, :, -1])
-
-
-def softmax_without_its_sum(dy: Tensor, cache: Any) -> tuple[Tensor, ...]:
-    q, k, v, P, dropped, mask, keep, s = cache
-    dP = dy @ v.mT if mask is None else dy @ v.mT * mask / keep
-    return s * P * dP @ k, s * (P * dP).mT @ q, dropped.mT @ dy
-
-
-def attention_without_the_scale(dy: Tensor, cache: Any) -> tuple[Tensor, ...]:
-    dq, dk, dv = attention.backward(dy, cache)
-    return dq / cache[-1], dk / cache[-1], dv
+@each_attention
+def test_no_query_sees_what_follows_it(q: Tensor, k: Tensor, v: Tensor) -> None:
+    before, _ = attention.forward(q, k, v)
+    k, v = k.clone(), v.clone()
+    k[:, :, -1], v[:, :, -1] = 9.0, 9.0
+    after, _ = attention.forward(q, k, v)
+    assert torch.equal(after[:, :, :-1], before[:, :, :-1])
+    assert not torch.equal(after[:, :, -1], before[:, :, -1])
 
 
 def values_through_what_was_not_dropped(dy: Tensor, cache: Any) -> tuple[Tensor, ...]:
@@ -77,31 +62,14 @@ def values_through_what_was_not_dropped(dy: Tensor, cache: Any) -> tuple[Tensor,
     return attention.backward(dy, (q, k, v, P, P, *rest))
 
 
-def a_row_for_each_id_once(dz: Tensor, cache: Any) -> Tensor:
-    ids, E = cache
-    dE = torch.zeros_like(E)
-    dE[ids.flatten()] = dz.reshape(-1, E.shape[1])
-    return dE
-
-
 def a_matrix_transposed_back(dz: Tensor, cache: Any) -> tuple[Tensor, Tensor]:
     dx, dW = matmul.backward(dz, cache)
     return dx, dW.T.reshape(dW.shape)
 
 
-def a_mean_over_places(dz: Tensor, cache: Any) -> tuple[Tensor, Tensor]:
-    dx, dW = matmul.backward(dz, cache)
-    return dx, dW / dz.shape[-2]
-
-
 def the_old_state_in_tanhs_slope(dh_new: Tensor, cache: Any) -> tuple[Tensor, ...]:
     x, h, W_x, W_h, _ = cache
     return recurrent_cell.backward(dh_new, (x, h, W_x, W_h, h))
-
-
-def the_new_state_for_the_old(dh_new: Tensor, cache: Any) -> tuple[Tensor, ...]:
-    x, _, W_x, W_h, h_new = cache
-    return recurrent_cell.backward(dh_new, (x, h_new, W_x, W_h, h_new))
 
 
 def a_weight_the_wrong_way_round(dh_new: Tensor, cache: Any) -> tuple[Tensor, ...]:
@@ -110,14 +78,9 @@ def a_weight_the_wrong_way_round(dh_new: Tensor, cache: Any) -> tuple[Tensor, ..
 
 
 MISTAKES: dict[Callable[..., Any], tuple[Any, set[str]]] = {
-    softmax_without_its_sum: (attention, {"dq", "dk"}),
-    attention_without_the_scale: (attention, {"dq", "dk"}),
     values_through_what_was_not_dropped: (attention, {"dv"}),
-    a_row_for_each_id_once: (embedding, {"dE"}),
     a_matrix_transposed_back: (matmul, {"dW"}),
-    a_mean_over_places: (matmul, {"dW"}),
     the_old_state_in_tanhs_slope: (recurrent_cell, {"dx", "dh", "dW_x", "dW_h", "db"}),
-    the_new_state_for_the_old: (recurrent_cell, {"dW_h"}),
     a_weight_the_wrong_way_round: (recurrent_cell, {"dh"}),
 }
 
@@ -128,10 +91,6 @@ def test_a_mistake_is_rejected_and_only_what_it_spoils_is_named(wrong: Callable[
     failed = set()
     for arguments in layer.examples(torch.Generator().manual_seed(0)):
         fixed = getattr(layer, "not_differentiable", ())
-        report = check_backward(layer.forward, wrong, arguments, not_differentiable=fixed, dtypes=["float64"])
+        report = check_backward(layer.forward, wrong, arguments, not_differentiable=fixed, cases=[])
         failed |= {row.name for row in report.failures if row.oracle == "autograd"}
     assert failed == spoiled
-
-
-def test_every_layer_has_a_mistake() -> None:
-    assert {layer for layer, _ in MISTAKES.values()} == {attention, embedding, matmul, recurrent_cell}

@@ -22,9 +22,9 @@ from tests.support.problems import manual_learner, random_batches, rates
 from tests.support.running import manual_of, resolved
 from training.data import Split
 from training.families.configure import load_preset
+from training.learners.manual import ManualLearner
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("manual_backprop", "reference", "gradient_check", "training")
 
 
 class Operators(TorchDispatchMode):
@@ -48,17 +48,20 @@ def noise_split() -> Split:
     return Split(torch.rand(40, 6, generator=generator), torch.randint(0, 3, (40,), generator=generator))
 
 
-def operators_of_a_step(model: MLP, loss: str) -> Operators:
-    learner = manual_learner(model, loss, noise_split(), dtype=torch.float32, momentum=0.9, l2=0.01)
+def operators_of_two_steps(learner: ManualLearner) -> Operators:
     with Operators() as operators:
         learner.advance(random_batches(2, 5, 40), rates(2, 0.1))
     return operators
 
 
+def perceptron(model: MLP, loss: str = "quadratic") -> ManualLearner:
+    return manual_learner(model, loss, noise_split(), dtype=torch.float32, momentum=0.9, l2=0.01)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_step_runs_no_backward_operator(activation, loss):
-    operators = operators_of_a_step(MLP((6, 5, 4, 3), (activation, activation, "identity")), loss)
+    operators = operators_of_two_steps(perceptron(MLP((6, 5, 4, 3), (activation, activation, "identity")), loss))
     assert len(operators.names) > 20
     assert {"aten.addmm.default", "aten.sub_.Tensor"} < set(operators.names)
     assert operators.backward == []
@@ -66,10 +69,7 @@ def test_a_step_runs_no_backward_operator(activation, loss):
 
 @pytest.mark.parametrize("preset", ["lenet5", "small-cnn"])
 def test_a_step_of_a_convolutional_network_runs_no_backward_operator(preset, sample):
-    config = resolved(load_preset(preset), sample)
-    learner = manual_of(config, sample)
-    with Operators() as operators:
-        learner.advance(random_batches(2, 5, 40), rates(2, 0.1))
+    operators = operators_of_two_steps(manual_of(resolved(load_preset(preset), sample), sample))
     assert any("conv2d" in name for name in operators.names)
     assert [name for name in operators.names if "batch_norm" in name or "pool" in name] == []
     assert operators.backward == []
@@ -95,7 +95,7 @@ class Leaning(MLP):
 
 
 def test_a_step_that_leans_on_a_backward_operator_is_caught():
-    operators = operators_of_a_step(Leaning((6, 3), ("sigmoid",)), "quadratic")
+    operators = operators_of_two_steps(perceptron(Leaning((6, 3), ("sigmoid",))))
     assert operators.backward == ["aten.sigmoid_backward.default"] * 2
 
 
@@ -110,7 +110,7 @@ class Cheating(MLP):
 
 def test_a_step_that_asks_autograd_raises():
     with pytest.raises(RuntimeError):
-        operators_of_a_step(Cheating((6, 3), ("sigmoid",)), "quadratic")
+        operators_of_two_steps(perceptron(Cheating((6, 3), ("sigmoid",))))
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,13 @@ def imports(path: Path) -> set[str]:
     return names
 
 
+PACKAGES = ("manual_backprop", "reference", "gradient_check", "training")
 OTHERS = ("explanation", "lessons", "tests", "train", "verify")
 ALLOWED = {
     "manual_backprop": {"manual_backprop"},
     "reference": {"reference"},
     "gradient_check": {"gradient_check"},
-    "training": set(PACKAGES),
+    "training": {*PACKAGES},
     "explanation": {"explanation", "training", "manual_backprop"},
     "lessons": {"lessons", "training", "manual_backprop"},
 }
@@ -269,6 +270,7 @@ print(json.dumps(seen))
 """
 
 
+@pytest.mark.slow
 def test_each_package_loads_nothing_of_the_others():
     code = IMPORT_ALL % (PACKAGES,)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

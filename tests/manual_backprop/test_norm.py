@@ -65,38 +65,34 @@ def test_a_norm_along_a_dimension_is_each_rows():
 # What uses them, in float32 against the same in float64
 
 
-def test_clipping_by_norm_is_as_exact_as_the_format():
-    gradient = long_vector(LONG)
-    assert error(clipping.by_norm(gradient, 0.1), clipping.by_norm(gradient.double(), 0.1)) < 1e-6
+def clipped_by_the_twin(gradient: Tensor) -> Tensor:
+    module = nn.ParameterList(gradient.chunk(2))
+    for p in module:
+        p.grad = p.detach().clone()
+    regularizers.prepare_gradients(module, l1=0.0, clip_norm=0.1, clip_value=0.0)
+    return torch.cat([p.grad for p in module])
 
 
-def test_the_twins_clipping_by_norm_is_as_exact_as_the_format():
-    layer, exact = (nn.Linear(2_000, LONG // 2_000, dtype=dtype) for dtype in (torch.float32, torch.float64))
-    for p, q in zip(layer.parameters(), exact.parameters(), strict=True):
-        p.grad = long_vector(*p.shape)
-        q.grad = p.grad.double()
-    for module in (layer, exact):
-        regularizers.prepare_gradients(module, l1=0.0, clip_norm=0.1, clip_value=0.0)
-    assert error(layer.weight.grad, exact.weight.grad) < 1e-6
+def bounded_by_the_twin(W: Tensor) -> Tensor:
+    module = nn.ParameterList([W.clone()])
+    regularizers.max_norm(module, 1.0)
+    return module[0].detach()
 
 
-def test_max_norm_is_as_exact_as_the_format_for_long_rows():
-    W = long_vector(2, LONG // 2)
-    assert error(max_norm(W, 1.0), max_norm(W.double(), 1.0)) < 1e-6
-
-
-def test_the_twins_max_norm_is_as_exact_as_the_format_for_long_rows():
-    W = long_vector(2, LONG // 2)
-    module, exact = nn.ParameterList([W.clone()]), nn.ParameterList([W.double()])
-    for parameters in (module, exact):
-        regularizers.max_norm(parameters, 1.0)
-    assert error(module[0], exact[0]) < 1e-6
-
-
-@pytest.mark.parametrize("orthogonalized", [orthogonalized, optimizers._newton_schulz], ids=["manual", "twin"])
-def test_orthogonalization_is_as_exact_as_the_format(orthogonalized):
-    G = long_vector(20, LONG // 20)
-    assert error(orthogonalized(G), orthogonalized(G.double())) < 1e-5
+@pytest.mark.parametrize(
+    ("function", "shape", "limit"),
+    [
+        pytest.param(lambda g: clipping.by_norm(g, 0.1), (LONG,), 1e-6, id="clipping by norm"),
+        pytest.param(clipped_by_the_twin, (LONG,), 1e-6, id="the twin's clipping by norm"),
+        pytest.param(lambda W: max_norm(W, 1.0), (2, LONG // 2), 1e-6, id="max-norm of long rows"),
+        pytest.param(bounded_by_the_twin, (2, LONG // 2), 1e-6, id="the twin's max-norm of long rows"),
+        pytest.param(orthogonalized, (20, LONG // 20), 1e-5, id="orthogonalization"),
+        pytest.param(optimizers._newton_schulz, (20, LONG // 20), 1e-5, id="the twin's orthogonalization"),
+    ],
+)
+def test_what_divides_by_a_norm_is_as_exact_as_the_format(function, shape, limit):
+    x = long_vector(*shape)
+    assert error(function(x), function(x.double())) < limit
 
 
 @pytest.mark.parametrize("clip", [clipping.by_norm, max_norm])

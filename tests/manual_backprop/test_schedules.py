@@ -1,6 +1,5 @@
 """Learning rate schedules: end points, values, torch's formulas."""
 
-from itertools import pairwise
 from math import inf
 
 import pytest
@@ -42,7 +41,6 @@ PAIRS = {
     "one-cycle": (one_cycle, lambda o: lr_scheduler.OneCycleLR(o, RATE, total_steps=600, cycle_momentum=False)),
     "warm-up and cosine": (Warmup(50, cosine), warmup_and_cosine),
 }
-each_schedule = pytest.mark.parametrize("schedule", [pair[0] for pair in PAIRS.values()], ids=PAIRS)
 
 
 @pytest.mark.parametrize(("mine", "make"), PAIRS.values(), ids=PAIRS)
@@ -51,37 +49,22 @@ def test_every_rate_is_torchs(mine, make):
     assert [RATE * mine(t, 600) for t in range(600)] == pytest.approx(torchs(600, make), rel=1e-11, abs=1e-14)
 
 
-@each_schedule
+@pytest.mark.parametrize("schedule", [pair[0] for pair in PAIRS.values()], ids=PAIRS)
 @pytest.mark.parametrize("total", [51, 52, 600])
 def test_rates_are_above_zero_and_at_most_the_base_rate(schedule, total):
     assert all(0 < schedule(t, total) <= 1 for t in range(total))
 
 
-@pytest.mark.parametrize(
-    "schedule", [constant, cosine, Step(3, 0.5), Exponential(3, 0.5)], ids=["constant", "cosine", "step", "exponential"]
-)
+@pytest.mark.parametrize("name", ["constant", "cosine", "step", "exponential"])
 @pytest.mark.parametrize("total", [1, 7, 600])
-def test_the_first_step_has_the_base_rate(schedule, total):
+def test_the_first_step_has_the_base_rate(name, total):
+    schedule, _ = PAIRS[name]
     assert schedule(0, total) == 1
 
 
-def test_constant_stays():
-    assert {constant(t, 100) for t in range(100)} == {1.0}
-
-
-def test_cosine_ends_at_zero_after_the_last_step():
-    assert cosine(50, 100) == pytest.approx(0.5, abs=1e-15)
-    assert 0 < cosine(99, 100) < 1e-3
-    assert cosine(100, 100) == 0
-
-
-@pytest.mark.parametrize("schedule", [cosine, Exponential(70, 0.3)], ids=["cosine", "exponential"])
-def test_a_rate_that_falls_at_every_step(schedule):
-    rates = [schedule(t, 600) for t in range(600)]
-    assert all(later < earlier for earlier, later in pairwise(rates))
-
-
-def test_step_falls_after_so_many_steps_and_stays_in_between():
+def test_rates_by_hand():
+    assert [constant(t, 100) for t in (0, 50, 99)] == [1, 1, 1]
+    assert [cosine(t, 100) for t in (25, 50, 100)] == pytest.approx([(2 + 2**0.5) / 4, 0.5, 0], rel=1e-15, abs=1e-15)
     assert [Step(3, 0.1)(t, 8) for t in range(8)] == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
     assert [Exponential(3, 0.1)(t, 8) for t in (0, 3, 6)] == pytest.approx([1, 0.1, 0.01])
 
@@ -99,14 +82,9 @@ def test_one_cycle_ends_low_however_short(total):
         assert rates[top:] == sorted(rates[top:], reverse=True)
 
 
-def test_a_warm_up_rises_in_equal_steps_to_the_base_rate_and_leaves_the_rest_to_the_schedule():
-    schedule = Warmup(4, cosine)
-    assert [schedule(t, 10) for t in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert [schedule(t, 10) for t in range(4, 11)] == [cosine(t, 6) for t in range(7)]
-
-
-def test_after_a_warm_up_the_schedule_is_told_the_time_and_the_length_that_are_left():
-    assert Warmup(4, lambda t, total: t + 100 * total)(7, 20) == 3 + 1600
+def test_a_warm_up_rises_in_equal_steps_and_then_tells_the_schedule_the_time_and_the_length_that_are_left():
+    schedule = Warmup(4, lambda t, total: t + 100 * total)
+    assert [schedule(t, 20) for t in range(8)] == [0.25, 0.5, 0.75, 1.0, 1600, 1601, 1602, 1603]
 
 
 def walk(plateau: Plateau, values: list[float]) -> list[float]:

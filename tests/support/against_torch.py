@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 from torch import Generator, Tensor
 
@@ -47,3 +48,11 @@ def assert_torchs(
     returned = returned if isinstance(returned, tuple) else (returned,)
     for i, (actual, gradient) in enumerate(zip(returned, gradients, strict=True)):
         assert_same(actual, gradient, f"gradient {i} of {said}")
+
+
+def refusal(function: Callable[..., Any], *shapes: Any, **options: Any) -> str:
+    """The sentence that refuses tensors of these shapes; a number and None stand for themselves."""
+    arguments = [torch.zeros(shape) if isinstance(shape, tuple) else shape for shape in shapes]
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        function(*arguments, **options)
+    return str(caught.value)

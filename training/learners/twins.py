@@ -60,11 +60,11 @@ def require_twins(*kinds: str) -> None:
 
 
 def twin_of_layer(layer: Any) -> tuple[str, Callable[..., Any]]:
-    """The layer's name, and the forward of its twin. Raises UserError where there is no twin."""
+    """The layer's name, which is its twin's, and the forward of the twin. Raises UserError where there is no twin."""
     for name, activation in ACTIVATIONS.items():
         if activation is layer:
             return name, reference_mlp.ACTIVATIONS[name]()
-    name = kind(layer)
+    name = getattr(layer, "twin", None) or kind(layer)
     twin = getattr(reference_layers, name, None)
     if twin is None:
         raise UserError(

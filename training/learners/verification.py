@@ -145,7 +145,7 @@ def layer_examples(seed: int) -> Iterator[tuple[str, Any, Callable[..., Any], tu
 def examples_of(package: ModuleType, seed: int) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     """(module's name, layer, arguments) of every module in `package` that has `examples`.
 
-    A module's examples are argument sets of its own forward; one that holds several layers yields (layer, arguments).
+    A module's examples are argument sets of its own forward; those of another layer in it are (layer, arguments).
     Raises UserError for a layer that lacks a part.
     """
     for info in pkgutil.iter_modules(package.__path__):
@@ -155,7 +155,7 @@ def examples_of(package: ModuleType, seed: int) -> Iterator[tuple[str, Any, tupl
             require_parts(f"layer {info.name}", module, file, "forward", "backward", "EQUATIONS", "examples")
         if hasattr(module, "examples"):
             for example in module.examples(torch.Generator().manual_seed(seed)):
-                layer, arguments = (module, example) if hasattr(module, "forward") else example
+                layer, arguments = example if hasattr(example[0], "forward") else (module, example)
                 yield info.name, layer, arguments
 
 
