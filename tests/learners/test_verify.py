@@ -13,8 +13,6 @@ import torch
 
 import train
 import verify
-from benchmarks import readme
-from benchmarks import verification as benchmark
 from gradient_check import Report, Row
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import LOSSES
@@ -38,7 +36,6 @@ LAYERS = list(dict.fromkeys(title for title, *_ in verification.layer_examples(s
 DEPTHS = [1, 2, 3, 4]
 FEW_LAYERS = ("linear", "gelu")
 COSTS = [*LOSSES, "smoothed softmax-cross-entropy"]
-SHIPPED = list(FAMILIES)  # here, before the tests add theirs
 LIMITS = {"float64": 1e-14, "float32": 1e-5, "bfloat16": 0.1, "float16": 0.02}
 # Batch norm's gradient is what is left of dy without its mean and its part along x̂, every layer of it on the way down
 # leaves a little more rounding in a little less: 2e-14 in 20 draws of these networks, where others stay below 4e-15.
@@ -362,42 +359,6 @@ def test_wrong_orders(arguments: list[str], named: str, capsys: Capsys) -> None:
     assert done.status == 2
     assert done.out == ""
     assert named in running.one_sentence(done.err)
-
-
-@pytest.mark.slow
-def test_the_table_of_the_readme_is_made_of_what_verify_says(capsys: Capsys) -> None:
-    results = {
-        dtype: in_json(call(capsys, verify.main, "--all", "--seeds", 1, "--json", "--dtype", dtype))
-        for dtype in ("float64", "float32")
-    }
-    made = [line.strip("| ").split(" | ") for line in benchmark.table(results).splitlines()[2:]]
-    networks = [f"`{name}`, {len(list(family.problems()))} networks" for name, family in FAMILIES.items()]
-    assert [row[0] for row in made] == [f"{len(FEW_LAYERS)} layers", f"{len(COSTS)} costs", *networks]
-    assert sum(int(row[1].replace(",", "")) for row in made) == sum(r["comparisons"] for r in results.values())
-    for column, result in enumerate(results.values(), start=2):
-        assert max(float(row[column]) for row in made) == pytest.approx(result["largest_relative_error"], rel=0.05)
-
-
-def test_the_readme_is_not_written_where_something_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "verify.py").write_text("raise SystemExit(1)")
-    (tmp_path / "README.md").write_text("<!-- verify -->\nold\n<!-- end of verify -->\n")
-    monkeypatch.setattr(benchmark, "SCRIPT", tmp_path / "verify.py")
-    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
-    with pytest.raises(SystemExit, match="1"):
-        benchmark.main()
-    assert "old" in (tmp_path / "README.md").read_text()
-
-
-def test_the_table_in_the_readme_holds_every_part() -> None:
-    _, _, after = readme.README.read_text(encoding="utf-8").partition("<!-- verify -->\n")
-    lines = [line for line in after.partition("<!-- end of verify -->")[0].splitlines() if line.startswith("| ")]
-    for name in SHIPPED:
-        assert any(f"`{name}`" in line for line in lines), f"the README's table lacks {name}: `make verify` writes it"
-    assert len(lines) == 1 + 2 + len(SHIPPED)
-    for line in lines[1:]:
-        exact, single = line.strip("| ").split(" | ")[2:]
-        assert float(exact) < (CNN_LIMITS if "`cnn`" in line else LIMITS)["float64"]
-        assert LIMITS["float64"] < float(single) < LIMITS["float32"]
 
 
 @pytest.mark.slow
