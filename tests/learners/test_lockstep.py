@@ -59,6 +59,7 @@ def assert_agreed(both: Any, name: str, losses: Tensor) -> None:
         for name in NAMES
         for dtype in DTYPES
     ],
+    ids=str,
 )
 def test_no_false_alarm(name: str, dtype: torch.dtype) -> None:
     """And every parameter and running statistic moves, but those whose gradient is zero in exact arithmetic."""

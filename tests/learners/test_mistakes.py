@@ -18,6 +18,22 @@ from tests.support.lockstep import NAMES, advance, learner
 from tests.support.running import assert_same
 from tests.support.text.layers import attention, embedding, matmul, recurrent_cell
 from tests.support.text.recurrent import RecurrentTwin
+from tests.support.wrong_layers import (
+    flipped,
+    forgetting,
+    keys_without_the_scale,
+    of_evaluation,
+    only_through_the_block,
+    seeing_ahead,
+    stopped_in_time,
+    swapped,
+    twice_as_fast,
+    values_through_what_was_not_dropped,
+    with_n,
+    without_a_way_around,
+    without_activation,
+    without_the_sum_of_softmax,
+)
 from tests.support.wrong_mlps import (
     BiasGradientIsTheMean,
     FirstLayerForgotten,
@@ -137,7 +153,7 @@ def test_a_wrong_step_is_named_and_undone(name: str, monkeypatch: pytest.MonkeyP
     assert both.proof.steps == 2
 
 
-# Perceptrons
+# Of one family
 
 
 class TransposedInLayer2(WeightGradientTransposed):
@@ -182,90 +198,6 @@ SQUARE = {"hidden": (10, 10), "activation": ("tanh", "softplus", "sigmoid"), "lo
 SQUARE |= {"l2": 0.1, "momentum": 0.9}
 LION = {"optimizer": "lion"}
 
-# Convolutional networks
-
-
-def flipped(right: Right, dy: Tensor, cache: Any) -> Tensor:
-    return right(dy, cache).flip(-1)
-
-
-def swapped(right: Right, dy: Tensor, cache: Any) -> tuple[Tensor, ...]:
-    dx, dgamma, dbeta = right(dy, cache)
-    return dx, dbeta, dgamma
-
-
-def with_n(right: Right, x: Tensor, *arguments: Tensor) -> tuple[Any, ...]:
-    """The running variance of n instead of n − 1."""
-    y, cache, mean, var = right(x, *arguments)
-    n = x[:, 0].numel()
-    old = 0.9 * arguments[3]
-    return y, cache, mean, old + (var - old) * (n - 1) / n
-
-
-def twice_as_fast(right: Right, x: Tensor, *arguments: Tensor) -> tuple[Any, ...]:
-    return right(x, *arguments, 0.2)
-
-
-def of_evaluation(right: Right, dy: Tensor, cache: Any) -> tuple[Tensor, ...]:
-    """BN4 for BN3: the mean and the variance taken for constants."""
-    return batch_norm.backward_of_evaluate(dy, cache)
-
-
-def only_through_the_block(right: Right, tape: Tape, label: str, dy: Tensor, da: Tensor) -> Tensor:
-    return right(tape, label, da)
-
-
-def without_a_way_around(right: Right, tape: Tape, layer: Any, name: str, *arguments: Any, **options: Any) -> Any:
-    """σ behind a block reads the block's last norm alone."""
-    if name.endswith(".norm2.a"):
-        arguments = (tape.outputs[name.removesuffix(".a")],)
-    return right(tape, layer, name, *arguments, **options)
-
-
-def without_activation(right: Right, tape: Tape, layer: Any, name: str, *d_outputs: Tensor, **options: Any) -> Any:
-    """What comes back to σ of the first block goes past it."""
-    gradients = right(tape, layer, name, *d_outputs, **options)
-    return d_outputs[0] if name == "stage2.block1.norm1.a" else gradients
-
-
-# Transformers and recurrent networks
-
-
-def without_the_sum_of_softmax(right: Right, dy: Tensor, cache: Any) -> tuple[Tensor, ...]:
-    q, k, v, P, dropped, mask, keep, s = cache
-    dS = P * (dy @ v.mT if mask is None else dy @ v.mT * mask / keep)
-    return s * dS @ k, s * dS.mT @ q, dropped.mT @ dy
-
-
-def keys_without_the_scale(right: Right, dy: Tensor, cache: Any) -> tuple[Tensor, ...]:
-    dq, dk, dv = right(dy, cache)
-    return dq, dk / cache[-1], dv
-
-
-def values_through_what_was_not_dropped(right: Right, dy: Tensor, cache: Any) -> tuple[Tensor, ...]:
-    q, k, v, P, _, *rest = cache
-    return right(dy, (q, k, v, P, P, *rest))
-
-
-def seeing_ahead(right: Right, q: Tensor, k: Tensor, v: Tensor, *noise: Any) -> Any:
-    """Unmasked attention."""
-    _, (*_, s) = right(q, k, v, *noise)
-    P = (s * q @ k.mT).softmax(-1)
-    mask, keep = noise or (torch.ones_like(P), 1.0)
-    dropped = P * mask / keep
-    return dropped @ v, (q, k, v, P, dropped, mask, keep, s)
-
-
-def forgetting(
-    right: Right, dy: Tensor, cache: Any, *, gradient: int, use: Callable[[Any], bool] = lambda cache: True
-) -> Any:
-    """The weight's gradient is dropped in those calls that `use` says, by their cache."""
-    gradients = right(dy, cache)
-    several = gradients if isinstance(gradients, tuple) else (gradients,)
-    if use(cache):
-        several = tuple(torch.zeros_like(g) if i == gradient else g for i, g in enumerate(several))
-    return several if isinstance(gradients, tuple) else several[0]
-
 
 def in_cell_where(carried: bool, gradient: int) -> Spoil:
     """Forgets a gradient of the call that begins with the carried state, or of all others."""
@@ -277,12 +209,6 @@ def in_cell_where(carried: bool, gradient: int) -> Spoil:
         in_layer(recurrent_cell, "backward", partial(forgetting, gradient=gradient, use=use))(both, patch)
 
     return spoil
-
-
-def stopped_in_time(right: Right, dh: Tensor, cache: Any) -> tuple[Tensor, ...]:
-    """Backpropagation through no time."""
-    dx, dh, *gradients = right(dh, cache)
-    return dx, torch.zeros_like(dh), *gradients
 
 
 def a_little(g: Any, both: CheckedLearner) -> None:
@@ -376,6 +302,7 @@ def is_slow(title: str, dtype: torch.dtype) -> bool:
         for title in MISTAKES
         for dtype in (torch.float64, torch.float32)
     ],
+    ids=str,
 )
 def test_a_mistake_is_named_with_its_equation_layer_and_tensor(
     title: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
