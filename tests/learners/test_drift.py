@@ -1,75 +1,79 @@
 """Manual and reference, left to themselves for hundreds of steps from the same start, stay together."""
 
+from typing import Any
+
 import pytest
-import torch
+from torch.testing import assert_close
 
-from manual_backprop.models.cnn import CNN
-from manual_backprop.models.lenet5 import LeNet5
-from manual_backprop.models.mlp import MLP
-from tests.support.problems import manual_learner, random_batches, rates, reference_learner, relative_difference
-from training.data.augmentation import make_augment
+from tests.support.lockstep import NAMES, SOFTMAX, advance, learner
+from tests.support.problems import random_batches, rates, relative_difference
 
-STEPS = 1000
 
-CASES = {
-    "the default": (("sigmoid", "sigmoid", "sigmoid"), "quadratic", 3.0, {}),
-    "tanh and momentum": (("tanh", "tanh", "identity"), "softmax-cross-entropy", 0.02, {"momentum": 0.9}),
-    "relu and l2": (("relu", "relu", "identity"), "softmax-cross-entropy", 0.1, {"l2": 1e-3, "init": "he"}),
-    "gelu, momentum and l2": (("gelu", "gelu", "identity"), "smoothed", 0.02, {"momentum": 0.9, "l2": 1e-4}),
-    "softplus": (("softplus", "leaky_relu", "sigmoid"), "squared-error", 0.3, {}),
-    "nesterov": (("tanh", "tanh", "identity"), "softmax-cross-entropy", 0.02, {"optimizer": "nesterov"}),
-    "adagrad": (("relu", "relu", "identity"), "softmax-cross-entropy", 0.01, {"optimizer": "adagrad", "init": "he"}),
-    "rmsprop": (("tanh", "tanh", "identity"), "softmax-cross-entropy", 1e-3, {"optimizer": "rmsprop"}),
-    "adam": (("sigmoid", "sigmoid", "sigmoid"), "quadratic", 3e-3, {"optimizer": "adam"}),
-    "adamw": (("tanh", "tanh", "identity"), "softmax-cross-entropy", 1e-3, {"optimizer": "adamw", "l2": 0.1}),
-    "lion": (("tanh", "tanh", "identity"), "softmax-cross-entropy", 3e-4, {"optimizer": "lion", "l2": 0.1}),
-    "muon": (("tanh", "tanh", "identity"), "softmax-cross-entropy", 1e-3, {"optimizer": "muon", "l2": 0.1}),
-    "sigmoids all through": (("sigmoid", "sigmoid", "identity"), "sigmoid-cross-entropy", 0.5, {"init": "xavier"}),
+@pytest.mark.parametrize("name", NAMES)
+def test_apart_they_go_the_same_way(name: str) -> None:
+    manual, reference = learner(name), learner(name, "reference")
+    assert_close(advance(manual, 8), advance(reference, 8), rtol=1e-9, atol=0)
+    one, other = manual.state_dict(), reference.state_dict()
+    for part in ("model", "memory"):
+        mine, theirs = one[part], other[part]
+        assert mine.keys() == theirs.keys()
+        for key in mine.keys() - manual.zeros.keys():  # of which adam makes steps of the size and sign of rounding
+            assert_close(mine[key], theirs[key], rtol=1e-6, atol=1e-9)
+
+
+SGD = {"optimizer": "sgd", "momentum": 0.9}
+TANH = {"activation": ("tanh", "tanh", "identity")}
+SIGMOID = {"activation": ("sigmoid",), "loss": "quadratic", "init": "scaled-normal"}
+MOVED = {"shift": 2, "rotate": 10.0}
+STILL = {"shift": 0, "rotate": 0.0}
+CNN = SGD | {"channels": (4, 6), "activation": ("relu",), "init": "he", "l2": 1e-4}
+LENET = SGD | {"activation": ("scaled_tanh",), "init": "xavier", "l2": 1e-4}
+CASES: dict[str, tuple[str, float, dict[str, Any]]] = {
+    "the default": ("mlp", 3.0, SIGMOID),
+    "tanh and momentum": ("mlp", 0.02, TANH | SGD),
+    "relu and l2": ("mlp", 0.1, {"activation": ("relu",), "l2": 1e-3, "init": "he"}),
+    "gelu, momentum and l2": ("mlp", 0.02, SGD | {"activation": ("gelu",), "label_smoothing": 0.15, "l2": 1e-4}),
+    "softplus": ("mlp", 0.3, {"activation": ("softplus", "leaky_relu", "sigmoid"), "loss": "squared-error"}),
+    "nesterov": ("mlp", 0.02, TANH | {"optimizer": "nesterov"}),
+    "adagrad": ("mlp", 0.01, {"activation": ("relu",), "optimizer": "adagrad", "init": "he"}),
+    "rmsprop": ("mlp", 1e-3, TANH | {"optimizer": "rmsprop"}),
+    "adam": ("mlp", 3e-3, SIGMOID | {"optimizer": "adam"}),
+    "adamw": ("mlp", 1e-3, TANH | {"optimizer": "adamw", "l2": 0.1}),
+    "lion": ("mlp", 3e-4, TANH | {"optimizer": "lion", "l2": 0.1}),
+    "muon": ("mlp", 1e-3, TANH | {"optimizer": "muon", "l2": 0.1}),
+    "sigmoids all through": ("mlp", 0.5, {"activation": ("sigmoid",), "loss": "sigmoid-cross-entropy"}),
+    "LeNet-5": ("lenet5", 0.02, LENET | STILL),
+    "LeNet-5, shifted and turned": ("lenet5", 0.02, LENET | MOVED),
+    "CNN": ("cnn", 0.05, CNN | STILL),
+    "CNN, shifted and turned": ("cnn", 0.05, CNN | MOVED),
+    "CNN with dropout": ("cnn", 0.05, CNN | STILL | {"activation": ("silu",), "dropout": 0.2}),
+    "CNN with dropout, shifted and turned": ("cnn", 0.05, CNN | MOVED | {"activation": ("silu",), "dropout": 0.2}),
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("activations", "loss", "lr", "settings"), CASES.values(), ids=CASES)
-def test_a_thousand_steps_apart_end_at_the_same_parameters(sample, activations, loss, lr, settings):
-    manual = manual_learner(MLP((784, 16, 16, 10), activations), loss, sample.train, **settings)
-    reference = reference_learner(manual, loss)
-    start = manual.state_dict()["model"]
-    batches = random_batches(STEPS, 32, len(sample.train))
-    losses = manual.advance(batches, rates(STEPS, lr))
-    their_losses = reference.advance(batches, rates(STEPS, lr))
-    end = manual.state_dict()["model"]
-    assert relative_difference(end, reference.state_dict()["model"]) < 1e-9
-    torch.testing.assert_close(losses, their_losses, rtol=1e-9, atol=0)
-    assert losses[-100:].mean() < 0.8 * losses[:10].mean()  # they went somewhere
-    assert relative_difference(start, end) > 0.05
+REPRESENTATIVE = ["the default", "tanh and momentum", "lion", "CNN"]
 
 
-NETWORKS = {
-    "LeNet-5": (LeNet5((1, 28, 28), 10), 0.02, "xavier"),
-    "CNN": (CNN((1, 28, 28), 10, (4, 6)), 0.05, "he"),
-    "CNN with dropout": (CNN((1, 28, 28), 10, (4, 6), activation="silu", dropout=0.2), 0.05, "he"),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("moved", [False, True], ids=["as they are", "shifted and turned"])
-@pytest.mark.parametrize(("model", "lr", "init"), NETWORKS.values(), ids=NETWORKS)
-def test_two_hundred_steps_of_convolutional_networks_end_at_the_same_parameters(sample, model, lr, init, moved):
+@pytest.mark.parametrize(
+    ("name", "lr", "options"),
+    [
+        pytest.param(*case, id=title, marks=pytest.mark.slow if title in REPRESENTATIVE else pytest.mark.long)
+        for title, case in CASES.items()
+    ],
+)
+def test_hundreds_of_steps_apart_end_at_the_same_parameters(name: str, lr: float, options: dict[str, Any]) -> None:
     """And at the same running statistics."""
-    augment = make_augment((28, 28), 2, 10.0, seed=3) if moved else None
-    loss = "softmax-cross-entropy"
-    manual = manual_learner(model, loss, sample.train, momentum=0.9, init=init, l2=1e-4, augment=augment)
-    reference = reference_learner(manual, loss)
+    steps = 1000 if name == "mlp" else 200
+    manual, reference = (learner(name, impl, **SOFTMAX | options) for impl in ("manual", "reference"))
     start = manual.state_dict()["model"]
-    batches = random_batches(200, 32, len(sample.train))
-    losses = manual.advance(batches, rates(200, lr))
-    their_losses = reference.advance(batches, rates(200, lr))
+    indices = random_batches(steps, 32, len(manual.train))
+    losses, their_losses = (one.advance(indices, rates(steps, lr)) for one in (manual, reference))
     end, theirs = manual.state_dict()["model"], reference.state_dict()["model"]
     assert relative_difference(end, theirs) < 1e-9
-    torch.testing.assert_close(losses, their_losses, rtol=1e-9, atol=0)
-    for name in model.buffers():
-        assert end[name].dtype == theirs[name].dtype
-        torch.testing.assert_close(end[name], theirs[name], rtol=1e-8, atol=1e-12)
-        assert end[name].is_floating_point() or end[name].item() == 200
-    assert losses[-20:].mean() < 0.8 * losses[:10].mean()  # they went somewhere
+    assert_close(losses, their_losses, rtol=1e-9, atol=0)
+    for key in manual.buffers:
+        assert end[key].dtype == theirs[key].dtype
+        assert_close(end[key], theirs[key], rtol=1e-8, atol=1e-12)
+        assert end[key].is_floating_point() or end[key].item() == steps
+    assert losses[-steps // 10 :].mean() < 0.8 * losses[:10].mean()  # they went somewhere
     assert relative_difference(start, end) > 0.05

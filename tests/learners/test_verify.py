@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,17 @@ import torch
 
 import train
 import verify
-from benchmarks import readme
-from benchmarks import verification as benchmark
 from gradient_check import Report, Row
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import LOSSES
 from manual_backprop.parameters import Parameters
 from tests.support import running
+from tests.support.lockstep import NAMES, TEXTS
 from tests.support.running import call, flags, write_npz
 from training import checkpoint
 from training.families import FAMILIES
+from training.families.base import Problem
+from training.families.mlp import Perceptrons
 from training.learners import verification
 
 Capsys = pytest.CaptureFixture[str]
@@ -29,18 +32,14 @@ LABELS += [f"BP2, layer {l}, {what}" for l in (2, 1) for what in ("∂C/∂a", "
 LABELS += [
     f"{equation}, layer {l}, ∂C/∂{tensor}" for l in (3, 2, 1) for equation, tensor in (("BP3", "b"), ("BP4", "W"))
 ]
-# those of the lesson's; for every activation, cost and depth 1 to 4: C, ∂C/∂output and 4 tensors a layer
-COMPARED = len(LABELS) + len(ACTIVATIONS) * len(LOSSES) * sum(2 + 4 * depth for depth in (1, 2, 3, 4))
 LAYERS = list(dict.fromkeys(title for title, *_ in verification.layer_examples(seed=0)))
-NETWORKS = 1 + len(ACTIVATIONS) * len(LOSSES) * 4
+DEPTHS = [1, 2, 3, 4]
+FEW_LAYERS = ("linear", "gelu")
+COSTS = [*LOSSES, "smoothed softmax-cross-entropy"]
 LIMITS = {"float64": 1e-14, "float32": 1e-5, "bfloat16": 0.1, "float16": 0.02}
 # Batch norm's gradient is what is left of dy without its mean and its part along x̂, every layer of it on the way down
 # leaves a little more rounding in a little less: 2e-14 in 20 draws of these networks, where others stay below 4e-15.
 CNN_LIMITS = {"float64": 1e-13, "float32": 1e-5}
-OF_PICTURES = {
-    "lenet5": ["1×28×28", "3×32×32", "2×28×28", "1×32×32"],
-    "cnn": ["1×28×28", "1×5×7", "2×9×7", "3×2×3", "2×8×5", "1×7×5"],
-}
 
 
 @pytest.fixture(autouse=True)
@@ -49,14 +48,36 @@ def _width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
 
 
-@pytest.fixture
-def run_dir(tmp_path: Path, capsys: Capsys) -> Path:
+@pytest.fixture(autouse=True)
+def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless all is asked for: of the perceptrons the lesson's and those of one layer, and of the layers two."""
+    if hasattr(request.node, "callspec") and request.node.callspec.params.get("whole"):
+        return
+    problems, examples = perceptrons([1]), verification.layer_examples
+    monkeypatch.setattr(Perceptrons, "problems", lambda self: iter(problems))
+    monkeypatch.setattr(verification, "layer_examples", lambda seed: (e for e in examples(seed) if e[0] in FEW_LAYERS))
+
+
+def perceptrons(depths: Container[int]) -> list[Problem]:
+    """The lesson's network, and those of so many layers."""
+    lesson, *others = FAMILIES["mlp"].problems()
+    return [lesson, *(problem for problem in others if len(problem.model.activations) in depths)]  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 21 steps on arrays that lie beside it."""
-    npz = write_npz(tmp_path / "arrays.npz")
-    options = {"dataset": "npz", "data_dir": npz, "hidden": (4,), "activation": "tanh", "loss": "softmax-cross-entropy"}
-    options |= {"batch_size": 30, "epochs": 3, "lr": 0.5, "label_smoothing": 0.1, "run_dir": tmp_path / "run"}
-    assert call(capsys, train.main, *flags(options)).status == 0
-    return tmp_path / "run"
+    directory = tmp_path_factory.mktemp("trained")
+    options = {"dataset": "npz", "data_dir": write_npz(directory / "arrays.npz"), "hidden": (4,), "activation": "tanh"}
+    options |= {"loss": "softmax-cross-entropy", "label_smoothing": 0.1, "lr": 0.5, "batch_size": 30, "epochs": 3}
+    assert train.main(list(flags(options | {"run_dir": directory / "run"}))) == 0
+    return directory
+
+
+@pytest.fixture
+def run_dir(trained: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return shutil.copytree(trained / "run", tmp_path / "run")
 
 
 def rows(out: str) -> list[list[str]]:
@@ -80,9 +101,11 @@ def spoil(monkeypatch: pytest.MonkeyPatch, name: str, **wrong: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", ["float64", *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("float32", "bfloat16", "float16"))]
+    ("dtype", "whole"),
+    [("float64", False), *(pytest.param(dtype, True, marks=pytest.mark.slow) for dtype in LIMITS)],
 )
-def test_all_agree(dtype: str, capsys: Capsys) -> None:
+def test_all_agree(dtype: str, whole: bool, capsys: Capsys) -> None:
+    depths = DEPTHS if whole else [1]
     done = call(capsys, verify.main, "--model", "mlp", "--dtype", dtype, "--seeds", 1)
     assert (done.status, done.err) == (0, "")
     table = rows(done.out)
@@ -97,15 +120,24 @@ def test_all_agree(dtype: str, capsys: Capsys) -> None:
         assert exact == ["∂C/∂output, layer 3, ∂C/∂a"]  # all propagate the hand-written one back
     assert [row[0] for row in networks] == list(ACTIVATIONS)
     assert all(len(row) == 1 + len(LOSSES) for row in networks)
+    # of every activation, cost and depth: C, ∂C/∂output and 4 tensors a layer
+    compared = len(LABELS) + len(ACTIVATIONS) * len(LOSSES) * sum(2 + 4 * depth for depth in depths)
     last = done.out.splitlines()[-1]
     found = re.fullmatch(
-        rf"all {COMPARED:,} comparisons agree in {dtype}; largest relative error (\S+) \((BP\d|the|∂).*\)", last
+        rf"all {compared:,} comparisons agree in {dtype}; largest relative error (\S+) \((BP\d|the|∂).*\)", last
     )
     assert found, last
     assert 0 < float(found[1]) < LIMITS[dtype]
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_family_agrees(name: str, dtype: str, capsys: Capsys) -> None:
+    done = call(capsys, verify.main, "--model", name, "--seeds", 1, "--dtype", dtype)
+    assert (done.status, done.err) == (0, "")
+    assert f"comparisons agree in {dtype}; largest relative error " in done.out.splitlines()[-1]
+
+
 def test_another_seed_is_another_draw(capsys: Capsys) -> None:
     outs = [call(capsys, verify.main, "--seeds", 1, "--seed", seed).out for seed in (0, 0, 1)]
     assert outs[0] == outs[1] != outs[2]
@@ -137,7 +169,7 @@ def test_what_is_shown_of_several_draws() -> None:
     assert not check.passed
 
 
-@pytest.mark.parametrize("name", ["gelu", pytest.param("sigmoid", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["gelu", "sigmoid"])
 def test_a_wrong_derivative_is_found(name: str, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     right = ACTIVATIONS[name]
     spoil(monkeypatch, name, derivative=lambda z, a: right.derivative(z, a) + 1e-9)
@@ -174,7 +206,8 @@ def test_a_wrong_cost_is_found(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) 
     assert check.title == "squared-error"
 
 
-def test_all_is_every_model_layer_and_cost(capsys: Capsys) -> None:
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.long)], ids=["few", "whole"])
+def test_all_is_every_model_layer_and_cost(whole: bool, capsys: Capsys) -> None:
     done = call(capsys, verify.main, "--all", "--seeds", 2, "--json")
     assert (done.status, done.err) == (0, "")
     result = in_json(done)
@@ -182,13 +215,15 @@ def test_all_is_every_model_layer_and_cost(capsys: Capsys) -> None:
     for check in result["checks"]:
         parts.setdefault(check["part"], []).append(check)
     assert list(parts) == ["layers", "costs", *FAMILIES]
-    assert len(parts["mlp"]) == NETWORKS
-    assert sum(check["comparisons"] for check in parts["mlp"]) == 2 * COMPARED
-    for name, sizes in OF_PICTURES.items():
-        assert [check["title"].rpartition(", ")[2] for check in parts[name]] == sizes
+    for name, family in FAMILIES.items():
+        assert [check["title"] for check in parts[name]] == [problem.title for problem in family.problems()]
+    assert sum(check["comparisons"] for check in parts["mlp"]) == 2 * sum(
+        2 + 4 * len(problem.model.activations) for problem in perceptrons(DEPTHS if whole else [1])
+    )
+    for name in ("lenet5", "cnn"):
         assert [check["comparisons"] for check in parts[name]] == [2 * n for n in compared(name)]
-    assert [check["title"] for check in parts["layers"]] == LAYERS
-    assert [check["title"] for check in parts["costs"]] == [*LOSSES, "smoothed softmax-cross-entropy"]
+    assert [check["title"] for check in parts["layers"]] == [name for name in LAYERS if whole or name in FEW_LAYERS]
+    assert [check["title"] for check in parts["costs"]] == COSTS
     for check in parts["layers"] + parts["costs"]:
         assert {"reference", "autograd", "dot product", "differences"} <= {row["oracle"] for row in check["rows"]}
     assert (result["passed"], result["dtype"], result["seeds"]) == (True, "float64", [0, 1])
@@ -213,15 +248,16 @@ def test_as_tables_too(capsys: Capsys) -> None:
     done = call(capsys, verify.main, "--all", "--seeds", 1)
     assert (done.status, done.err) == (0, "")
     lines = [row for row in rows(done.out) if len(row) == 4 and row[-1]]  # a long title goes on in a line of its own
-    expected = [*LAYERS, *LOSSES, "smoothed softmax-cross-entropy"]
+    expected = [*(name for name in LAYERS if name in FEW_LAYERS), *COSTS]
     assert [row[0] for row in lines[: len(expected)]] == expected
-    assert len(lines) >= len(expected) + sum(map(len, OF_PICTURES.values()))
+    pictures = [problem for name in ("lenet5", "cnn") for problem in FAMILIES[name].problems()]
+    assert len(lines) >= len(expected) + len(pictures)
     assert {row[-1] for row in lines} == {"ok"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_all_in_lower_precision(dtype: str, capsys: Capsys) -> None:
+@pytest.mark.long
+@pytest.mark.parametrize(("dtype", "whole"), [("float32", True), ("bfloat16", True), ("float16", True)])
+def test_all_in_lower_precision(dtype: str, whole: bool, capsys: Capsys) -> None:
     result = in_json(call(capsys, verify.main, "--all", "--seeds", 3, "--json", "--dtype", dtype))
     assert result["passed"]
     largest = {"cnn": 0.0, "others": 0.0}
@@ -264,21 +300,33 @@ def test_failures_in_json(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> No
     assert all(row["reason"] for check in wrong for row in check["rows"] if row["verdict"] == "WRONG")
 
 
-def test_a_trained_network(run_dir: Path, capsys: Capsys) -> None:
-    for dtype in LIMITS:
-        done = call(capsys, verify.main, "--checkpoint", run_dir, "--dtype", dtype, "--seeds", 4)
-        assert (done.status, done.err) == (0, "")
-        assert "mlp after 21 steps, npz, 4 draws" in done.out
-        assert [row[1] for row in rows(done.out)][:4] == ["()", "(30, 3)", "(30, 3)", "(30, 3)"]
-        assert f"all 40 comparisons agree in {dtype}" in done.out.splitlines()[-1]
+@pytest.mark.parametrize("dtype", LIMITS)
+def test_a_trained_network(dtype: str, trained: Path, capsys: Capsys) -> None:
+    done = call(capsys, verify.main, "--checkpoint", trained / "run", "--dtype", dtype, "--seeds", 4)
+    assert (done.status, done.err) == (0, "")
+    assert "mlp after 21 steps, npz, 4 draws" in done.out
+    assert [row[1] for row in rows(done.out)][:4] == ["()", "(30, 3)", "(30, 3)", "(30, 3)"]
+    assert f"all 40 comparisons agree in {dtype}" in done.out.splitlines()[-1]
 
 
-def test_a_trained_network_whose_data_have_moved(run_dir: Path, tmp_path: Path, capsys: Capsys) -> None:
-    moved = (tmp_path / "arrays.npz").rename(tmp_path / "elsewhere.npz")
-    lost = call(capsys, verify.main, "--checkpoint", run_dir, "--seeds", 1)
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_network_trained_on_text(name: str, tmp_path: Path, capsys: Capsys) -> None:
+    options = {"model": name, "data_dir": running.ROOT / "LICENSE", "max_steps": 4, "run_dir": tmp_path / "run"}
+    assert call(capsys, train.main, *flags(options)).status == 0
+    done = call(capsys, verify.main, "--checkpoint", tmp_path / "run", "--seeds", 2)
+    assert (done.status, done.err) == (0, "")
+    assert "comparisons agree in float64; largest relative error " in done.out.splitlines()[-1]
+
+
+def test_a_trained_network_whose_data_have_moved(run_dir: Path, trained: Path, tmp_path: Path, capsys: Capsys) -> None:
+    moved = shutil.move(trained / "arrays.npz", tmp_path / "elsewhere.npz")
+    try:
+        lost = call(capsys, verify.main, "--checkpoint", run_dir, "--seeds", 1)
+        found = call(capsys, verify.main, "--checkpoint", run_dir, "--seeds", 1, "--data-dir", moved)
+    finally:
+        shutil.move(moved, trained / "arrays.npz")
     assert lost.status == 2
     assert "arrays.npz" in running.one_sentence(lost.err)
-    found = call(capsys, verify.main, "--checkpoint", run_dir, "--seeds", 1, "--data-dir", moved)
     assert (found.status, found.err) == (0, "")
     other = call(capsys, verify.main, "--checkpoint", run_dir, "--data-dir", write_npz(tmp_path / "4.npz", classes=4))
     assert other.status == 2
@@ -300,7 +348,7 @@ def test_a_trained_network_that_overflows_in_this_format(run_dir: Path, capsys: 
     [
         (["--all", "--model", "mlp"], "exclude each other"),
         (["--all", "--checkpoint", "runs/x"], "exclude each other"),
-        (["--model", "mpl"], "must be one of mlp, lenet5, cnn"),
+        (["--model", "mpl"], f"must be one of {', '.join(FAMILIES)}"),
         (["--data-dir", "data"], "goes with --checkpoint"),
         (["--seeds", "0"], "a whole number from 1"),
         (["--dtype", "float128"], "float64"),
@@ -311,42 +359,6 @@ def test_wrong_orders(arguments: list[str], named: str, capsys: Capsys) -> None:
     assert done.status == 2
     assert done.out == ""
     assert named in running.one_sentence(done.err)
-
-
-@pytest.mark.slow
-def test_the_table_of_the_readme_is_made_of_what_verify_says(capsys: Capsys) -> None:
-    results = {
-        dtype: in_json(call(capsys, verify.main, "--all", "--seeds", 1, "--json", "--dtype", dtype))
-        for dtype in ("float64", "float32")
-    }
-    made = [line.strip("| ").split(" | ") for line in benchmark.table(results).splitlines()[2:]]
-    networks = [f"`{name}`, {len(sizes)} networks" for name, sizes in OF_PICTURES.items()]
-    assert [row[0] for row in made] == [f"{len(LAYERS)} layers", "5 costs", f"`mlp`, {NETWORKS} networks", *networks]
-    assert sum(int(row[1].replace(",", "")) for row in made) == sum(r["comparisons"] for r in results.values())
-    for column, result in enumerate(results.values(), start=2):
-        assert max(float(row[column]) for row in made) == pytest.approx(result["largest_relative_error"], rel=0.05)
-
-
-def test_the_readme_is_not_written_where_something_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "verify.py").write_text("raise SystemExit(1)")
-    (tmp_path / "README.md").write_text("<!-- verify -->\nold\n<!-- end of verify -->\n")
-    monkeypatch.setattr(benchmark, "SCRIPT", tmp_path / "verify.py")
-    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
-    with pytest.raises(SystemExit, match="1"):
-        benchmark.main()
-    assert "old" in (tmp_path / "README.md").read_text()
-
-
-def test_the_table_in_the_readme_holds_every_part() -> None:
-    _, _, after = readme.README.read_text(encoding="utf-8").partition("<!-- verify -->\n")
-    lines = [line for line in after.partition("<!-- end of verify -->")[0].splitlines() if line.startswith("| ")]
-    for name in FAMILIES:
-        assert any(f"`{name}`" in line for line in lines), f"the README's table lacks {name}: `make verify` writes it"
-    assert len(lines) == 1 + 2 + len(FAMILIES)
-    for line in lines[1:]:
-        exact, single = line.strip("| ").split(" | ")[2:]
-        assert float(exact) < (CNN_LIMITS if "`cnn`" in line else LIMITS)["float64"]
-        assert LIMITS["float64"] < float(single) < LIMITS["float32"]
 
 
 @pytest.mark.slow

@@ -68,6 +68,13 @@ def random_batches(steps: int, batch: int, examples: int, seed: int = 0) -> Tens
     return torch.randint(0, examples, (steps, batch), generator=torch.Generator().manual_seed(seed))
 
 
+def noise_split(examples: int = 60, features: int = 5, classes: int = 5) -> Split:
+    """Examples of which nothing can be learned."""
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(examples, features, generator=generator, dtype=torch.float64)
+    return Split(x, torch.randint(0, classes, (examples,), generator=generator))
+
+
 METHODS: dict[str, dict[str, Any]] = {name: {"optimizer": name} for name in OPTIMIZERS} | {
     "momentum": {"optimizer": "sgd", "momentum": 0.9}
 }
