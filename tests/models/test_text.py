@@ -24,14 +24,6 @@ CELL, BLOCK = (TEXTS[f"{name}, softmax-cross-entropy"] for name in ("cell", "blo
 each_family = pytest.mark.parametrize("problem", [CELL, BLOCK], ids=["cell", "block"])
 
 
-def test_every_call_has_a_delta_of_its_own() -> None:
-    for problem, calls in (
-        (CELL, {"embedding", "linear", *(f"cell[{t}]" for t in range(5))}),
-        (BLOCK, {"wte", "wpe", *"qkv", "attention", "project", "fc", "fc.a", "head", "wte.dropout"}),
-    ):
-        assert {f"δ {call}" for call in calls} < problem.by_hand().keys()
-
-
 def test_the_key_biass_gradient_is_rounding() -> None:
     actual, expected = BLOCK.by_hand(), BLOCK.by_autograd()
     # dropout of P̃ is behind the softmax, so that the scores of a query still cancel
