@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradient_check import central_differences
 from manual_backprop import losses
 from manual_backprop.losses import Loss
 from manual_backprop.tape import Noise, Tape
@@ -123,40 +122,18 @@ def by_twin(
     return _named(result.loss, x.grad, result.deltas, result.gradients, result)
 
 
-def assert_central_differences_agree(
-    model: Model, loss: Loss, params: Mapping[str, Tensor], x: Tensor, y: Tensor, **pass_on: Any
-) -> None:
-    """Every parameter's gradient and dx, against differences of the cost over ±h and over ±2h.
-
-    Their errors are c h² and 4 c h², so they differ by three times the error of the better one, plus the rounding of
-    C over h.
-    That difference is what is allowed. At a kink it is large and would allow anything, so it may not exceed 1e-6.
-    """
-    own = {name: tensor.clone() for name, tensor in params.items()}
-    if x.is_floating_point():
-        own["x"] = x = x.clone()
-
-    def cost() -> Tensor:
-        output = model.forward(own, x, Tape(training=True, records=False, **pass_on))
-        return loss.forward(output, y)[0]
-
-    gradients = by_hand(model, loss, params, x, y, **pass_on)
-    rounding = 16 * torch.finfo(torch.float64).eps * abs(cost().item())
-    h = 1e-4
-    for name, tensor in own.items():
-        gradient = gradients["dx" if name == "x" else f"∂C/∂{name}"]
-        close, wide = central_differences(cost, tensor, h), central_differences(cost, tensor, 2 * h)
-        allowed = (wide - close).norm().item() + rounding / h * sqrt(tensor.numel())
-        size = max(close.norm().item(), rounding / h)
-        assert allowed < 1e-6 * size or size < 1e-9, f"{name}: a kink within 2h, or a badly conditioned example"
-        error = (gradient - close).norm().item()
-        assert error <= allowed, f"{name}: off by {error:.2e}, allowed {allowed:.2e}, of {size:.2e}"
-
-
 def differ(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors, which must be of one shape and format, are further apart than any rounding of them."""
     assert (a.shape, a.dtype) == (b.shape, b.dtype)
     return bool((a - b).norm() > 1e-4 * b.norm())
+
+
+def assert_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
+    """The same names, and under each the same tensor in every bit."""
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype, name
+        assert torch.equal(a[name], b[name]), name
 
 
 def assert_not_trivial(gradients: Mapping[str, Tensor]) -> None:

@@ -55,8 +55,8 @@ class Recurrent:
         )
 
     def backward(self, p: Mapping[str, Tensor], d_output: Tensor, g: Receiver, tape: Tape) -> None:
-        B, T = tape.caches["embedding"][0].shape
         d_states, g["linear.weight"], g["linear.bias"] = tape.backward(linear, "linear", d_output)
+        B, T = tape.caches["embedding"][0].shape
         d_states = d_states.view(B, T, self.hidden)
         dh, dx = torch.zeros_like(d_states[:, 0]), []
         totals = [torch.zeros_like(p[name]) for name in CELL]

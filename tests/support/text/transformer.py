@@ -68,12 +68,12 @@ class Transformer:
         z = tape.forward(linear, "fc", a, *of("fc", p))
         x = x + tape.forward(linear, "out", tape.forward(GELU, "fc.a", z), *of("out", p))
         a = tape.forward(layer_norm, "norm3", x, *of("norm3", p))
-        return tape.forward(matmul, "head", a, p["wte.weight"]).flatten(0, 1)
+        return tape.forward(matmul, "head", a.flatten(0, 1), p["wte.weight"])
 
     def backward(self, p: Mapping[str, Tensor], d_output: Tensor, g: Receiver, tape: Tape) -> None:
+        da, dE = tape.backward(matmul, "head", d_output)
         ids, _ = tape.caches["wte"]
-        da, dE = tape.backward(matmul, "head", d_output.view(*ids.shape, -1))
-        dx, g["norm3.weight"], g["norm3.bias"] = tape.backward(layer_norm, "norm3", da)
+        dx, g["norm3.weight"], g["norm3.bias"] = tape.backward(layer_norm, "norm3", da.view(*ids.shape, -1))
         da, g["out.weight"], g["out.bias"] = tape.backward(linear, "out", dx)
         dz = tape.backward(GELU, "fc.a", da)
         da, g["fc.weight"], g["fc.bias"] = tape.backward(linear, "fc", dz)
@@ -149,10 +149,10 @@ class TransformerTwin(nn.Module):
         x = self.drop1(x, noise) if self.drops else x
         a = self.norm1(x)
         q, k, v = (layer(a).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        y = self.project(self.attention(q, k, v, noise).transpose(1, 2).flatten(2))
+        y = self.project(self.attention(q, k, v, noise if self.drops else None).transpose(1, 2).flatten(2))
         x = x + (self.drop2(y, noise) if self.drops else y)
         x = x + self.out(self.gelu(self.fc(self.norm2(x))))
-        return self.head(self.norm3(x), self.wte.weight).flatten(0, 1)
+        return self.head(self.norm3(x).flatten(0, 1), self.wte.weight)
 
     @property
     def drops(self) -> bool:
