@@ -10,7 +10,7 @@ from torch import Tensor
 from manual_backprop.layers import batch_norm, conv2d, dropout, linear, prelu
 from manual_backprop.tape import Tape
 from tests.support.against_torch import normal
-from tests.support.cnn_problems import CNNS
+from tests.support.networks import CNNS
 from tests.support.tapes import B1, DELTA, TWO, W1, W2, X, tanh, two_layers
 from training.learners.comparison import describe
 

@@ -18,7 +18,7 @@ from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import SGD
 from manual_backprop.tape import Tape, kind
 from tests.support.against_torch import normal
-from tests.support.cnn_problems import CNNS
+from tests.support.networks import CNNS
 from tests.support.problems import random_batches, rates
 from tests.support.tapes import B1, B2, DELTA, TWO, W1, W2, X, tanh, two_layers
 from training.data import Split
