@@ -7,6 +7,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from gallery.perceptron import (
+    BiasGradientIsTheMean,
+    FirstLayerForgotten,
+    SignOfDelta,
+    SlopeForgottenInOutputLayer,
+    SpelledMLP,
+    WeightGradientTransposed,
+    WeightTransposedInBP2,
+)
 from manual_backprop import losses
 from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import SGD, Lion
@@ -19,15 +28,6 @@ from tests.support.problems import (
     rates,
     reference_learner,
     relative_difference,
-)
-from tests.support.wrong_mlps import (
-    BiasGradientIsTheMean,
-    FirstLayerForgotten,
-    SignOfDelta,
-    SlopeForgottenInOutputLayer,
-    SpelledMLP,
-    WeightGradientTransposed,
-    WeightTransposedInBP2,
 )
 from training.data import Dataset, Split
 from training.errors import UserError

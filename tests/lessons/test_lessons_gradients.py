@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.testing import assert_close
 
+from gallery import perceptron as wrong_mlps
 from lessons import fire_together, linear_backward, measure, one_example, sensitivity, shared_nodes, three_ways
 from lessons.lesson import FIGURE, teach
 from lessons.measure import AGREE, distance, new_network, outputs, train_to, wiggle
 from lessons.runs import batch, first, train
 from manual_backprop.tape import Tape
-from tests.support import wrong_mlps
 from training import checkpoint
 from training.data import load
 from training.families.configure import configure
