@@ -11,22 +11,14 @@ from gallery.affine import LINEAR
 from gallery.losses import SOFTMAX
 from gradient_check import check_backward, directional_derivative
 from tests.support.both_ways import differ
+from tests.support.checking import draw, first_failure
 
 EXAMPLE = LINEAR.arguments(0)
 linear, linear_backward = LINEAR.forward, LINEAR.backward
 
 
-def draw(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def relu(z):
     return torch.relu(z), z
-
-
-def first_failure(report):
-    assert not report.passed
-    return report.failures[0]
 
 
 def swap(**names):

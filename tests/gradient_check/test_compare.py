@@ -10,15 +10,12 @@ from torch import Tensor, nn
 
 from gradient_check import compare_gradients
 from manual_backprop.layers.activations import ACTIVATIONS
+from tests.support.checking import draw
 
 MILLION = 1_000_000
 
 
-def gradient(size: int = MILLION, seed: int = 0) -> Tensor:
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-ONE = gradient(1)
+ONE = draw(1)
 
 
 def rejects(actual: Tensor, expected: Tensor, **options) -> str:
@@ -29,12 +26,12 @@ def rejects(actual: Tensor, expected: Tensor, **options) -> str:
 
 
 def test_equal_gradients_and_rounding_pass():
-    report = compare_gradients({"v": gradient()}, {"v": gradient()})
+    report = compare_gradients({"v": draw(MILLION)}, {"v": draw(MILLION)})
     report.assert_passed()
     assert report.failures == ()
     assert report.max_relative_error == 0
-    rounded = gradient() * (1 + 4 * torch.finfo(torch.float64).eps)
-    assert compare_gradients({"v": rounded}, {"v": gradient()}).passed
+    rounded = draw(MILLION) * (1 + 4 * torch.finfo(torch.float64).eps)
+    assert compare_gradients({"v": rounded}, {"v": draw(MILLION)}).passed
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -42,9 +39,9 @@ def test_equal_gradients_and_rounding_pass():
 def test_what_must_be_visible_is_visible_whatever_the_size(size, dtype):
     """0.1% of one element of root-mean-square size at float32, 1e-9 at float64; with a real reference's rounding."""
     error = 1e-3 if dtype == torch.float32 else 1e-9
-    truth = gradient(size, seed=size)
+    truth = draw(size, seed=size)
     truth[size // 2] = truth.norm() / size**0.5
-    expected = (truth * (1 + 2 * torch.finfo(dtype).eps * gradient(size, seed=5))).to(dtype)
+    expected = (truth * (1 + 2 * torch.finfo(dtype).eps * draw(size, seed=5))).to(dtype)
     wrong = truth.clone()
     wrong[size // 2] *= 1 + error
     assert compare_gradients({"v": truth.to(dtype)}, {"v": expected}, truth={"v": truth}).passed
@@ -52,7 +49,7 @@ def test_what_must_be_visible_is_visible_whatever_the_size(size, dtype):
 
 
 def test_an_error_spread_over_all_elements_is_found():
-    g = gradient(1000)
+    g = draw(1000)
     assert "of the norm" in rejects(g * (1 + 2e-12), g)
 
 
@@ -82,13 +79,13 @@ def test_the_message_names_the_place_both_values_and_the_sizes():
     ids=["sign", "transposed", "zeros", "twice", "dtype", "a row", "flat", "device", "a NaN", "infinity", "None"],
 )  # fmt: skip
 def test_a_wrong_gradient_is_rejected_with_its_reason(wrong, reason):
-    g = gradient(25).view(5, 5)
+    g = draw(25).view(5, 5)
     assert reason in rejects(wrong(g), g)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_another_activations_derivative_is_rejected(name):
-    z = gradient(12).requires_grad_()
+    z = draw(12).requires_grad_()
     a = ACTIVATIONS[name].value(z)
     (expected,) = torch.autograd.grad(a.sum(), z)
     for other in ACTIVATIONS.keys() - {name}:
@@ -105,13 +102,13 @@ def test_a_column_is_not_a_vector_even_where_both_are_zero():
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=str)
 def test_what_is_not_finite_passes_not_even_where_both_have_it(value):
-    g = gradient(5)
+    g = draw(5)
     g[2] = value
     assert "at [2]" in rejects(g, g.clone())
 
 
 def test_a_missing_and_a_superfluous_gradient_are_rejected():
-    report = compare_gradients({"a": gradient(3), "c": gradient(3)}, {"a": gradient(3), "b": gradient(4)})
+    report = compare_gradients({"a": draw(3), "c": draw(3)}, {"a": draw(3), "b": draw(4)})
     assert [(row.name, row.reason) for row in report.failures] == [
         ("b", "no gradient was returned"),
         ("c", "nothing to compare it with"),
@@ -127,8 +124,8 @@ def test_nothing_is_shown_by_agreeing_with_zeros():
 
 
 def test_in_lower_precision_the_error_allowed_is_a_small_multiple_of_the_references_own():
-    truth = gradient(1000)
-    noise = gradient(1000, seed=1)
+    truth = draw(1000)
+    noise = draw(1000, seed=1)
     expected = (truth * (1 + 2e-5 * noise)).float()
 
     def passes(error: float) -> bool:
@@ -141,36 +138,36 @@ def test_in_lower_precision_the_error_allowed_is_a_small_multiple_of_the_referen
 
 
 def test_a_reference_too_inexact_to_show_a_thousandth_is_no_reference():
-    truth = gradient(1000)
-    expected = (truth * (1 + 1e-4 * gradient(1000, seed=1))).float()
+    truth = draw(1000)
+    expected = (truth * (1 + 1e-4 * draw(1000, seed=1))).float()
     assert "too badly conditioned to judge by" in rejects(truth.float(), expected, truth={"v": truth})
     assert compare_gradients({"v": truth.float()}, {"v": expected}, truth={"v": truth}, condition=1.01).passed
 
 
 def test_a_single_precision_gradient_is_judged_against_the_truth_and_not_against_the_reference():
-    truth = gradient(1000)
+    truth = draw(1000)
     wrong = truth.float() * 1.00005
     assert compare_gradients({"v": truth.float()}, {"v": wrong}, truth={"v": truth}).passed
     assert "off by" in rejects(wrong, truth.float(), truth={"v": truth})
 
 
 def test_a_zero_that_is_declared_is_judged_against_its_summands():
-    rounding, noise = 1e-16 * gradient(7), 1e-16 * gradient(7, seed=1)
+    rounding, noise = 1e-16 * draw(7), 1e-16 * draw(7, seed=1)
     assert "off by" in rejects(rounding, noise)
     assert compare_gradients({"v": rounding}, {"v": noise}, zeros={"v": 1.0}).passed
-    assert "off by" in rejects(1e-9 * gradient(7), noise, zeros={"v": 1.0})
+    assert "off by" in rejects(1e-9 * draw(7), noise, zeros={"v": 1.0})
 
 
 def test_condition_widens_the_limit_where_a_gradient_is_a_small_difference():
-    g = gradient(100)
+    g = draw(100)
     assert "off by" in rejects(g * (1 + 1e-9), g)
     assert compare_gradients({"v": g * (1 + 1e-9)}, {"v": g}, condition=1e6).passed
 
 
 def test_labels_name_the_rows_of_the_report():
     report = compare_gradients(
-        {"w": gradient(3), "b": -gradient(3)},
-        {"w": gradient(3), "b": gradient(3)},
+        {"w": draw(3), "b": -draw(3)},
+        {"w": draw(3), "b": draw(3)},
         labels={"b": "BP3, layer 1, ∂C/∂b"},
     )
     lines = str(report).splitlines()

@@ -18,19 +18,16 @@ from gallery.attention import ATTENTION, EMBEDDING
 from gallery.diagnosed import ACTIVATED, GAIN, NOISE
 from gallery.diagnosed_terms import LSTMS, TORCH_LAYER_NORM
 from gallery.elementwise import CUMSUM, TANH
-from gallery.entry import Layer, Pair, normal
+from gallery.entry import Layer, Pair
 from gallery.naive import by_autograd, by_hand, differentiable, outputs_of, random_cotangents
 from gallery.recurrent import RNN
 from gradient_check.diagnosis import SAME_SHAPE, Evidence, diagnose
 from gradient_check.patterns.case import Case, plain
 from gradient_check.report import Diagnosis
+from tests.support.checking import draw
 
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2}
 dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-
-
-def draw(seed: int, *shape: int) -> Tensor:
-    return normal(torch.Generator().manual_seed(seed), *shape)
 
 
 def converted(values: Sequence[Any], dtype: torch.dtype) -> list[Any]:
@@ -149,7 +146,7 @@ def times(factor: float) -> Callable[..., Tensor]:
 
 
 def replaced(dy: Tensor, right: Tensor, **_: Any) -> Tensor:
-    return draw(5, *right.shape).to(right.dtype)
+    return draw(*right.shape, seed=5).to(right.dtype)
 
 
 def set_rows(rows: Any, *, dim: int = 0) -> Callable[..., Tensor]:
@@ -187,7 +184,7 @@ TOLD = {
     "half": Spoilt(LINEAR, "dx", times(0.5), "factor", "½"),
     "half of one element": Spoilt(GAIN, "da", times(0.5), "factor", "½"),
     "half in a batch of two": Spoilt(
-        LINEAR, "dW", times(0.5), "factor", "½", [draw(0, 2, 5), draw(1, 4, 5), draw(2, 4)]
+        LINEAR, "dW", times(0.5), "factor", "½", [draw(2, 5), draw(4, 5, seed=1), draw(4, seed=2)]
     ),
     "not finite": Spoilt(
         LINEAR,
@@ -206,7 +203,9 @@ UNKNOWN = {
     "noise": Spoilt(LINEAR, "dW", replaced),
     "noise on top": Spoilt(ACTIVATED, "dW", lambda dy, right, **_: right + 0.01 * replaced(dy, right)),
     "noise in a vector": Spoilt(SQUARE, "db", replaced),
-    "noise in two elements": Spoilt(LINEAR, "db", replaced, None, "", [draw(0, 7, 5), draw(1, 2, 5), draw(2, 2)]),
+    "noise in two elements": Spoilt(
+        LINEAR, "db", replaced, None, "", [draw(7, 5), draw(2, 5, seed=1), draw(2, seed=2)]
+    ),
     "noise in one element": Spoilt(GAIN, "da", replaced),
     "noise with a mask": Spoilt(NOISE, "dx", replaced),
     "noise in a recurrent cell": Spoilt(RNN, "dWh", replaced),
@@ -221,7 +220,7 @@ UNKNOWN = {
     "nearly zero": Spoilt(LINEAR, "dW", lambda dy, right, **_: 0.01 * replaced(dy, right)),
     "nearly ones": Spoilt(LINEAR, "dW", lambda dy, right, x, W, b: (1 + 0.01 * dy).T @ x),
     "flipped": Spoilt(CUMSUM, "dx", lambda dy, right, x: dy.cumsum(1)),
-    "rows with a gap": Spoilt(EMBEDDING, "dW", set_rows([2, 4]), None, "", [torch.tensor([0, 1, 2, 4]), draw(0, 8, 4)]),
+    "rows with a gap": Spoilt(EMBEDDING, "dW", set_rows([2, 4]), None, "", [torch.tensor([0, 1, 2, 4]), draw(8, 4)]),
     "scattered rows": Spoilt(LINEAR, "dx", set_rows([1, 4])),
     "repeated ids and another": Spoilt(EMBEDDING, "dW", last_of_each_id),
 }

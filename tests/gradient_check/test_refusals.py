@@ -8,10 +8,7 @@ from torch import nn
 
 from gallery.affine import LINEAR
 from gradient_check import check_backward, check_function, check_step
-
-
-def draw(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+from tests.support.checking import draw
 
 
 def relu(z):
@@ -65,7 +62,7 @@ def with_(**options):
         (partial(check_function, lambda x: None, [draw(3)]), "forward returned a NoneType"),
         (
             partial(check_function, torch.tanh, [draw(3)], oracles=["autograd"]),
-            "autograd through this function is what",
+            "autograd through this function is",
         ),
         (partial(check_function, torch.tanh, [draw(3).numpy()]), "give tensors in the example"),
         (
