@@ -68,6 +68,7 @@ def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     return pytester.runpytest_inprocess(*OPTIONS, *arguments)
 
 
+@pytest.mark.slow
 def test_right_ones_pass_and_add_nothing(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         LAYER
