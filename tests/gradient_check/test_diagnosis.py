@@ -65,6 +65,7 @@ def first_said(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], kno
 BY_THE_CHECK = {"missing", "raised", "dtype", "not linear", "stale", "strided", "in place", "kink", "nan"}
 BEYOND = {
     "batch of one squeezed": "only a batch of one shows it",
+    "remainder of the batch lost": "only a batch that four does not divide shows it",
     "batch norm: means per image": "the diagnosis does not know it",
     "layer norm: means over the batch": "the diagnosis does not know it",
     "weight decay on biases": "three numbers of single precision may be an accident",
