@@ -47,7 +47,7 @@ every gradient of one step with autograd's (`check_step`).
 was first asked, but for thirteen where its answer was found to be as true as what stood there. A mistake that has no
 kind should be called unknown: any name counts as wrong. The diagnoses grew up beside this gallery, so the figures say
 what they cover, not how often they would name a mistake that nobody has thought of. Those made by *our own tests* were
-found and named before they came here, so they prove nothing of either and are left out of both figures."""
+found, and but for the networks named, before they came here: they prove nothing and are left out of both figures."""
 
 
 def accepts_ones(entry: Wrong, right: bool) -> bool:

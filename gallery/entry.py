@@ -14,7 +14,7 @@ Forward = Callable[..., Any]  # arguments → output, …, cache
 Backward = Callable[..., Any]  # (d_output, …, cache) → one gradient per differentiable argument
 Pair = tuple[Forward, Backward]
 Example = Callable[[Generator], Sequence[Any]]
-OWN = "our own tests"  # who made a mistake that was found, or named, before it came here
+OWN = "our own tests"  # who made a mistake that was found before it came here
 
 
 class Entry(Protocol):

@@ -10,7 +10,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from gallery.entry import ENTRIES, away_from_one, normal
+from gallery.entry import ENTRIES, OWN, away_from_one, normal
 from gallery.naive import Close, norms_agree
 from gradient_check import Report, Step, check_step
 from manual_backprop.layers.activations import ACTIVATIONS
@@ -133,7 +133,7 @@ class WrongModel:
     place: str  # the first tensor, in backward's order, that shows the mistake
     naive: NaiveTraining = FALLS
     diagnosis: Sequence[str] = ()
-    where: str = "classic"
+    where: str = OWN
 
     def ours(self, right: bool, seed: int = 0) -> Report:
         generator = torch.Generator().manual_seed(seed)
