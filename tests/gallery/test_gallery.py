@@ -81,7 +81,7 @@ def test_the_naive_test_misses_it(entry):
     assert entry.misses(right=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mistakes_of_a_known_kind_are_named():
     verdicts = [(verdict(entry, named(entry.ours(False, seed=1))), entry) for entry in ENTRIES if entry.where != OWN]
     counts = Counter(said for said, entry in verdicts if entry.diagnosis)
