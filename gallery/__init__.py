@@ -4,28 +4,40 @@ from gallery import (
     affine,
     attention,
     convolution,
+    diagnosed,
+    diagnosed_terms,
     elementwise,
+    fed,
     losses,
     memory,
     normalization,
     optimizers,
+    perceptron,
     recurrent,
 )
-from gallery.entry import ENTRIES, Wrong, WrongRule, named, verdict
+from gallery.entry import ENTRIES, OWN, Entry, Wrong, WrongRule, named, verdict
+from gallery.perceptron import WrongModel
 
 __all__ = [
     "ENTRIES",
+    "OWN",
+    "Entry",
     "Wrong",
+    "WrongModel",
     "WrongRule",
     "affine",
     "attention",
     "convolution",
+    "diagnosed",
+    "diagnosed_terms",
     "elementwise",
+    "fed",
     "losses",
     "memory",
     "named",
     "normalization",
     "optimizers",
+    "perceptron",
     "recurrent",
     "verdict",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -14,7 +14,25 @@ Forward = Callable[..., Any]  # arguments → output, …, cache
 Backward = Callable[..., Any]  # (d_output, …, cache) → one gradient per differentiable argument
 Pair = tuple[Forward, Backward]
 Example = Callable[[Generator], Sequence[Any]]
-ENTRIES: "list[Wrong | WrongRule]" = []
+OWN = "our own tests"  # who made a mistake that was found before it came here
+
+
+class Entry(Protocol):
+    """A known mistake. There are mistakes of a layer (`Wrong`), an optimizer (`WrongRule`) and a network."""
+
+    name: str
+    what: str  # one sentence: what is wrong
+    diagnosis: Sequence[str]  # the kinds that are true of it, none where the pattern has no name
+    where: str  # who made it
+
+    def ours(self, right: bool, seed: int = 0) -> Report: ...
+
+    def misses(self, right: bool, seed: int = 0) -> bool:
+        """Whether the naive test passes: it should for right, and shouldn't for wrong, but does."""
+        ...
+
+
+ENTRIES: list[Entry] = []
 
 
 def normal(generator: Generator, *shape: int) -> Tensor:
@@ -78,12 +96,12 @@ class Wrong:
     """A mistake in a backward pass."""
 
     name: str
-    what: str  # one sentence: what is wrong
+    what: str
     layer: Layer
     wrong_pair: Callable[[], Pair]
     naive: Naive  # a test that misses it
-    diagnosis: Sequence[str] = ()  # the kinds that are true of it, none where the pattern has no name
-    where: str = "classic"  # who made it
+    diagnosis: Sequence[str] = ()
+    where: str = "classic"
 
     def pair(self, right: bool) -> Pair:
         return (self.layer.forward, self.layer.backward) if right else self.wrong_pair()
@@ -102,7 +120,6 @@ class Wrong:
         )
 
     def misses(self, right: bool, seed: int = 0) -> bool:
-        """Whether the naive test passes: it should for right, and shouldn't for wrong, but does."""
         return self.naive.accepts(self.pair(right), self.layer, seed)
 
 
@@ -166,7 +183,7 @@ def named(report: Report) -> Diagnosis | None:
     return next((row.diagnosis for row in report.failures if row.diagnosis), None)
 
 
-def verdict(entry: Wrong | WrongRule, diagnosis: Diagnosis | None) -> str:
+def verdict(entry: Entry, diagnosis: Diagnosis | None) -> str:
     """right, wrong, or unknown; a dash where the mistake has no name of its own and none was given."""
     if diagnosis is None:
         return "unknown" if entry.diagnosis else "–"

@@ -10,7 +10,6 @@ from gallery.right import FAMILIES, RightLayer, random_right_layer
 from gradient_check import check_backward, check_function
 from gradient_check.batch import batch_arguments
 
-FEW = 40
 MANY = 1000
 DTYPES = (torch.float64, torch.float32)
 
@@ -110,13 +109,14 @@ def test_without_a_reference_too_what_cancels_is_judged_by_the_ordinary_size():
     assert check_function(lambda z: torch.softmax(z, -1), [z]).passed
 
 
+@pytest.mark.parametrize("count", [6, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_few_right_layers_raise_no_alarm(dtype):
-    alarms = [said for i in range(FEW) if (said := alarm(i * len(FAMILIES) // FEW, dtype))]
+def test_few_right_layers_raise_no_alarm(dtype, count):
+    alarms = [said for i in range(count) if (said := alarm(i * len(FAMILIES) // count, dtype))]
     assert not alarms, "\n".join(alarms)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_thousand_right_layers_raise_no_alarm(dtype):
     """Every other one in float32."""

@@ -1,8 +1,9 @@
-"""The pytest plugin, in processes of its own."""
+"""The pytest plugin, in a pytest of its own."""
 
 from pathlib import Path
 
 import pytest
+import torch  # noqa: F401  so that a pytest in this process finds it loaded, and does not load it twice
 
 pytest_plugins = "pytester"
 
@@ -59,10 +60,12 @@ def _in_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
+OPTIONS = ("-p", "gradient_check.pytest_plugin", "-p", "no:cacheprovider", "--strict-markers", "-W", "error")
+
+
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    """pytest on what was written, in a process of its own, with the plugin."""
-    options = ("-p", "gradient_check.pytest_plugin", "-p", "no:cacheprovider", "--strict-markers", "-W", "error")
-    return pytester.runpytest_subprocess(*options, *arguments)
+    """pytest on what was written, with the plugin."""
+    return pytester.runpytest_inprocess(*OPTIONS, *arguments)
 
 
 @pytest.mark.slow
@@ -164,7 +167,6 @@ def test_only_for_the_third_draw(gradient_check):
     )
 
 
-@pytest.mark.slow
 def test_markers_that_are_wrong_are_refused_in_a_sentence(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
@@ -197,6 +199,7 @@ def test_text(gradient_check): ...
     assert "pytest_plugin.py" not in result.stdout.str()
 
 
+@pytest.mark.slow
 def test_torch_is_not_imported_unless_a_test_asks_for_the_fixture(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
@@ -214,7 +217,7 @@ def test_with_the_fixture(gradient_check):
     assert "torch" in sys.modules
 """
     )
-    result = run(pytester)
+    result = pytester.runpytest_subprocess(*OPTIONS)
     result.assert_outcomes(passed=2)
 
 

@@ -10,6 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from gallery.perceptron import (
+    BiasGradientIsTheMean,
+    FirstLayerForgotten,
+    SlopeForgottenInOutputLayer,
+    WeightGradientTransposed,
+    WeightTransposedInBP2,
+)
 from manual_backprop import losses
 from manual_backprop.layers import batch_norm, max_pool2d
 from manual_backprop.optimizers import SGD, Lion
@@ -33,13 +40,6 @@ from tests.support.wrong_layers import (
     without_a_way_around,
     without_activation,
     without_the_sum_of_softmax,
-)
-from tests.support.wrong_mlps import (
-    BiasGradientIsTheMean,
-    FirstLayerForgotten,
-    SlopeForgottenInOutputLayer,
-    WeightGradientTransposed,
-    WeightTransposedInBP2,
 )
 from training.errors import UserError
 from training.learners.checked import CheckedLearner, GradientMismatch

@@ -5,39 +5,39 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from gallery import perceptron
 from lessons import fire_together, linear_backward, measure, one_example, sensitivity, shared_nodes, three_ways
 from lessons.measure import AGREE, distance, new_network, outputs, train_to, wiggle
 from lessons.runs import batch, first, train
 from manual_backprop.tape import Tape
-from tests.support import wrong_mlps
 from tests.support.lesson_networks import EXACT, costs_by_torch, gradient_by_torch, with_mistake
 from training import checkpoint
 from training.data import load
 from training.families.configure import configure
 
 
-class OneWeightForgotten(wrong_mlps.SpelledMLP):
+class OneWeightForgotten(perceptron.SpelledMLP):
     """What it says is right to first order, but it does not say all."""
 
     def weight_gradient(self, l, delta, a_before, a, params):
         return super().weight_gradient(l, delta, a_before, a, params) * (torch.arange(a_before.shape[1]) < 15)
 
 
-class Clipped(wrong_mlps.SpelledMLP):
+class Clipped(perceptron.SpelledMLP):
     """A backward pass that is not linear."""
 
     def delta(self, l, da, z, a):
         return super().delta(l, da, z, a).clamp(-0.1, 0.1)
 
 
-class Biased(wrong_mlps.SpelledMLP):
+class Biased(perceptron.SpelledMLP):
     """One that is affine, by very little."""
 
     def da_before(self, l, delta, params):
         return super().da_before(l, delta, params) + 1e-9
 
 
-def noticed(lesson, *wrong, right=(wrong_mlps.SpelledMLP,), slow=False):
+def noticed(lesson, *wrong, right=(perceptron.SpelledMLP,), slow=False):
     """And the right network, written in the same way, is not taken for a wrong one."""
     marks = [pytest.mark.slow] if slow else []
     return [pytest.param(lesson, w, marks=marks, id=f"{lesson.__name__}-{w.__name__}") for w in (*right, *wrong)]
@@ -48,14 +48,14 @@ def noticed(lesson, *wrong, right=(wrong_mlps.SpelledMLP,), slow=False):
     [
         *noticed(
             three_ways,
-            *(wrong_mlps.SlopeForgotten, wrong_mlps.SignOfDelta, wrong_mlps.BiasesDecay, OneWeightForgotten),
+            *(perceptron.SlopeForgotten, perceptron.SignOfDelta, perceptron.BiasesDecay, OneWeightForgotten),
         ),
-        *noticed(sensitivity, wrong_mlps.BiasesDecay),
-        *noticed(sensitivity, wrong_mlps.SlopeForgottenInOutputLayer, wrong_mlps.MeanTwice, right=(), slow=True),
-        *noticed(shared_nodes, wrong_mlps.SlopeForgotten, wrong_mlps.SlopeTwice),
+        *noticed(sensitivity, perceptron.BiasesDecay),
+        *noticed(sensitivity, perceptron.SlopeForgottenInOutputLayer, perceptron.MeanTwice, right=(), slow=True),
+        *noticed(shared_nodes, perceptron.SlopeForgotten, perceptron.SlopeTwice),
         *noticed(linear_backward, Clipped, Biased),
-        *noticed(fire_together, wrong_mlps.SlopeForgotten, wrong_mlps.WeightGradientOfTheFirstExample, slow=True),
-        *noticed(one_example, wrong_mlps.SignOfDelta, wrong_mlps.LastExampleLost, slow=True),
+        *noticed(fire_together, perceptron.SlopeForgotten, perceptron.WeightGradientOfTheFirstExample, slow=True),
+        *noticed(one_example, perceptron.SignOfDelta, perceptron.LastExampleLost, slow=True),
     ],
 )
 def test_a_wrong_backward_pass_is_noticed(monkeypatch, sample, tmp_path, lesson, wrong):
@@ -72,7 +72,7 @@ def test_a_wrong_backward_pass_is_noticed(monkeypatch, sample, tmp_path, lesson,
         monkeypatch.setattr(three_ways, "NEURON", neuron)
     else:
         with_mistake(monkeypatch, wrong)
-    assert lesson.run(sample, 0, tmp_path).holds == (wrong is wrong_mlps.SpelledMLP)
+    assert lesson.run(sample, 0, tmp_path).holds == (wrong is perceptron.SpelledMLP)
 
 
 # What they measure with

@@ -1,0 +1,235 @@
+"""`check_function` on autograd Functions and modules, and `check_step` on two implementations of a step."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gallery.affine import LINEAR
+from gradient_check import (
+    Step,
+    assert_backward,
+    assert_function,
+    assert_gradients,
+    assert_step,
+    check_function,
+    check_step,
+)
+from tests.support.checking import draw, first_failure
+
+EXAMPLE = LINEAR.arguments(0)
+
+
+class Square(torch.autograd.Function):
+    factor = 2.0
+
+    @staticmethod
+    def forward(ctx, x, scale):
+        ctx.save_for_backward(x)
+        ctx.scale = scale
+        return scale * x * x
+
+    @staticmethod
+    def backward(ctx, dy):
+        (x,) = ctx.saved_tensors
+        return Square.factor * ctx.scale * x * dy, None
+
+
+def test_an_autograd_function_with_and_without_a_reference(monkeypatch):
+    example = [draw(5, 3), 1.5]
+    check_function(Square.apply, example).assert_passed()
+    report = check_function(Square.apply, example, reference=lambda x, scale: scale * x**2)
+    report.assert_passed()
+    assert [row.oracle for row in report.rows if row.name == "dx" and not row.case] == ["reference"]
+    monkeypatch.setattr(Square, "factor", 1.0)
+    assert first_failure(check_function(Square.apply, example)).oracle == "differences"
+    row = first_failure(check_function(Square.apply, example, reference=lambda x, scale: scale * x**2))
+    assert row.diagnosis.kind == "factor"
+
+
+def test_differences_that_are_lost_in_the_rounding_of_forward_show_nothing(monkeypatch):
+    monkeypatch.setattr(Square, "factor", 6.0)
+    row = first_failure(check_function(lambda x: Square.apply(x, 1.0) + 1e12, [draw(5, 3)], cases=[]))
+    assert row.reason.startswith("nothing is shown: forward is too steep, or its values too large")
+
+
+def test_outputs_may_be_nested_and_left_out():
+    report = check_function(nn.LSTM(3, 2).double(), [draw(4, 5, 3)], cases=[])
+    report.assert_passed()
+    assert not check_function(lambda x: (x.sin(), None, {"y": x * x.detach()}), [draw(3)], cases=[]).passed
+
+
+def test_a_gradient_in_single_precision_beside_others_in_double():
+    check_function(lambda x, y: x.double() * y, [draw(3).float(), draw(3, seed=1)], cases=[]).assert_passed()
+
+
+def test_a_numpy_scalar_is_a_number():
+    report = check_function(Square.apply, [draw(5, 3), np.float64(1.5)], cases=[])
+    report.assert_passed()
+    assert [row.name for row in report.rows if row.oracle] == ["dx"]
+
+
+def test_a_modules_parameters_are_checked_too():
+    module = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh()).double()
+    # No layouts: torch's own batch norm on a CPU reads a weight that is not contiguous as if it were (torch 2.15).
+    report = check_function(module, [draw(7, 3)], zeros=["0.bias"], cases=["batch", "values"])
+    report.assert_passed()
+    assert {row.name for row in report.rows} >= {"dinput", "d0.weight", "d0.bias", "d1.weight", "d1.bias"}
+    assert module[1].num_batches_tracked == 0
+
+
+def test_what_cannot_be_asked_is_noted():
+    report = check_function(Square.apply, [draw(5, 3), 2.0], cases=[])
+    assert any(re.match("dot product could not be asked: .*jvp", note) for note in report.notes)
+
+
+def test_an_output_without_a_gradient_is_no_output():
+    check_function(lambda x: (x * x, x.detach()), [draw(5, 3)]).assert_passed()
+
+
+class Split(torch.autograd.Function):
+    """Two outputs, x² and x³; the wrong one forgets its second cotangent where the first is absent."""
+
+    right = True
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x)
+        return x**2, x**3
+
+    @staticmethod
+    def backward(ctx, dsquare, dcube):
+        (x,) = ctx.saved_tensors
+        if dsquare is None:
+            return 3 * x * x * dcube if Split.right else None
+        return 2 * x * dsquare if dcube is None else 2 * x * dsquare + 3 * x * x * dcube
+
+
+def test_every_output_is_fed_alone(monkeypatch):
+    check_function(Split.apply, [draw(5, 3)]).assert_passed()
+    monkeypatch.setattr(Split, "right", False)
+    row = first_failure(check_function(Split.apply, [draw(5, 3)]))
+    assert row.name == "linear"
+    assert row.reason.startswith("dx is not linear in the cotangent: for the outputs one by one it is off by ")
+
+
+class Frozen(torch.autograd.Function):
+    right = True
+
+    @staticmethod
+    def forward(ctx, x, W):
+        ctx.save_for_backward(x, W)
+        return x @ W.T
+
+    @staticmethod
+    def backward(ctx, dz):
+        x, W = ctx.saved_tensors
+        dx = dz @ W if ctx.needs_input_grad[0] else None
+        scratch = 1.0 if ctx.needs_input_grad[0] or Frozen.right else 0.5
+        return dx, scratch * dz.T @ x if ctx.needs_input_grad[1] else None
+
+
+def test_every_gradient_is_asked_for_alone(monkeypatch):
+    check_function(Frozen.apply, EXAMPLE[:2]).assert_passed()
+    monkeypatch.setattr(Frozen, "right", False)
+    row = first_failure(check_function(Frozen.apply, EXAMPLE[:2]))
+    assert (row.name, row.reason[:40]) == ("alone", "dW is another where no other gradient is")
+
+
+# Steps
+
+
+def by_hand(scale=1.0, W=EXAMPLE[1], b=EXAMPLE[2]):
+    """The step of `Net`, with δ times `scale`."""
+
+    def run(x, y):
+        z = x @ W.T + b
+        delta = scale * (z - y) / len(x)
+        gradients = {"layer.weight": delta.T @ x, "layer.bias": delta.sum(0)}
+        return Step(((z - y) ** 2).sum() / 2 / len(x), gradients, {"layer": z, "δ layer": delta})
+
+    return run
+
+
+class Net(nn.Module):
+    def __init__(self, W, b):
+        super().__init__()
+        self.layer = nn.Linear(5, 3).double()
+        self.layer.load_state_dict({"weight": W, "bias": b})
+
+    def forward(self, x, y):
+        return ((self.layer(x) - y) ** 2).sum() / 2 / len(x)
+
+
+def test_two_implementations_of_a_step():
+    batch = [EXAMPLE[0], draw(7, 3, seed=3)]
+    report = check_step(by_hand(), Net(*EXAMPLE[1:]), batch)
+    report.assert_passed()
+    assert [row.name for row in report.rows] == ["layer", "loss", "δ layer", "dlayer.weight", "dlayer.bias"]
+    row = first_failure(check_step(by_hand(2.0), Net(*EXAMPLE[1:]), batch))
+    assert (row.name, row.diagnosis.kind) == ("δ layer", "factor")
+
+
+def test_intermediates_of_one_side_only_are_noted_and_a_missing_gradient_fails():
+    batch = [EXAMPLE[0], draw(7, 3, seed=3)]
+
+    def without(x, y):
+        made = by_hand()(x, y)
+        return Step(made.loss, {"layer.weight": made.gradients["layer.weight"]}, {"mine": x})
+
+    report = check_step(without, Net(*EXAMPLE[1:]), batch)
+    assert [(row.name, row.diagnosis.kind) for row in report.failures] == [("dlayer.bias", "missing")]
+    assert report.notes == ("only step_a has mine: not compared", "only step_b has layer, δ layer: not compared")
+    row = first_failure(check_step(Net(*EXAMPLE[1:]), without, batch))
+    assert row.name == "dlayer.bias"
+
+
+def test_a_step_in_single_precision_is_judged_by_one_in_double():
+    batch = [EXAMPLE[0].float(), draw(7, 3, seed=3).float()]
+    W, b = EXAMPLE[1].float(), EXAMPLE[2].float()
+    a, truth = Net(W.double(), b.double()).float(), Net(W.double(), b.double())
+    check_step(a, Net(W.double(), b.double()).float(), batch, truth=truth).assert_passed()
+    with pytest.raises(ValueError, match="give `truth`"):
+        check_step(a, a, batch)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: assert_backward(LINEAR.forward, lambda dz, c: tuple(-g for g in LINEAR.backward(dz, c)), EXAMPLE),
+        lambda: assert_function(Square.apply, [draw(5), 1.0], reference=lambda x, s: s * x**3),
+        lambda: assert_gradients({"db": -EXAMPLE[2]}, {"db": EXAMPLE[2]}),
+        lambda: assert_step(by_hand(-1.0), Net(*EXAMPLE[1:]), [EXAMPLE[0], draw(7, 3)]),
+    ],
+    ids=["backward", "function", "gradients", "step"],
+)
+def test_the_assert_forms_hold_the_report(call):
+    assert_backward(LINEAR.forward, LINEAR.backward, EXAMPLE, cases=[])
+    with pytest.raises(AssertionError, match="WRONG"):
+        call()
+
+
+@pytest.mark.parametrize("seed", [0, 5, None])
+def test_check_step_leaves_the_random_state_of_its_caller(seed):
+    """And with None it does not even set one for the two."""
+    torch.manual_seed(7)
+    drawn = []
+
+    def step():
+        drawn.append(torch.rand(()).item())
+        return Step(torch.tensor(drawn[-1], dtype=torch.float64), {})
+
+    report = check_step(step, step, (), seed=seed)
+    after = torch.rand(()).item()
+    torch.manual_seed(7)
+    expected = [torch.rand(()).item() for _ in range(3)]
+    if seed is None:
+        assert [*drawn, after] == expected
+        assert not report.passed
+    else:
+        assert drawn[0] == drawn[1]
+        assert after == expected[0]
+        assert report.passed
