@@ -33,7 +33,7 @@ from training.families.networks import make_model, make_twin
 from training.learners.checked import MAX_ERROR
 from training.loop import NotFiniteError
 from training.prediction import load_trained
-from training.run import load_config, load_data
+from training.run import is_complete, load_config, load_data
 from training.tasks import CLASSIFICATION, TASKS, task_of
 
 Capsys = pytest.CaptureFixture[str]
@@ -254,6 +254,10 @@ def test_a_run_has_what_it_is_meant_to_show(whole: Whole) -> None:
 # The scripts
 
 
+HPARAMS = {
+    "classification": ["hparam/accuracy", "hparam/loss"],
+    "prediction of the next token": ["hparam/loss", "hparam/perplexity"],
+}
 HISTOGRAMS = {
     "mlp": {"weights/layer1", "biases/layer3", "deltas/layer2", "activations/layer1"},
     "cell": {"weights/embedding", "parameters/cell.weight_h", "biases/cell", "deltas/cell[6]", "deltas/output"},
@@ -281,6 +285,10 @@ def test_by_the_scripts(name: str, tmp_path: Path, capsys: Capsys) -> None:
     own, every = ({metric.name for one in tasks for metric in one.metrics} for tasks in ([task], TASKS.values()))
     assert not [tag for tag in tags["scalars"] if tag.partition("/")[0] in every - own]
     assert "images/gradient_by_depth" in tags["images"]
+    assert task.figures or tags["images"] == ["images/gradient_by_depth"]
+    assert (run_dir / "curves.png").stat().st_size > 10_000
+    assert list(metrics(run_dir)[-1]) == ["step", *HPARAMS[task.name]]
+    assert is_complete(run_dir, 13, task)
     assert HISTOGRAMS.get(name, set()) < {*tags["histograms"]}
 
     done = call(capsys, verify.main, "--checkpoint", run_dir, "--seeds", 2)
