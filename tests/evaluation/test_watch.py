@@ -17,8 +17,7 @@ from training.data import Dataset, Split
 from training.evaluation import Evaluation
 from training.evaluation.watch import Watch
 from training.families.advice import advice
-from training.families.configure import configure, load_preset
-from training.loop import Loop
+from training.families.configure import configure
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -30,29 +29,21 @@ def told(capsys: Capsys, tmp_path: Path, *options: object) -> list[str]:
     return [line for line in done.out.splitlines() if "does not learn" in line]
 
 
+IN_FULL = "--loss softmax-cross-entropy --activation relu --lr 0.1"
+DEAD = "every neuron of layer1 outputs 0 for each of 100 exam"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "seen", "advised"),
     [
         ("--activation relu --lr 10", "always answering", "--lr 0.1 (not 10)"),
-        (
-            "--activation relu --init zeros",
-            "every neuron of layer1 outputs 0 for each of 100 exam",
-            "--init he (not zeros)",
-        ),
-        (
-            "--preset 3b1b --activation relu",
-            "always answering",
-            "--loss softmax-cross-entropy --activation relu --lr 0.1",
-        ),
+        ("--activation relu --init zeros", DEAD, "--init he (not zeros)"),
+        ("--preset 3b1b --activation relu", "always answering", IN_FULL),
         ("--preset 3b1b --optimizer adam", "always answering", "--lr 0.003 --init xavier (not 10 and scaled-normal)"),
         ("--lr 1e-5", "has hardly moved from", "--lr 10 (not 1e-05)"),
         ("--activation tanh --lr 1e-6", "has hardly moved from", "--lr 0.1 (not 1e-06)"),
-        (
-            "--activation relu relu sigmoid --lr 100",
-            "always answering",
-            "--loss softmax-cross-entropy --activation relu --",
-        ),
+        ("--activation relu relu sigmoid --lr 100", "always answering", IN_FULL[:-4]),
         ("--hidden 16 16 16 16 16 16", "always answering", "--activation relu, or fewer layers"),
         ("--l2 0.03", "always answering", "a smaller --l2 (not 0.03)"),
         ("--optimizer adam --lr 0.5 --activation identity", "has risen from", "--lr 0.005 (not 0.5)"),
@@ -68,26 +59,19 @@ def test_a_run_that_does_not_learn_says_so_once(
     assert advised in lines[0].partition(". Try ")[2]
 
 
+LEARNING = ("", "--activation relu", "--optimizer adam", "--max-steps 25", "--hidden 30")
+LONGER = ("--hidden 16 16 16 --epochs 6", "--schedule one-cycle --epochs 6")
+MOMENTUM = "--optimizer nesterov --momentum 0.5 --activation relu"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [
-        "",
-        "--activation relu",
-        "--optimizer adam",
-        "--max-steps 25",
-        "--hidden 30",
-        "--hidden 16 16 16 --epochs 6",
-        "--schedule one-cycle --epochs 6",
-        "--optimizer nesterov --momentum 0.5 --activation relu",
-    ],
-)
+@pytest.mark.parametrize("options", [*LEARNING, *LONGER, MOMENTUM])
 def test_a_run_that_learns_is_left_alone(options: str, tmp_path: Path, capsys: Capsys) -> None:
     assert told(capsys, tmp_path, "--epochs", 3, *options.split()) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["points", "nnfs-spiral"])
+@pytest.mark.parametrize("preset", ["points", pytest.param("nnfs-spiral", marks=pytest.mark.long)])
 def test_no_recipe_that_learns_is_accused(preset: str, tmp_path: Path, capsys: Capsys) -> None:
     done = call(capsys, train.main, "--preset", preset, "--max-steps", 1500, "--run-dir", tmp_path / "run")
     assert done.status == 0
@@ -287,18 +271,9 @@ def test_advice_is_what_would_have_been_chosen(changed: dict[str, Any], said: st
     assert advice(replace(good, **changed), 500) == f"{said}, and more --epochs"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("options", ["--preset 3b1b --activation relu", "--activation relu relu sigmoid --lr 100"])
 def test_advice_that_is_followed_helps(options: str, tmp_path: Path, capsys: Capsys) -> None:
     (said,) = told(capsys, tmp_path / "bad", "--epochs", 3, *options.split())
     advised = said.partition(", or ")[2].partition(", and more")[0]
     assert told(capsys, tmp_path / "good", "--epochs", 3, *options.split(), *advised.split()) == []
-
-
-def test_a_checkpoint_from_before_there_was_a_watch_goes_on(tmp_path: Path) -> None:
-    data = train.run.load_data(configure(dataset="npz", data_dir=str(write_npz(tmp_path / "a.npz"))))
-    config = resolved(replace(load_preset("3b1b"), dataset="npz", hidden=(4,), epochs=2, device="cpu", threads=1), data)
-    loop, _ = train_loop(config, data, tmp_path / "run", stop=lambda: True)
-    old = {name: value for name, value in loop.progress.items() if name not in ("watch", "proof")}
-    again = Loop(config, data, loop.learner, loop.writer, Silent(), tmp_path / "run", old)  # type: ignore[arg-type]
-    assert again.progress["watch"] == {}

@@ -107,7 +107,7 @@ for _ in range(int(sys.argv[2])):
 def test_kill_9_in_a_loop_of_saves_leaves_a_whole_checkpoint(data: Dataset, tmp_path: Path) -> None:
     train_loop(config(data), data, tmp_path)
     command = [sys.executable, "-c", KILLER, str(tmp_path / "last.pt"), "60"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     leftovers = done.stdout.splitlines()
     assert len(leftovers) == 60

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train
 from manual_backprop.layers.activations import ACTIVATIONS
-from manual_backprop.losses import Quadratic
+from manual_backprop.losses import LOSSES, Quadratic
 from manual_backprop.tape import Tape
 from tests.support import running
 from tests.support.running import call, flags, learner_of, resolved, train_loop, values, write_npz
@@ -234,6 +234,15 @@ def test_logging_evaluating_and_checking_change_nothing(options: dict, data: Dat
     running.assert_same(*(checkpoint.load(tmp_path / name)["model"] for name in ("plain", "otherwise")))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_cost_trains(loss: str, data: Dataset, tmp_path: Path) -> None:
+    changes = {"loss": loss, "activation": ("gelu",), "lr": 0.3, "epochs": 20, "impl": "both", "dtype": "float64"}
+    train_loop(config(data, **changes, log_every=99, histogram_every=0), data, tmp_path)
+    losses = values(tmp_path, "loss/test")
+    assert losses[140] < 0.7 * losses[0]
+
+
 # Values that are not finite, though the costs and the parameters are
 
 
@@ -338,6 +347,7 @@ def test_the_largest_error_of_the_checks_is_logged(
     changes = {"loss": "softmax-cross-entropy", "activation": ("tanh", "gelu", "identity"), "lr": 0.1}
     changes |= {"check_every": check_every, "log_every": log_every, "dtype": dtype}
     train_loop(config(data, **changes), data, tmp_path)
+    assert {tensor.dtype for tensor in checkpoint.load(tmp_path)["model"].values()} == {getattr(torch, dtype)}
     errors = values(tmp_path, "gradient_check/max_relative_error")
     assert list(errors) == logged
     epsilon = torch.finfo(getattr(torch, dtype)).eps
