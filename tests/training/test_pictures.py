@@ -144,6 +144,7 @@ def write_tiny(folder: Path, side: int) -> Path:
     return folder / "tiny.npz"
 
 
+NO_PICTURES = "reads pictures, height×width or channels×height×width, and an example of points is 2: give --model mlp"
 REFUSED: dict[str, tuple[int, dict[str, object], str]] = {
     "one value per channel": (
         2,
@@ -166,6 +167,8 @@ REFUSED: dict[str, tuple[int, dict[str, object], str]] = {
     "no channels": (8, {"model": "cnn", "channels": ()}, "--channels is empty, but it must be"),
     "blocks below 0": (8, {"model": "cnn", "channels": (3,), "blocks": -1}, "--blocks is -1, but it must be"),
     "unknown activation": (8, {"model": "cnn", "activation": ("swish",)}, "invalid choice 'swish'"),
+    "points": (8, {"model": "cnn", "dataset": "points"}, f"--model cnn {NO_PICTURES}"),
+    "points for LeNet-5": (8, {"model": "lenet5", "dataset": "points"}, f"--model lenet5 {NO_PICTURES}"),
     "unknown model": (8, {"model": "resnet"}, "invalid choice 'resnet'"),
 }
 
@@ -180,16 +183,6 @@ def test_a_wrong_command_line(
     assert done.status == 2
     assert named in one_sentence(done.err)
     assert files(tmp_path) == {"tiny.npz"}
-
-
-def test_points_are_no_pictures(tmp_path: Path, capsys: Capsys) -> None:
-    for model in ("lenet5", "cnn"):
-        done = call(capsys, train.main, *flags({"model": model, "dataset": "points", "run_dir": tmp_path / "run"}))
-        assert done.status == 2
-        sentence = one_sentence(done.err)
-        assert f"--model {model} reads pictures" in sentence
-        assert "an example of points is 2: give --model mlp" in sentence
-    assert files(tmp_path) == set()
 
 
 @pytest.mark.parametrize(
