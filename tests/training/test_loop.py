@@ -14,11 +14,10 @@ from manual_backprop.losses import LOSSES, Quadratic
 from manual_backprop.tape import Tape
 from tests.support import running
 from tests.support.running import call, flags, learner_of, resolved, train_loop, values, write_npz
-from training import checkpoint, evaluation
+from training import checkpoint
 from training.config import Config
 from training.data import Dataset, Split, load
 from training.data.order import epoch_order
-from training.evaluation import evaluate
 from training.families.configure import configure
 from training.learners.manual import ManualLearner
 from training.loop import NotFiniteError
@@ -270,42 +269,6 @@ def test_a_gradient_that_overflows_stops_the_run(
     checkpoint.save(saved, tmp_path / "last.pt")
     with pytest.raises(NotFiniteError, match=f"step 1: the first value that is not finite is in {named}; "):
         train_loop(settings, data, tmp_path)
-
-
-# Evaluation
-
-
-def ones_and_zeros() -> tuple[ManualLearner, Split]:
-    """A network that gives its two inputs back, and three examples, of which it gets two right."""
-    x = torch.tensor([[1.0, 0.0], [0.25, 0.5], [0.0, 1.0]])
-    split = Split(x, torch.tensor([0, 1, 0]))
-    data = Dataset("npz", split, split, (2,), ("a", "b"), "")
-    learner = learner_of(resolved(configure(hidden=(2,), activation=("identity",), epochs=1), data), data)
-    for name, p in learner.parameters.items():
-        p.copy_(torch.eye(2) if name.endswith("weight") else torch.zeros(2))
-    assert isinstance(learner, ManualLearner)
-    return learner, split
-
-
-@pytest.mark.parametrize("block", [1, 2, 3, 100])
-def test_evaluation_of_a_case_done_by_hand(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation.evaluation, "BLOCK", block)
-    learner, split = ones_and_zeros()
-    result = evaluate(learner, split, torch.float32)
-    assert result is not None
-    assert torch.equal(result.outputs, split.x)
-    assert result.values["accuracy"] == pytest.approx(2 / 3)
-    # ½‖a − y‖²: nothing for (1, 0) as 0; ½(¼² + ½²) for (¼, ½) as 1; ½(1 + 1) for (0, 1) as 0
-    assert result.loss == pytest.approx((0 + 0.15625 + 1) / 3)
-
-
-def test_evaluation_asks_before_every_block_whether_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation.evaluation, "BLOCK", 1)
-    learner, split = ones_and_zeros()
-    for polls in range(3):
-        answers = iter([False] * polls + [True])
-        assert evaluate(learner, split, torch.float32, stop=lambda: next(answers)) is None  # noqa: B023
-    assert evaluate(learner, split, torch.float32, stop=lambda: False) is not None
 
 
 # The check against autograd

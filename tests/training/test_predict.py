@@ -12,7 +12,6 @@ import train
 from tests.support import running
 from tests.support.running import call, flags, values, write_npz
 from training.data import Dataset
-from training.evaluation import confidence
 from training.prediction import load_trained
 
 Capsys = pytest.CaptureFixture[str]
@@ -122,21 +121,6 @@ def test_a_network_of_logits_gives_probabilities(
     assert all(0 <= p <= 1 for p in probabilities)
     if loss == "softmax-cross-entropy":
         assert sum(probabilities) == pytest.approx(1)
-
-
-def test_what_outputs_are_called() -> None:
-    z = torch.tensor([[0.0, 1.0, -2.0], [1e4, -1e4, 0.0]])
-    probabilities, kind = confidence(z, "softmax-cross-entropy")
-    assert kind == "probability"
-    powers = z.double().exp().clamp(max=1e300)
-    torch.testing.assert_close(probabilities, powers / powers.sum(1, True))
-    probabilities, kind = confidence(z, "sigmoid-cross-entropy")
-    assert kind == "probability"
-    torch.testing.assert_close(probabilities, 1 / (1 + (-z.double()).exp()))
-    for loss in ("quadratic", "squared-error"):
-        activations, kind = confidence(z, loss)
-        assert kind == "activation"
-        assert torch.equal(activations, z.double())
 
 
 def test_a_network_trained_otherwise_on_arrays(tmp_path: Path, capsys: Capsys) -> None:
