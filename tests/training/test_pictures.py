@@ -128,6 +128,7 @@ def test_the_preset_trains(tmp_path: Path, capsys: Capsys) -> None:
     assert 'model = "cnn"' in (tmp_path / "run" / "config.toml").read_text()
 
 
+@pytest.mark.slow
 def test_pictures_in_color_train(tmp_path: Path, capsys: Capsys) -> None:
     npz = write_pictures(tmp_path / "color.npz", (3, 8, 6))
     options = {"model": "cnn", "dataset": "npz", "data_dir": npz, "channels": (4,), "max_steps": 3, "impl": "both"}

@@ -39,7 +39,7 @@ from training.tasks import CLASSIFICATION, TASKS, task_of
 Capsys = pytest.CaptureFixture[str]
 
 IMPLS = ["manual", "reference", "both"]
-QUICK = ("mlp", "cell", "block")
+QUICK = ("mlp", "cell")
 each_family = pytest.mark.parametrize("name", NAMES)
 each_family_slow = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
@@ -47,7 +47,7 @@ each_family_slow = pytest.mark.parametrize(
 each_run = pytest.mark.parametrize(
     ("name", "impl"),
     [
-        pytest.param(name, impl, marks=() if impl == "manual" or name in ("mlp", "cell") else pytest.mark.slow)
+        pytest.param(name, impl, marks=() if impl == "manual" or name == "mlp" else pytest.mark.slow)
         for name in NAMES
         for impl in IMPLS
     ],
