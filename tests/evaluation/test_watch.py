@@ -17,8 +17,7 @@ from training.data import Dataset, Split
 from training.evaluation import Evaluation
 from training.evaluation.watch import Watch
 from training.families.advice import advice
-from training.families.configure import configure, load_preset
-from training.loop import Loop
+from training.families.configure import configure
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -30,68 +29,47 @@ def told(capsys: Capsys, tmp_path: Path, *options: object) -> list[str]:
     return [line for line in done.out.splitlines() if "does not learn" in line]
 
 
+IN_FULL = "--loss softmax-cross-entropy --activation relu --lr 0.1"
+DEAD = "every neuron of layer1 outputs 0 for each of 100 exam"
+LEARNS = ("", "")
+NNFS = "--preset nnfs-spiral --dataset spiral --epochs 10000 --max-steps 1500"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "seen", "advised"),
     [
         ("--activation relu --lr 10", "always answering", "--lr 0.1 (not 10)"),
-        (
-            "--activation relu --init zeros",
-            "every neuron of layer1 outputs 0 for each of 100 exam",
-            "--init he (not zeros)",
-        ),
-        (
-            "--preset 3b1b --activation relu",
-            "always answering",
-            "--loss softmax-cross-entropy --activation relu --lr 0.1",
-        ),
+        ("--activation relu --init zeros", DEAD, "--init he (not zeros)"),
+        ("--preset 3b1b --activation relu", "always answering", IN_FULL),
         ("--preset 3b1b --optimizer adam", "always answering", "--lr 0.003 --init xavier (not 10 and scaled-normal)"),
         ("--lr 1e-5", "has hardly moved from", "--lr 10 (not 1e-05)"),
         ("--activation tanh --lr 1e-6", "has hardly moved from", "--lr 0.1 (not 1e-06)"),
-        (
-            "--activation relu relu sigmoid --lr 100",
-            "always answering",
-            "--loss softmax-cross-entropy --activation relu --",
-        ),
+        ("--activation relu relu sigmoid --lr 100", "always answering", IN_FULL.removesuffix("lr 0.1")),
         ("--hidden 16 16 16 16 16 16", "always answering", "--activation relu, or fewer layers"),
         ("--l2 0.03", "always answering", "a smaller --l2 (not 0.03)"),
         ("--optimizer adam --lr 0.5 --activation identity", "has risen from", "--lr 0.005 (not 0.5)"),
+        ("", *LEARNS),
+        ("--activation relu", *LEARNS),
+        ("--optimizer adam", *LEARNS),
+        ("--max-steps 25", *LEARNS),
+        ("--hidden 30", *LEARNS),
+        ("--hidden 16 16 16 --epochs 6", *LEARNS),
+        ("--schedule one-cycle --epochs 6", *LEARNS),
+        ("--optimizer nesterov --momentum 0.5 --activation relu", *LEARNS),
+        ("--preset points --dataset points --epochs 50 --max-steps 1500", *LEARNS),
+        pytest.param(NNFS, *LEARNS, marks=pytest.mark.long),
     ],
 )
-def test_a_run_that_does_not_learn_says_so_once(
+def test_a_run_that_does_not_learn_says_so_once_and_no_other_does(
     options: str, seen: str, advised: str, tmp_path: Path, capsys: Capsys
 ) -> None:
     lines = told(capsys, tmp_path, "--epochs", 3, *options.split())
-    assert len(lines) == 1
-    assert re.match(r"epoch \d: this run does not learn so far: ", lines[0])
-    assert seen in lines[0]
-    assert advised in lines[0].partition(". Try ")[2]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [
-        "",
-        "--activation relu",
-        "--optimizer adam",
-        "--max-steps 25",
-        "--hidden 30",
-        "--hidden 16 16 16 --epochs 6",
-        "--schedule one-cycle --epochs 6",
-        "--optimizer nesterov --momentum 0.5 --activation relu",
-    ],
-)
-def test_a_run_that_learns_is_left_alone(options: str, tmp_path: Path, capsys: Capsys) -> None:
-    assert told(capsys, tmp_path, "--epochs", 3, *options.split()) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("preset", ["points", "nnfs-spiral"])
-def test_no_recipe_that_learns_is_accused(preset: str, tmp_path: Path, capsys: Capsys) -> None:
-    done = call(capsys, train.main, "--preset", preset, "--max-steps", 1500, "--run-dir", tmp_path / "run")
-    assert done.status == 0
-    assert "does not learn" not in done.out
+    assert len(lines) == bool(seen)
+    for line in lines:
+        assert re.match(r"epoch \d: this run does not learn so far: ", line)
+        assert seen in line
+        assert advised in line.partition(". Try ")[2]
 
 
 @pytest.mark.slow
@@ -159,42 +137,49 @@ def test_all_right_is_never_chance_however_few_or_uneven_the_examples(y: tuple[i
     assert "always answering a" in said_in_the_end(watch(y=y), 1.0, max(y) / sum(y))
 
 
-def test_it_takes_two_evaluations_in_a_row_or_the_end_of_the_run() -> None:
-    see = watch()
-    say(see, 0, 2.0, 0.4)
-    assert [say(see, step, 1.0, accuracy) for step, accuracy in ((200, 0.4), (300, 0.9), (400, 0.4))] == [""] * 3
-    assert "always answering a" in say(see, 500, 1.0, 0.4)
-    assert say(see, 600, 1.0, 0.4) == "", "it is said already"
-    assert "always answering a" in said_in_the_end(watch(), 1.0, 0.4)
+def at_chance(*steps: int) -> list[tuple[int, float, float]]:
+    """Evaluations at these steps in which always answering a would do as well."""
+    return [(step, 1.0, 0.4) for step in steps]
 
 
-CASES = ((99, 1000, True), (100, 1000, False), (499, 5000, True), (500, 5000, False), (30, 30, False), (19, 19, True))
+RISES = [(0, 9.0, 0.4), (100, 1.0, 0.9), (200, 1.2, 0.9), (300, 1.4, 0.9)]
+COURSES: dict[str, tuple[int, dict[str, Any], list[tuple[int, float, float]], str]] = {
+    "twice in a row": (1000, {}, at_chance(200, 300), "always answering a"),
+    "not in a row": (1000, {}, [*at_chance(200), (300, 1.0, 0.9), *at_chance(400)], ""),
+    "once, at the end": (1000, {}, at_chance(1000), "always answering a"),
+    "before a hundred steps": (1000, {}, at_chance(99, 119), ""),
+    "after a hundred steps": (1000, {}, at_chance(100, 120), "always answering a"),
+    "before a tenth of the run": (5000, {}, at_chance(499, 599), ""),
+    "after a tenth of the run": (5000, {}, at_chance(500, 600), "always answering a"),
+    "the end of a short run": (30, {}, at_chance(30), "always answering a"),
+    "too short a run": (19, {}, at_chance(19), ""),
+    "for a moment, in which every epoch is a step": (1000, {}, at_chance(*range(300, 320)), ""),
+    "for longer": (1000, {}, at_chance(*range(300, 321)), "always answering a"),
+    "while the rate rises": (1000, {"schedule": "one-cycle"}, at_chance(399, 419), ""),
+    "after the rate has risen": (1000, {"schedule": "one-cycle"}, at_chance(400, 420), "always answering a"),
+    "while it warms up": (1000, {"warmup": 250}, at_chance(349, 369), ""),
+    "after it has warmed up": (1000, {"warmup": 250}, at_chance(350, 370), "always answering a"),
+    "a cost that keeps rising": (1000, {}, [*RISES, (400, 1.6, 0.7), (500, 1.8, 0.7)], "it was 1, and is 1.8."),
+    "one that rises at the end": (400, {}, [*RISES, (400, 1.7, 0.7)], "it was 1, and is 1.7."),
+    "one that wavers": (400, {}, [*RISES[:3], (300, 1.1, 0.9), (400, 1.7, 0.7)], ""),
+    "it costs no accuracy": (400, {}, [*RISES, (400, 1.7, 0.9)], ""),
+    "it rises by little": (400, {}, [*RISES[:2], (200, 1.1, 0.9), (300, 1.2, 0.9), (400, 1.3, 0.7)], ""),
+}
 
 
-@pytest.mark.parametrize(("step", "total", "early"), CASES)
-def test_nothing_is_counted_before_a_hundred_steps_and_a_tenth_of_the_run_but_at_its_end(
-    step: int, total: int, early: bool
+@pytest.mark.parametrize(("total", "options", "course", "told"), COURSES.values(), ids=COURSES)
+def test_the_course_of_a_run(
+    total: int, options: dict[str, Any], course: list[tuple[int, float, float]], told: str
 ) -> None:
-    see = watch(total)
-    say(see, 0, 2.0, 0.4)
-    later = min(total, step + total // 50)
-    assert ([say(see, step, 1.0, 0.4), say(see, later, 1.0, 0.4)] == ["", ""]) == early
-
-
-def test_what_looks_bad_for_a_moment_is_not_told() -> None:
-    """Where every epoch is a step, two evaluations are two steps of thousands."""
-    see = watch(1000)
-    say(see, 0, 2.0, 0.4)
-    assert [say(see, step, 1.0, 0.4) for step in range(300, 320)] == [""] * 20
-    assert say(see, 320, 1.0, 0.4) != ""
-
-
-@pytest.mark.parametrize(("options", "steps"), [({"schedule": "one-cycle"}, 400), ({"warmup": 250}, 350)], ids=str)
-def test_the_rising_part_of_a_schedule_does_not_count(options: dict[str, Any], steps: int) -> None:
-    for step, early in ((steps - 1, True), (steps, False)):
-        see = watch(1000, **options)
-        say(see, 0, 2.0, 0.4)
-        assert ([say(see, step, 1.0, 0.4), say(see, step + 20, 1.0, 0.4)] == ["", ""]) == early
+    """What is said after its last evaluation: nothing is before, and nothing once it is said."""
+    see = watch(total, **options)
+    begun = [] if course[0][0] == 0 else [(0, 2.0, 0.4)]
+    *before, last = [say(see, *evaluated) for evaluated in begun + course]
+    assert before == [""] * len(before)
+    assert bool(last) == bool(told)
+    assert told in last
+    if told:
+        assert say(see, course[-1][0] + 100, 1.0, 0.4) == ""
 
 
 @pytest.mark.parametrize(
@@ -205,24 +190,6 @@ def test_a_cost_that_is_no_lower_than_before_the_first_step(loss: float, told: s
     sentence = said_in_the_end(watch(), loss, 0.9)
     assert bool(sentence) == bool(told)
     assert told in sentence
-
-
-def test_a_cost_that_keeps_rising_and_takes_the_accuracy_with_it() -> None:
-    see = watch()
-    for step, loss, accuracy in ((0, 9.0, 0.4), (100, 1.0, 0.9), (200, 1.2, 0.9), (300, 1.4, 0.9), (400, 1.6, 0.7)):
-        assert say(see, step, loss, accuracy) == ""
-    assert "rises: it was 1, and is 1.8." in say(see, 500, 1.8, 0.7)
-
-
-@pytest.mark.parametrize(
-    ("losses", "accuracy"),
-    [((1.0, 1.2, 1.1, 1.7), 0.7), ((1.0, 1.2, 1.4, 1.7), 0.9), ((1.0, 1.1, 1.2, 1.3), 0.7)],
-    ids=["it wavers", "it costs no accuracy", "it rises by little"],
-)
-def test_another_rise_is_none(losses: tuple[float, ...], accuracy: float) -> None:
-    see = watch(400)
-    say(see, 0, 9.0, 0.4)
-    assert [say(see, 100 * i, c, accuracy if i == 4 else 0.9) for i, c in enumerate(losses, start=1)] == [""] * 4
 
 
 @pytest.mark.parametrize("layer", ["layer1", "layer2"])
@@ -287,18 +254,9 @@ def test_advice_is_what_would_have_been_chosen(changed: dict[str, Any], said: st
     assert advice(replace(good, **changed), 500) == f"{said}, and more --epochs"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("options", ["--preset 3b1b --activation relu", "--activation relu relu sigmoid --lr 100"])
 def test_advice_that_is_followed_helps(options: str, tmp_path: Path, capsys: Capsys) -> None:
     (said,) = told(capsys, tmp_path / "bad", "--epochs", 3, *options.split())
     advised = said.partition(", or ")[2].partition(", and more")[0]
     assert told(capsys, tmp_path / "good", "--epochs", 3, *options.split(), *advised.split()) == []
-
-
-def test_a_checkpoint_from_before_there_was_a_watch_goes_on(tmp_path: Path) -> None:
-    data = train.run.load_data(configure(dataset="npz", data_dir=str(write_npz(tmp_path / "a.npz"))))
-    config = resolved(replace(load_preset("3b1b"), dataset="npz", hidden=(4,), epochs=2, device="cpu", threads=1), data)
-    loop, _ = train_loop(config, data, tmp_path / "run", stop=lambda: True)
-    old = {name: value for name, value in loop.progress.items() if name not in ("watch", "proof")}
-    again = Loop(config, data, loop.learner, loop.writer, Silent(), tmp_path / "run", old)  # type: ignore[arg-type]
-    assert again.progress["watch"] == {}

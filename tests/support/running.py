@@ -95,7 +95,10 @@ def write_pictures(path: Path, shape: tuple[int, ...] = (7, 6), train: int = 200
 def train_loop(
     config: Config, data: Dataset, run_dir: Path, stop: Callable[[], bool] = lambda: False
 ) -> tuple[Loop, Outcome]:
-    """Only the loop of a run, without its pictures: from the beginning, or from where `last.pt` in `run_dir` stands."""
+    """Only the loop of a run, without its pictures: from the beginning, or from where `last.pt` in `run_dir` stands.
+
+    TensorBoard's files have tests of their own; without them a resumed loop need not wait for a later second.
+    """
     run_dir.mkdir(exist_ok=True)
     learner, progress, start_step = learner_of(config, data), None, 0
     if (run_dir / "last.pt").exists():
@@ -103,9 +106,31 @@ def train_loop(
         learner.load_state_dict(saved)
         progress = saved["progress"]
         start_step = learner.steps + 1 if learner.steps or progress["evaluated"] else 0
+        forget_events(run_dir)
     with closing(MetricsWriter(run_dir, config, data, start_step=start_step, environment={})) as writer:
         loop = Loop(config, data, learner, writer, Silent(), run_dir, progress, stop)
         return loop, loop.run()
+
+
+def at_poll(number: int) -> Callable[[], bool]:
+    """A question that is answered with no until it has been asked that many times."""
+    asked = iter(range(number))
+    return lambda: next(asked, None) is None
+
+
+def train_in_pieces(config: Config, data: Dataset, run_dir: Path, polls: int = 4) -> list[int]:
+    """The loop, stopped at every so many-th question and gone on with, to the end; at which steps it was stopped."""
+    stopped_at: list[int] = []
+    while True:
+        _, outcome = train_loop(config, data, run_dir, stop=at_poll(polls))
+        if outcome.finished:
+            return stopped_at
+        stopped_at.append(outcome.steps)
+
+
+def forget_events(run_dir: Path) -> None:
+    for path in run_dir.glob("events.*"):
+        path.unlink()
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
@@ -130,6 +155,13 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
         assert torch.equal(a, b), where
     else:
         assert a == b, where
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """The same parameters, optimizer state and progress, the same best epoch, the same curves."""
+    for name in ("last.pt", "best.pt"):
+        assert_same(checkpoint.load(a / name), checkpoint.load(b / name), name)
+    assert metrics(a) == metrics(b)
 
 
 def one_sentence(err: str) -> str:

@@ -9,17 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from reference.mlp import MLP
 from tests.support import running
-from tests.support.running import ROOT, assert_same, files, manual_of, reference_of, resolved, train_loop, write_npz
+from tests.support.running import ROOT, files, manual_of, resolved, train_loop, write_npz
 from training import checkpoint
 from training.config import Config
 from training.data import Dataset, load
 from training.evaluation import evaluate
 from training.families.configure import configure
-from training.learners.base import Learner
-
-SIZES = (5, 4, 3, 3)
 
 
 @pytest.fixture(scope="module")
@@ -32,58 +28,25 @@ def config(data: Dataset, **changes: object) -> Config:
     return resolved(configure(**(settings | changes)), data)
 
 
-def learner(impl: str, config: Config, data: Dataset) -> Learner:
-    if impl == "manual":
-        return manual_of(config, data)
-    return reference_of(config, data)
-
-
-@pytest.mark.parametrize("impl", ["manual", "reference", "both"])
-def test_any_module_with_the_same_names_loads_the_model_strictly(impl: str, data: Dataset, tmp_path: Path) -> None:
-    loop, _ = train_loop(config(data, impl=impl), data, tmp_path)
+def test_any_module_with_the_same_names_loads_the_model_strictly(data: Dataset, tmp_path: Path) -> None:
+    loop, _ = train_loop(config(data), data, tmp_path)
     saved = torch.load(tmp_path / "last.pt", weights_only=True)
     x, _ = data.test.batch(torch.arange(len(data.test)), torch.float32)
-    plain = nn.Sequential(
-        OrderedDict(
-            layer1=nn.Linear(5, 4), tanh1=nn.Tanh(), layer2=nn.Linear(4, 3), tanh2=nn.Tanh(), layer3=nn.Linear(3, 3)
-        )
-    )
-    for module in (MLP(SIZES, ("tanh", "tanh", "tanh")), plain.append(nn.Tanh())):
-        module.load_state_dict(saved["model"], strict=True)
-        torch.testing.assert_close(module(x).detach(), loop.predict(x), rtol=0, atol=1e-6)
+    layers = {"layer1": nn.Linear(5, 4), "tanh1": nn.Tanh(), "layer2": nn.Linear(4, 3), "tanh2": nn.Tanh()}
+    module = nn.Sequential(OrderedDict(**layers, layer3=nn.Linear(3, 3), tanh3=nn.Tanh()))
+    module.load_state_dict(saved["model"], strict=True)
+    torch.testing.assert_close(module(x).detach(), loop.predict(x), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("saver", "loader"), [("manual", "reference"), ("reference", "manual")])
-def test_either_implementation_goes_on_from_the_others_checkpoint(
-    saver: str, loader: str, data: Dataset, tmp_path: Path
-) -> None:
-    """Momentum included: the next steps are the same up to rounding."""
-    settings = config(data, impl=saver, dtype="float64")
-    loop, _ = train_loop(settings, data, tmp_path)
-    other = learner(loader, settings, data)
-    other.load_state_dict(checkpoint.load(tmp_path))
-    assert other.steps == loop.learner.steps == 35
-    assert_same(other.state_dict(), loop.learner.state_dict())
-    batches, rates = torch.arange(150).view(5, 30), torch.full((5,), 0.5, dtype=torch.float64)
-    loop.learner.advance(batches, rates)
-    other.advance(batches, rates)
-    for name, p in loop.learner.parameters.items():
-        torch.testing.assert_close(other.parameters[name], p, rtol=1e-11, atol=1e-13)
-
-
-def test_the_saved_tensors_are_clones(data: Dataset, tmp_path: Path) -> None:
+def test_a_checkpoint_says_what_it_is_of_and_its_tensors_are_clones(data: Dataset, tmp_path: Path) -> None:
     """A view of θ would save all of θ for every name."""
-    train_loop(config(data), data, tmp_path)
-    for tensor in checkpoint.load(tmp_path)["model"].values():
-        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-
-
-def test_a_checkpoint_says_what_it_is_of(data: Dataset, tmp_path: Path) -> None:
     train_loop(config(data), data, tmp_path)
     saved = checkpoint.load(tmp_path / "last.pt")
     assert saved["data"] == {"name": "npz", "shape": [5], "classes": ["0", "1", "2"], "task": "classification"}
     assert saved["config"]["hidden"] == [4, 3]
     assert saved["steps"] == 35
+    for tensor in saved["model"].values():
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
 def test_best_is_the_epoch_of_the_highest_accuracy(data: Dataset, tmp_path: Path) -> None:
@@ -144,7 +107,7 @@ for _ in range(int(sys.argv[2])):
 def test_kill_9_in_a_loop_of_saves_leaves_a_whole_checkpoint(data: Dataset, tmp_path: Path) -> None:
     train_loop(config(data), data, tmp_path)
     command = [sys.executable, "-c", KILLER, str(tmp_path / "last.pt"), "60"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")
     leftovers = done.stdout.splitlines()
     assert len(leftovers) == 60

@@ -1,7 +1,7 @@
 """The training loop: which examples in which order, what is logged when, and the check against autograd."""
 
-import json
 from dataclasses import replace
+from math import cos, pi
 from pathlib import Path
 
 import pytest
@@ -10,17 +10,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train
 from manual_backprop.layers.activations import ACTIVATIONS
-from manual_backprop.losses import Quadratic
+from manual_backprop.losses import LOSSES, Quadratic
 from manual_backprop.tape import Tape
 from tests.support import running
 from tests.support.running import call, flags, learner_of, resolved, train_loop, values, write_npz
-from training import checkpoint, evaluation
+from training import checkpoint
 from training.config import Config
 from training.data import Dataset, Split, load
 from training.data.order import epoch_order
-from training.evaluation import evaluate
 from training.families.configure import configure
-from training.learners.checked import GradientMismatch
 from training.learners.manual import ManualLearner
 from training.loop import NotFiniteError
 
@@ -46,22 +44,14 @@ def config(data: Dataset, **changes: object) -> Config:
 # The order of the examples
 
 
-def test_every_epoch_is_a_permutation_of_its_own() -> None:
+def test_every_epoch_is_a_permutation_of_its_own_that_depends_on_seed_and_epoch_only() -> None:
     orders = {(seed, epoch): epoch_order(seed, epoch, 1000) for seed in (0, 1, 2**63 - 1) for epoch in (0, 1, 2, 99)}
     for order in orders.values():
         assert torch.equal(order.sort().values, torch.arange(1000))
     assert len({tuple(order.tolist()) for order in orders.values()}) == len(orders)
-
-
-def test_the_order_depends_on_seed_and_epoch_only() -> None:
-    before = epoch_order(3, 5, 100)
     torch.manual_seed(1234)
     epoch_order(4, 6, 17)
-    assert torch.equal(epoch_order(3, 5, 100), before)
-
-
-def test_the_order_of_a_seed_is_not_that_of_the_next_seed_an_epoch_later() -> None:
-    assert not torch.equal(epoch_order(0, 1, 100), epoch_order(1, 0, 100))
+    assert torch.equal(epoch_order(1, 2, 1000), orders[1, 2])
 
 
 @pytest.fixture
@@ -83,67 +73,51 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> tuple[list[list[int]], list[float]
 Taken = tuple[list[list[int]], list[float]]
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"),
+    [(30, [30] * 6 + [20]), (200, [200]), (500, [200]), (199, [199, 1]), (100, [100, 100])],
+    ids=str,
+)
 def test_an_epoch_takes_every_example_once_the_smaller_last_batch_included(
-    data: Dataset, tmp_path: Path, taken: Taken
-) -> None:
-    train_loop(config(data, seed=3), data, tmp_path)
-    batches, _ = taken
-    assert [len(batch) for batch in batches] == [30, 30, 30, 30, 30, 30, 20] * 2
-    for epoch in range(2):
-        examples = [i for batch in batches[7 * epoch : 7 * (epoch + 1)] for i in batch]
-        assert examples == epoch_order(3, epoch, 200).tolist()
-
-
-@pytest.mark.parametrize(("batch_size", "sizes"), [(200, [200]), (500, [200]), (199, [199, 1]), (100, [100, 100])])
-def test_batches_that_just_fit_or_do_not(
     batch_size: int, sizes: list[int], data: Dataset, tmp_path: Path, taken: Taken
 ) -> None:
-    train_loop(config(data, batch_size=batch_size, epochs=1), data, tmp_path)
-    assert [len(batch) for batch in taken[0]] == sizes
+    train_loop(config(data, seed=3, batch_size=batch_size), data, tmp_path)
+    batches, _ = taken
+    assert [len(batch) for batch in batches] == sizes * 2
+    for epoch in range(2):
+        examples = [i for batch in batches[len(sizes) * epoch : len(sizes) * (epoch + 1)] for i in batch]
+        assert examples == epoch_order(3, epoch, 200).tolist()
 
 
 # The schedule
 
 
-def test_the_schedule_is_laid_out_for_the_whole_run(data: Dataset, tmp_path: Path, taken: Taken) -> None:
-    train_loop(config(data, lr=2.0, schedule="cosine"), data, tmp_path)
-    t = torch.arange(14, dtype=torch.float64)
-    torch.testing.assert_close(torch.tensor(taken[1], dtype=torch.float64), 1 + torch.cos(torch.pi * t / 14))
-
-
-def test_the_schedule_is_laid_out_for_the_limit_of_steps(data: Dataset, tmp_path: Path, taken: Taken) -> None:
-    _, outcome = train_loop(config(data, lr=2.0, schedule="cosine", max_steps=4, epochs=100), data, tmp_path)
+@pytest.mark.parametrize(
+    ("options", "factors"),
+    [
+        ({"schedule": "cosine"}, [(1 + cos(pi * t / 14)) / 2 for t in range(14)]),
+        ({"schedule": "cosine", "max_steps": 4, "epochs": 100}, [1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4]),
+        ({"schedule": "constant", "max_steps": 1000}, [1] * 14),
+        ({"schedule": "step", "lr_epochs": 1, "lr_factor": 0.1}, [1] * 7 + [0.1] * 7),
+        ({"schedule": "exponential", "lr_epochs": 2, "lr_factor": 0.01}, [0.01 ** (t / 14) for t in range(14)]),
+        ({"schedule": "constant", "warmup": 4}, [0.25, 0.5, 0.75] + [1] * 11),
+    ],
+    ids=["cosine", "cosine to a limit of steps", "a limit beyond the end", "step", "exponential", "warm-up"],
+)
+def test_a_schedule_is_laid_out_for_the_whole_run(
+    options: dict, factors: list, data: Dataset, tmp_path: Path, taken: Taken
+) -> None:
+    """Its lengths are given in epochs, a warm-up's in steps."""
+    _, outcome = train_loop(config(data, lr=2.0, **options), data, tmp_path)
     assert outcome.finished
-    assert outcome.steps == 4
-    root = 2**0.5 / 2
-    assert taken[1] == pytest.approx([2, 1 + root, 1, 1 - root])
-
-
-def test_a_constant_schedule_and_a_limit_beyond_the_end(data: Dataset, tmp_path: Path, taken: Taken) -> None:
-    train_loop(config(data, lr=0.25, schedule="constant", max_steps=1000), data, tmp_path)
-    assert taken[1] == [0.25] * 14
+    assert outcome.steps == len(factors)
+    assert taken[1] == pytest.approx([2 * factor for factor in factors], rel=1e-12, abs=0)
 
 
 def validated(npz: Path, **changes: object) -> tuple[Config, Dataset]:
     """Six batches of 30 an epoch; the last 20 training examples judge."""
     data = load("npz", npz, validation=20)
     return config(data, validation=20, **changes), data
-
-
-@pytest.mark.parametrize(
-    ("options", "factors"),
-    [
-        ({"schedule": "step", "lr_epochs": 1, "lr_factor": 0.1}, [1] * 7 + [0.1] * 7),
-        ({"schedule": "exponential", "lr_epochs": 2, "lr_factor": 0.01}, [0.01 ** (t / 14) for t in range(14)]),
-        ({"schedule": "constant", "warmup": 4}, [0.25, 0.5, 0.75] + [1] * 11),
-    ],
-    ids=["step", "exponential", "warm-up"],
-)
-def test_the_length_of_a_schedule_is_given_in_epochs_and_of_a_warm_up_in_steps(
-    options: dict, factors: list, data: Dataset, tmp_path: Path, taken: Taken
-) -> None:
-    train_loop(config(data, lr=2.0, **options), data, tmp_path)
-    assert taken[1] == pytest.approx([2 * factor for factor in factors])
 
 
 def test_a_plateau_follows_the_cost_of_the_held_out_examples(npz: Path, tmp_path: Path, taken: Taken) -> None:
@@ -169,25 +143,22 @@ def test_halving_follows_the_accuracy_and_ends_the_run_at_a_128th(npz: Path, tmp
     assert outcome.steps == 6 * sum(epochs)
 
 
-def test_a_run_without_a_better_accuracy_for_so_long_stops_early(npz: Path, tmp_path: Path) -> None:
-    settings, data = validated(npz, patience=3, epochs=200, lr=10.0)
+@pytest.mark.parametrize(
+    ("eval_every", "every", "unit"), [(0, 6, "epochs"), (4, 4, "evaluations")], ids=["epochs", "evaluations"]
+)
+def test_a_run_without_a_better_accuracy_for_so_long_stops_early(
+    eval_every: int, every: int, unit: str, npz: Path, tmp_path: Path
+) -> None:
+    settings, data = validated(npz, patience=3, epochs=200, lr=10.0, eval_every=eval_every)
     _, outcome = train_loop(settings, data, tmp_path)
     accuracies = list(values(tmp_path, "accuracy/test").values())[1:]
     best = accuracies.index(max(accuracies))
     assert outcome.finished
     assert len(accuracies) == best + 1 + 3 < 200
+    assert outcome.steps == every * len(accuracies)
     assert outcome.best == max(accuracies)
-    assert checkpoint.load(tmp_path / "best.pt")["steps"] == 6 * (best + 1)
-
-
-def test_patience_counts_evaluations_where_these_are_no_epochs(npz: Path, tmp_path: Path) -> None:
-    settings, data = validated(npz, patience=3, epochs=200, lr=10.0, eval_every=4)
-    _, outcome = train_loop(settings, data, tmp_path)
-    accuracies = values(tmp_path, "accuracy/test")
-    best = max((step for step in accuracies if step), key=lambda step: (accuracies[step], -step))
-    assert outcome.finished
-    assert outcome.steps == best + 3 * 4
-    assert outcome.early == "no better accuracy for 3 evaluations"
+    assert outcome.early == f"no better accuracy for 3 {unit}"
+    assert checkpoint.load(tmp_path / "best.pt")["steps"] == every * (best + 1)
 
 
 # What is logged
@@ -197,6 +168,7 @@ def test_patience_counts_evaluations_where_these_are_no_epochs(npz: Path, tmp_pa
 def test_values_are_logged_at_the_multiples(log_every: int, data: Dataset, tmp_path: Path) -> None:
     train_loop(config(data, log_every=log_every, histogram_every=4), data, tmp_path)
     multiples = list(range(log_every, 15, log_every))
+    assert {type(line["step"]) for line in running.metrics(tmp_path)} == {int}
     for tag in ("loss/train", "learning_rate", "examples_per_second", "gradient_norm/layer2.weight"):
         assert list(values(tmp_path, tag)) == multiples
     for tag in ("loss/test", "accuracy/test", "accuracy/train"):
@@ -243,13 +215,31 @@ def test_what_is_logged_of_gradients_and_updates(data: Dataset, tmp_path: Path) 
     assert norms[1] == pytest.approx(gradient.square().mean().sqrt().item())
 
 
-def test_logging_changes_nothing(data: Dataset, tmp_path: Path) -> None:
-    often = config(data, log_every=1, histogram_every=1)
-    never = config(data, log_every=1000, histogram_every=0)
-    for name, settings in (("often", often), ("never", never)):
-        train_loop(settings, data, tmp_path / name)
-    models = [checkpoint.load(tmp_path / name)["model"] for name in ("often", "never")]
-    running.assert_same(*models)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"log_every": 1, "histogram_every": 1},
+        {"log_every": 1000, "histogram_every": 0},
+        {"eval_every": 1},
+        {"eval_every": 4},
+        {"impl": "both"},
+        {"check_every": 3},
+    ],
+    ids=str,
+)
+def test_logging_evaluating_and_checking_change_nothing(options: dict, data: Dataset, tmp_path: Path) -> None:
+    for name, more in (("plain", {}), ("otherwise", options)):
+        train_loop(config(data, momentum=0.9, l2=1e-3, **more), data, tmp_path / name)
+    running.assert_same(*(checkpoint.load(tmp_path / name)["model"] for name in ("plain", "otherwise")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_cost_trains(loss: str, data: Dataset, tmp_path: Path) -> None:
+    changes = {"loss": loss, "activation": ("gelu",), "lr": 0.3, "epochs": 20, "impl": "both", "dtype": "float64"}
+    train_loop(config(data, **changes, log_every=99, histogram_every=0), data, tmp_path)
+    losses = values(tmp_path, "loss/test")
+    assert losses[140] < 0.7 * losses[0]
 
 
 # Values that are not finite, though the costs and the parameters are
@@ -277,73 +267,26 @@ def test_a_gradient_that_overflows_stops_the_run(
     saved["model"]["layer1.weight"].zero_()
     saved["model"]["layer2.weight"].fill_(100.0).mul_(torch.tensor([[1.0], [2.0], [-3.0]]))
     checkpoint.save(saved, tmp_path / "last.pt")
-    for path in tmp_path.glob("events.*"):
-        path.unlink()
     with pytest.raises(NotFiniteError, match=f"step 1: the first value that is not finite is in {named}; "):
         train_loop(settings, data, tmp_path)
-
-
-# Evaluation
-
-
-def ones_and_zeros() -> tuple[ManualLearner, Split]:
-    """A network that gives its two inputs back, and three examples, of which it gets two right."""
-    x = torch.tensor([[1.0, 0.0], [0.25, 0.5], [0.0, 1.0]])
-    split = Split(x, torch.tensor([0, 1, 0]))
-    data = Dataset("npz", split, split, (2,), ("a", "b"), "")
-    learner = learner_of(resolved(configure(hidden=(2,), activation=("identity",), epochs=1), data), data)
-    for name, p in learner.parameters.items():
-        p.copy_(torch.eye(2) if name.endswith("weight") else torch.zeros(2))
-    assert isinstance(learner, ManualLearner)
-    return learner, split
-
-
-@pytest.mark.parametrize("block", [1, 2, 3, 100])
-def test_evaluation_of_a_case_done_by_hand(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation.evaluation, "BLOCK", block)
-    learner, split = ones_and_zeros()
-    result = evaluate(learner, split, torch.float32)
-    assert result is not None
-    assert torch.equal(result.outputs, split.x)
-    assert result.values["accuracy"] == pytest.approx(2 / 3)
-    # ½‖a − y‖²: nothing for (1, 0) as 0; ½(¼² + ½²) for (¼, ½) as 1; ½(1 + 1) for (0, 1) as 0
-    assert result.loss == pytest.approx((0 + 0.15625 + 1) / 3)
-
-
-def test_evaluation_asks_before_every_block_whether_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation.evaluation, "BLOCK", 1)
-    learner, split = ones_and_zeros()
-    for polls in range(3):
-        answers = iter([False] * polls + [True])
-        assert evaluate(learner, split, torch.float32, stop=lambda: next(answers)) is None  # noqa: B023
-    assert evaluate(learner, split, torch.float32, stop=lambda: False) is not None
 
 
 # The check against autograd
 
 
-@pytest.fixture
-def a_wrong_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
-    """tanh′ that is wrong by a tenth of a millionth."""
-    right = ACTIVATIONS["tanh"]
-    wrong = replace(right, derivative=lambda z, a: right.derivative(z, a) * (1 + 1e-7))
-    monkeypatch.setitem(ACTIVATIONS, "tanh", wrong)
-
-
-@pytest.mark.usefixtures("a_wrong_derivative")
 @pytest.mark.parametrize(
     ("options", "step"), [({"impl": "both"}, 1), ({"impl": "manual", "check_every": 3}, 3)], ids=["both", "check-every"]
 )
 def test_a_wrong_gradient_stops_the_run_and_is_named(
-    options: dict[str, object], step: int, npz: Path, tmp_path: Path, capsys: Capsys
+    options: dict[str, object], step: int, npz: Path, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Layer 1 is the only tanh, so the first that is wrong is its δ."""
+    """tanh′ is wrong by a tenth of a millionth. Layer 1 is the only tanh, so the first that is wrong is its δ."""
+    right = ACTIVATIONS["tanh"]
+    wrong = replace(right, derivative=lambda z, a: right.derivative(z, a) * (1 + 1e-7))
+    monkeypatch.setitem(ACTIVATIONS, "tanh", wrong)
     settings = {"dataset": "npz", "data_dir": npz, "hidden": (4, 3), "activation": ("tanh", "sigmoid", "sigmoid")}
-    done = call(
-        capsys,
-        train.main,
-        *flags({**settings, "dtype": "float64", "run_dir": tmp_path / "run", "batch_size": 30, **options}),
-    )
+    settings |= {"dtype": "float64", "run_dir": tmp_path / "run", "batch_size": 30}
+    done = call(capsys, train.main, *flags({**settings, **options}))
     assert done.status == 1
     sentence = running.one_sentence(done.err)
     assert f"train.py: manual and reference differ at step {step}: BP2, layer 1, δ: at [" in sentence
@@ -351,45 +294,25 @@ def test_a_wrong_gradient_stops_the_run_and_is_named(
     assert checkpoint.load(tmp_path / "run")["steps"] == 0
 
 
-@pytest.mark.usefixtures("a_wrong_derivative")
-def test_a_mismatch_is_raised_before_the_step(data: Dataset) -> None:
-    learner = learner_of(config(data, impl="both", dtype="float64"), data)
-    before = learner.state_dict()
-    with pytest.raises(GradientMismatch) as mismatch:
-        learner.advance(torch.arange(30).unsqueeze(0), torch.ones(1, dtype=torch.float64))
-    running.assert_same(learner.state_dict(), before)
-    wrong = {row.label for row in mismatch.value.report.failures}
-    assert wrong == {"BP2, layer 1, δ", "BP3, layer 1, ∂C/∂b", "BP4, layer 1, ∂C/∂W"}
-
-
-@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-def test_the_largest_error_of_the_checks_is_logged(dtype: str, data: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "check_every", "log_every", "logged"),
+    [
+        ("float64", 2, 5, [5, 10]),
+        ("float32", 2, 5, [5, 10]),
+        ("bfloat16", 2, 5, [5, 10]),
+        ("float32", 6, 2, [6, 12]),
+    ],
+    ids=["float64", "float32", "bfloat16", "steps without a check are logged between"],
+)
+def test_the_largest_error_of_the_checks_is_logged(
+    dtype: str, check_every: int, log_every: int, logged: list[int], data: Dataset, tmp_path: Path
+) -> None:
     changes = {"loss": "softmax-cross-entropy", "activation": ("tanh", "gelu", "identity"), "lr": 0.1}
-    settings = config(data, check_every=2, log_every=5, dtype=dtype, **changes)
-    train_loop(settings, data, tmp_path)
+    changes |= {"check_every": check_every, "log_every": log_every, "dtype": dtype}
+    train_loop(config(data, **changes), data, tmp_path)
+    assert {tensor.dtype for tensor in checkpoint.load(tmp_path)["model"].values()} == {getattr(torch, dtype)}
     errors = values(tmp_path, "gradient_check/max_relative_error")
-    assert list(errors) == [5, 10]
+    assert list(errors) == logged
     epsilon = torch.finfo(getattr(torch, dtype)).eps
     for error in errors.values():
         assert 0 < error < 100 * epsilon
-
-
-def test_only_every_nth_step_is_checked(data: Dataset, tmp_path: Path) -> None:
-    """Between logged steps without a check there is no error to report."""
-    train_loop(config(data, check_every=6, log_every=2), data, tmp_path)
-    errors = values(tmp_path, "gradient_check/max_relative_error")
-    assert list(errors) == [6, 12]
-    assert min(errors.values()) > 0
-
-
-@pytest.mark.parametrize("options", [{"impl": "both"}, {"check_every": 3}], ids=["both", "check-every"])
-def test_checking_changes_nothing(options: dict[str, object], data: Dataset, tmp_path: Path) -> None:
-    for name, more in (("plain", {}), ("checked", options)):
-        train_loop(config(data, momentum=0.9, l2=1e-3, **more), data, tmp_path / name)
-    running.assert_same(*(checkpoint.load(tmp_path / name)["model"] for name in ("plain", "checked")))
-
-
-def test_metrics_are_lines_of_json(data: Dataset, tmp_path: Path) -> None:
-    train_loop(config(data, log_every=5), data, tmp_path)
-    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
-        assert type(json.loads(line)["step"]) is int

@@ -12,7 +12,6 @@ import train
 from tests.support import running
 from tests.support.running import call, flags, values, write_npz
 from training.data import Dataset
-from training.evaluation import confidence
 from training.prediction import load_trained
 
 Capsys = pytest.CaptureFixture[str]
@@ -22,9 +21,8 @@ Capsys = pytest.CaptureFixture[str]
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that has learned some: about 80% of the sample's test digits."""
     path = tmp_path_factory.mktemp("run") / "digits"
-    assert (
-        train.main(list(flags({"dataset": "sample", "epochs": 3, "batch_size": 100, "lr": 10.0, "run_dir": path}))) == 0
-    )
+    options = {"dataset": "sample", "epochs": 3, "batch_size": 100, "lr": 10.0, "run_dir": path}
+    assert train.main(list(flags(options))) == 0
     return path
 
 
@@ -47,19 +45,13 @@ def pictures(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[
 def test_pictures(run_dir: Path, pictures: list[Path], capsys: Capsys) -> None:
     done = call(capsys, predict.main, "--checkpoint", run_dir, *pictures)
     assert (done.status, done.err) == (0, "")
-    lines = done.out.splitlines()
-    assert len(lines) == 3
-    for digit, (path, line) in enumerate(zip(pictures, lines, strict=True)):
-        assert line.startswith(f"{path}: {digit} (activation {digit} 0.")
-        assert line.count(",") == 2, "three classes on the line"
-
-
-def test_pictures_as_json(run_dir: Path, pictures: list[Path], capsys: Capsys) -> None:
+    said = done.out.splitlines()
     done = call(capsys, predict.main, "--json", "--checkpoint", run_dir, *pictures)
     predictions = json.loads(done.out)["predictions"]
-    assert [p["image"] for p in predictions] == [str(path) for path in pictures]
-    assert [p["class"] for p in predictions] == ["0", "1", "2"]
-    for p in predictions:
+    for digit, (path, line, p) in enumerate(zip(pictures, said, predictions, strict=True)):
+        assert line.startswith(f"{path}: {digit} (activation {digit} 0.")
+        assert line.count(",") == 2, "three classes on the line"
+        assert (p["image"], p["class"]) == (str(path), str(digit))
         activations = list(p["activation"].values())
         assert sorted(p["activation"]) == list("0123456789")
         assert activations == sorted(activations, reverse=True)
@@ -80,7 +72,8 @@ def test_a_picture_of_the_test_set_gets_the_networks_own_outputs(
 
 
 @pytest.mark.parametrize("which", ["last.pt", "best.pt"])
-def test_a_data_set(which: str, run_dir: Path, capsys: Capsys) -> None:
+def test_a_data_set(which: str, run_dir: Path, sample: Dataset, capsys: Capsys) -> None:
+    """The rows of the confusion matrix are the true classes."""
     done = call(capsys, predict.main, "--json", "--checkpoint", run_dir / which, "--dataset", "sample")
     assert (done.status, done.err) == (0, "")
     result = json.loads(done.out)
@@ -90,15 +83,9 @@ def test_a_data_set(which: str, run_dir: Path, capsys: Capsys) -> None:
     assert result["loss"] == pytest.approx(loss[step], rel=1e-6)
     assert result["examples"] == 2000
     confusion = torch.tensor(result["confusion"])
-    assert confusion.sum() == 2000
     assert confusion.diagonal().sum().item() / 2000 == pytest.approx(result["accuracy"])
-
-
-def test_the_rows_of_the_confusion_matrix_are_the_true_classes(run_dir: Path, sample: Dataset, capsys: Capsys) -> None:
-    done = call(capsys, predict.main, "--json", "--checkpoint", run_dir, "--dataset", "sample")
-    confusion = torch.tensor(json.loads(done.out)["confusion"])
+    answers = load_trained(run_dir / which).outputs(sample.test.x).argmax(dim=1)
     assert torch.equal(confusion.sum(dim=1), sample.test.y.bincount(minlength=10))
-    answers = load_trained(run_dir).outputs(sample.test.x).argmax(dim=1)
     assert torch.equal(confusion.sum(dim=0), answers.bincount(minlength=10))
     assert confusion[4, 9] == ((sample.test.y == 4) & (answers == 9)).sum()
 
@@ -124,14 +111,8 @@ def test_held_out_examples(run_dir: Path, capsys: Capsys) -> None:
 def test_a_network_of_logits_gives_probabilities(
     loss: str, pictures: list[Path], tmp_path: Path, capsys: Capsys
 ) -> None:
-    options = {
-        "dataset": "sample",
-        "loss": loss,
-        "lr": 0.5,
-        "epochs": 2,
-        "dtype": "float64",
-        "run_dir": tmp_path / "run",
-    }
+    options = {"dataset": "sample", "loss": loss, "lr": 0.5, "epochs": 2, "dtype": "float64"}
+    options |= {"run_dir": tmp_path / "run"}
     assert call(capsys, train.main, *flags(options)).status == 0
     done = call(capsys, predict.main, "--checkpoint", tmp_path / "run", pictures[1])
     assert "1 (probability 1 " in done.out
@@ -142,27 +123,10 @@ def test_a_network_of_logits_gives_probabilities(
         assert sum(probabilities) == pytest.approx(1)
 
 
-def test_what_outputs_are_called() -> None:
-    z = torch.tensor([[0.0, 1.0, -2.0], [1e4, -1e4, 0.0]])
-    probabilities, kind = confidence(z, "softmax-cross-entropy")
-    assert kind == "probability"
-    torch.testing.assert_close(
-        probabilities, z.double().exp().clamp(max=1e300) / z.double().exp().clamp(max=1e300).sum(1, True)
-    )
-    probabilities, kind = confidence(z, "sigmoid-cross-entropy")
-    assert kind == "probability"
-    torch.testing.assert_close(probabilities, 1 / (1 + (-z.double()).exp()))
-    for loss in ("quadratic", "squared-error"):
-        activations, kind = confidence(z, loss)
-        assert kind == "activation"
-        assert torch.equal(activations, z.double())
-
-
-@pytest.mark.parametrize("impl", ["reference", "both"])
-def test_a_network_trained_otherwise_on_arrays(impl: str, tmp_path: Path, capsys: Capsys) -> None:
+def test_a_network_trained_otherwise_on_arrays(tmp_path: Path, capsys: Capsys) -> None:
     npz = write_npz(tmp_path / "arrays.npz")
-    options = {"impl": impl, "dataset": "npz", "data_dir": npz, "hidden": (4,), "max_steps": 10, "dtype": "bfloat16"}
-    options |= {"loss": "softmax-cross-entropy", "lr": 0.1, "run_dir": tmp_path / "run"}
+    options = {"impl": "reference", "dataset": "npz", "data_dir": npz, "hidden": (4,), "max_steps": 10}
+    options |= {"dtype": "bfloat16", "loss": "softmax-cross-entropy", "lr": 0.1, "run_dir": tmp_path / "run"}
     assert call(capsys, train.main, *flags(options)).status == 0
     asked = ["--checkpoint", tmp_path / "run", "--dataset", "npz", "--data-dir", npz, "--json"]
     result = json.loads(call(capsys, predict.main, *asked).out)
