@@ -37,6 +37,10 @@ class Bigram:
     def parameters(self) -> dict[str, Tensor]:
         return {"table": self.W}
 
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        return {}
+
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         return self.train.batch(indices, torch.float64)
 
@@ -74,6 +78,9 @@ class Bigram:
 
     def activations(self, x: Tensor) -> dict[str, Tensor]:
         raise AssertionError("of a text only the cost is watched")
+
+    def is_finite(self) -> bool:
+        return bool(self.W.isfinite().all())
 
     def state_dict(self) -> Any:
         memory = {} if self.memory is None else {"last": self.memory.clone()}

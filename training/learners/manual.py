@@ -14,7 +14,7 @@ from training.data import Examples
 from training.data.augmentation import Augment
 from training.data.noise import StepNoise
 from training.families.model import Model
-from training.learners.base import Backpropagation, LearnerState, activations, own
+from training.learners.base import Backpropagation, LearnerState, activations, all_finite, own
 from training.learners.step import backpropagate
 
 
@@ -128,6 +128,10 @@ class ManualLearner:
 
     def forget(self) -> None:
         self.memory = {}
+
+    def is_finite(self) -> bool:
+        vectors = (self.params.theta, *self.optimizer_state.values())
+        return all_finite([*vectors, *self.buffers.values(), *self.memory.values()])
 
     def state_dict(self) -> LearnerState:
         return {
