@@ -1,8 +1,9 @@
-"""How long a training step takes: by hand, by autograd on the same data, and in the usual DataLoader loop.
+"""How long a training step takes: by hand, by autograd on the same data, and as others would do it.
 
     python -m benchmarks.speed
 
-The three take turns in one process, on one thread; the medians' ratios are what counts. Writes the README's table.
+The others are autograd with torch's fused optimizer, plain NumPy (numpy_by_hand.py) and the usual DataLoader loop. All
+take turns in one process, on one thread; the medians' ratios are what counts. Writes the README's table.
 """
 
 import sys
@@ -20,20 +21,25 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import ToTensor
 
+from benchmarks import numpy_by_hand
 from benchmarks.readme import machine, write_section
 from training.config import Config
 from training.data import Dataset, load
-from training.families.configure import load_preset
+from training.families.configure import configure, load_preset
 from training.families.model import Model
 from training.families.networks import make_twin
 from training.learners.factory import make_manual, make_reference
+from training.learners.manual import ManualLearner
+from training.learners.reference import ReferenceLearner
 from training.prepare import prepare
 from training.terminal.output import command
 
 ROUNDS = 15
 STEPS = 100  # of each implementation in a round
-CNN_ROUNDS, CNN_STEPS = 7, 10
+LARGE_STEPS = 10  # the same, of a network with steps of milliseconds
+CNN_ROUNDS = 7
 RATE = 1e-3
+LARGE = {"hidden": (512, 512), "activation": ("relu",), "loss": "softmax-cross-entropy", "optimizer": "adam"}
 
 
 class Pictures(TorchDataset):
@@ -73,13 +79,33 @@ def usual_loop(config: Config, data: Dataset, network: Model) -> Callable[[], No
 
 def contenders(config: Config, data: Dataset, network: Model, steps: int) -> list[Callable[[], object]]:
     """So many steps by hand, and the same by autograd, from the same start."""
-    manual = make_manual(config, data, network)
-    reference = make_reference(config, data, network, torch.float32)
+    manual, reference = make_manual(config, data, network), make_reference(config, data, network, torch.float32)
     reference.load_state_dict(manual.state_dict())
-    order = data.train.order(0, 0, config.batch_size)
-    batches = order[: steps * config.batch_size].view(steps, -1)
+    batches = batches_of(config, data, steps)
     rates = torch.full((steps,), RATE, dtype=torch.float64)
     return [partial(learner.advance, batches, rates) for learner in (manual, reference)]
+
+
+def batches_of(config: Config, data: Dataset, steps: int) -> torch.Tensor:
+    order = data.train.order(0, 0, config.batch_size)
+    return order[: steps * config.batch_size].view(steps, -1)
+
+
+def fused(config: Config, data: Dataset, network: Model, steps: int) -> Callable[[], object]:
+    """By autograd, and torch's own update of all parameters in one pass over the memory."""
+    learner: ReferenceLearner = make_reference(config, data, network, torch.float32)
+    learner.load_state_dict(make_manual(config, data, network).state_dict())
+    optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.optimizer]
+    learner.optimizer = optimizer(learner.module.parameters(), lr=RATE, fused=True)
+    return partial(learner.advance, batches_of(config, data, steps), torch.full((steps,), RATE, dtype=torch.float64))
+
+
+def in_numpy(learner: ManualLearner) -> numpy_by_hand.Network:
+    """The network of a learner, of sigmoids with the quadratic cost, at its parameters."""
+    everything, parameters = torch.arange(len(learner.train)), learner.params.state_dict()
+    weights, biases = ([p.numpy() for p in parameters.values() if p.ndim == ndim] for ndim in (2, 1))
+    _, y = learner.train.batch(everything, torch.float32)
+    return numpy_by_hand.Network(weights, biases, learner.train.stored(everything).numpy(), y.numpy())
 
 
 def take_turns(functions: Sequence[Callable[[], object]], rounds: int) -> list[float]:
@@ -115,17 +141,25 @@ def main() -> None:
     torch.set_num_threads(1)
     data = load("sample")
     lines = [
-        "| network | by hand | autograd, same data path | DataLoader loop | hand / autograd | hand / DataLoader |",
-        "|---|---|---|---|---|---|",
+        "| network | by hand | autograd | autograd, fused | NumPy | DataLoader loop | hand / autograd | hand / fused |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for preset, name in (("3b1b", "784-16-16-10, batches of 100"), ("nielsen-ch1", "784-30-10, batches of 10")):
-        config, network = prepare(load_preset(preset), data)
-        seconds = take_turns([*contenders(config, data, network, STEPS), usual_loop(config, data, network)], ROUNDS)
-        manual, reference, usual = (total / STEPS * 1e6 for total in seconds)
-        lines.append(
-            f"| {name} | {manual:.0f} µs | {reference:.0f} µs | {usual:,.0f} µs | "
-            f"**{manual / reference:.2f}** | {manual / usual:.3f} |"
-        )
+    large = configure(dataset="sample", lr=RATE, batch_size=128, **LARGE)
+    for asked, name, steps in (
+        (load_preset("3b1b"), "784-16-16-10, SGD, batches of 100", STEPS),
+        (load_preset("nielsen-ch1"), "784-30-10, SGD, batches of 10", STEPS),
+        (large, "784-512-512-10 relu, Adam, batches of 128", LARGE_STEPS),
+    ):
+        config, network = prepare(asked, data)
+        functions = [*contenders(config, data, network, steps), fused(config, data, network, steps)]
+        if asked is not large:
+            numpy = in_numpy(make_manual(config, data, network))
+            functions.append(partial(numpy.advance, batches_of(config, data, steps).numpy(), RATE))
+            functions.append(usual_loop(config, data, network))
+        times = [total / steps * 1e6 for total in take_turns(functions, ROUNDS)]
+        cells = [f"{time:,.0f} µs" for time in times] + ["–"] * (5 - len(times))
+        ratios = [f"**{times[0] / time:.2f}**" for time in times[1:3]]
+        lines.append(f"| {name} | {' | '.join(cells + ratios)} |")
     lines += [
         "",
         "| network | by hand | autograd | hand / autograd | memory by hand | memory by autograd | hand / autograd |",
@@ -133,18 +167,20 @@ def main() -> None:
     ]
     for preset, name in (("lenet5", "LeNet-5, batches of 128"), ("small-cnn", "16-32-64 residual, batches of 128")):
         config, network = prepare(load_preset(preset), data)
-        seconds = take_turns(contenders(config, data, network, CNN_STEPS), CNN_ROUNDS)
-        manual, reference = (total / CNN_STEPS * 1e3 for total in seconds)
+        seconds = take_turns(contenders(config, data, network, LARGE_STEPS), CNN_ROUNDS)
+        manual, reference = (total / LARGE_STEPS * 1e3 for total in seconds)
         own, its = memory_of_a_step(config, data, network)
         lines.append(
             f"| {name} | {manual:.1f} ms | {reference:.1f} ms | **{manual / reference:.2f}** | "
             f"{own / 2**20:.1f} MiB | {its / 2**20:.1f} MiB | **{own / its:.2f}** |"
         )
     explanation = (
-        f"A training step, gathering the batch included: median of {ROUNDS} rounds in which the three take turns, "
-        f"{STEPS} steps each, float32, one thread; of the convolutional networks {CNN_ROUNDS} rounds of {CNN_STEPS} "
-        "steps. Memory is the most that the tensors made within a step hold at one time. "
-        f"{machine()}. Measured by `python -m benchmarks.speed`."
+        f"A training step, gathering the batch included: median of {ROUNDS} rounds in which all take turns, "
+        f"{STEPS} steps each ({LARGE_STEPS} with Adam), float32, one thread; of the convolutional networks "
+        f"{CNN_ROUNDS} rounds of {LARGE_STEPS} steps. All but the DataLoader loop read the same data in memory; fused "
+        "is autograd with torch's fused optimizer; NumPy is the step written out for this one kind of network "
+        "([`numpy_by_hand.py`](benchmarks/numpy_by_hand.py)). Memory is the most that the tensors made within a step "
+        f"hold at one time. {machine()}. Measured by `python -m benchmarks.speed`."
     )
     write_section("speed", "\n".join([*lines, "", explanation]))
 

@@ -53,12 +53,25 @@ def one_hot(y: Tensor, output: Tensor) -> Tensor:
     """
     if y.shape == output.shape:
         return y
+    return torch.zeros_like(output).scatter_(1, places(y, output), 1)
+
+
+def minus_targets(output: Tensor, y: Tensor) -> Tensor:
+    """output − Y; for class indices without making Y: 1 less at each row's class."""
+    if y.shape == output.shape:
+        return output - y
+    ones = places(y, output)
+    return output.scatter_add(1, ones, output.new_full(ones.shape, -1))
+
+
+def places(y: Tensor, output: Tensor) -> Tensor:
+    """Class indices y (B,) as (B, 1): the columns of the ones in Y."""
     if y.shape != output.shape[:1]:
         raise ValueError(
             f"targets of shape {tuple(y.shape)} do not fit outputs of shape {tuple(output.shape)}: "
             f"give {tuple(output.shape[:1])} class indices or {tuple(output.shape)} values"
         )
-    return torch.zeros_like(output).scatter_(1, y.unsqueeze(1), 1)
+    return y.unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -73,8 +86,8 @@ class Quadratic:
 
     def forward(self, a: Tensor, y: Tensor, count: int | Tensor | None = None) -> tuple[Tensor, Cache]:
         count = len(a) if count is None else count
-        difference = a - one_hot(y, a)
-        return 0.5 * (difference * difference).sum() / count, (difference, count)
+        difference = minus_targets(a, y)
+        return (difference * difference).sum() / (2 * count), (difference, count)
 
     def backward(self, dC: Tensor | float, cache: Cache) -> Tensor:
         difference, count = cache
@@ -93,7 +106,7 @@ class SquaredError:
 
     def forward(self, a: Tensor, y: Tensor, count: int | Tensor | None = None) -> tuple[Tensor, Cache]:
         count = len(a) if count is None else count
-        difference = a - one_hot(y, a)
+        difference = minus_targets(a, y)
         return (difference * difference).sum() / count, (difference, count)
 
     def backward(self, dC: Tensor | float, cache: Cache) -> Tensor:
@@ -128,7 +141,8 @@ class SoftmaxCrossEntropy:
     """C = (1/count) Σ_examples −Σ_j Y_j ln p_j with p = softmax(z), p_j = e^{z_j} / Σ_k e^{z_k}.
 
     `label_smoothing` ε in [0, 1) moves the target towards the uniform one: Y ← (1 − ε) Y + ε/n (Szegedy et al. 2016).
-    The row's maximum is subtracted first, which changes no p and lets nothing overflow. The rows of Y must sum to 1:
+    `log_softmax` subtracts the row's maximum first, which changes no p and lets nothing overflow. The rows of Y must
+    sum to 1:
 
     ∇_zC = (p − Y) / count
     """
@@ -140,9 +154,10 @@ class SoftmaxCrossEntropy:
 
     def forward(self, z: Tensor, y: Tensor, count: int | Tensor | None = None) -> tuple[Tensor, Cache]:
         count = len(z) if count is None else count
-        Y = (1 - self.label_smoothing) * one_hot(y, z) + self.label_smoothing / z.shape[1]
-        shifted = z - z.amax(dim=1, keepdim=True)
-        log_p = shifted - shifted.exp().sum(dim=1, keepdim=True).log()
+        Y = one_hot(y, z)
+        if self.label_smoothing:
+            Y = (1 - self.label_smoothing) * Y + self.label_smoothing / z.shape[1]
+        log_p = torch.log_softmax(z, dim=1)  # z − max z − ln Σ exp(z − max z)
         return -(Y * log_p).sum() / count, (log_p, Y, count)
 
     def backward(self, dC: Tensor | float, cache: Cache) -> Tensor:

@@ -3,6 +3,11 @@
 An optimizer is its settings and two functions. `init` makes the state, vectors as long as θ; `update` writes the
 new θ and the new state in place. All operations are elementwise, but Muon's on matrices.
 
+A vector as long as θ that is made anew in each step costs as much as the arithmetic, because the system has to find
+memory for it. So most lines write into what is there: `m.lerp_(x, w)` is m + w (x − m), `a.sub_(b, alpha=k)` is
+a − k b, `a.addcmul_(b, c, value=k)` is a + k b ⊙ c, and `a.addcdiv_(b, c, value=k)` is a + k b / c. What fits nowhere
+goes into a vector as long as θ that the caller may put into the state by the name `scratch`; it is not saved.
+
 L2 regularization belongs to the update, because its gradient needs no backpropagation. λ is `l2` here, the same number
 as torch's `weight_decay`, and works on weights only. It comes in two ways that differ once g is rescaled (Loshchilov
 and Hutter 2019):
@@ -19,6 +24,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from manual_backprop.norm import norm
@@ -32,7 +38,7 @@ class Optimizer(Protocol):
     """What every optimizer has."""
 
     def init(self, theta: Tensor) -> State:
-        """The state before the first step: named vectors as long as θ."""
+        """The state before the first step: named vectors as long as θ. `scratch` is not among them."""
         ...
 
     def update(
@@ -42,20 +48,33 @@ class Optimizer(Protocol):
         ...
 
 
-def coupled(gradient: Tensor, theta: Tensor, decay: Decay) -> Tensor:
-    """g = ∇C + λ ⊙ θ"""
-    return gradient if decay is None else gradient + decay * theta
+def coupled(gradient: Tensor, theta: Tensor, decay: Decay, scratch: Tensor | None = None) -> Tensor:
+    """g = ∇C + λ ⊙ θ, in `scratch` if there is one and it differs from ∇C"""
+    return gradient if decay is None else torch.addcmul(gradient, decay, theta, out=scratch)
 
 
 def shrink(theta: Tensor, lr: Tensor, decay: Decay) -> None:
     """θ ← θ − η λ ⊙ θ"""
     if decay is not None:
-        theta.sub_(lr * decay * theta)
+        theta.addcmul_(decay, theta, value=-float(lr))
 
 
 def average(mean: Tensor, beta: float, new: Tensor) -> Tensor:
-    """m ← β m + (1 − β) x, a mean that forgets; it has seen about 1/(1 − β) steps."""
-    return mean.mul_(beta).add_((1 - beta) * new)
+    """m ← β m + (1 − β) x = m + (1 − β) (x − m), a mean that forgets; it has seen about 1/(1 − β) steps."""
+    return mean.lerp_(new, 1 - beta)
+
+
+def average_of_squares(mean: Tensor, beta: float, new: Tensor) -> Tensor:
+    """v ← β v + (1 − β) x²"""
+    return mean.mul_(beta).addcmul_(new, new, value=1 - beta)
+
+
+def root(v: Tensor, scratch: Tensor | None) -> Tensor:
+    """√v = 1 / (1/√v), in `scratch` if there is one
+
+    `torch.sqrt` may take ten times as long where v is 0, as it is for each weight of a pixel that is always black.
+    """
+    return torch.rsqrt(v, out=scratch).reciprocal_()
 
 
 @dataclass(frozen=True)
@@ -76,9 +95,9 @@ class SGD:
     def update(
         self, theta: Tensor, gradient: Tensor, state: State, lr: Tensor, t: Tensor, decay: Decay, split: Split
     ) -> None:
-        g = coupled(gradient, theta, decay)
+        g = coupled(gradient, theta, decay, state.get("scratch"))
         v = state["velocity"].mul_(self.momentum).add_(g) if self.momentum else g
-        theta.sub_(lr * v)
+        theta.sub_(v, alpha=float(lr))
 
 
 @dataclass(frozen=True)
@@ -99,9 +118,11 @@ class Nesterov:
     def update(
         self, theta: Tensor, gradient: Tensor, state: State, lr: Tensor, t: Tensor, decay: Decay, split: Split
     ) -> None:
-        g = coupled(gradient, theta, decay)
+        scratch = state.get("scratch")
+        g = coupled(gradient, theta, decay, scratch)
         v = state["velocity"].mul_(self.momentum).add_(g)
-        theta.sub_(lr * (g + self.momentum * v))
+        ahead = torch.add(g, v, alpha=self.momentum, out=scratch)
+        theta.sub_(ahead, alpha=float(lr))
 
 
 @dataclass(frozen=True)
@@ -123,8 +144,8 @@ class Adagrad:
         self, theta: Tensor, gradient: Tensor, state: State, lr: Tensor, t: Tensor, decay: Decay, split: Split
     ) -> None:
         g = coupled(gradient, theta, decay)
-        s = state["square_sum"].add_(g * g)
-        theta.sub_(lr * g / (s.sqrt() + self.eps))
+        s = state["square_sum"].addcmul_(g, g)
+        theta.addcdiv_(g, root(s, state.get("scratch")).add_(self.eps), value=-float(lr))
 
 
 @dataclass(frozen=True)
@@ -148,16 +169,19 @@ class RMSprop:
     ) -> None:
         (beta,) = self.betas
         g = coupled(gradient, theta, decay)
-        v = average(state["square_mean"], beta, g * g)
-        theta.sub_(lr * g / (v.sqrt() + self.eps))
+        v = average_of_squares(state["square_mean"], beta, g)
+        theta.addcdiv_(g, root(v, state.get("scratch")).add_(self.eps), value=-float(lr))
 
 
-def adam_step(g: Tensor, m: Tensor, v: Tensor, t: Tensor, betas: tuple[float, float], eps: float) -> Tensor:
-    """Adam's m̂ / (√v̂ + ε) at step t; the means m and v are brought up to date in place."""
-    beta1, beta2 = betas
-    m_hat = average(m, beta1, g) / (1 - beta1**t)
-    v_hat = average(v, beta2, g * g) / (1 - beta2**t)
-    return m_hat / (v_hat.sqrt() + eps)
+def adam_step(
+    theta: Tensor, g: Tensor, state: State, lr: Tensor, t: Tensor, betas: tuple[float, float], eps: float
+) -> None:
+    """θ ← θ − η m̂ / (√v̂ + ε) at step t; the means m and v are brought up to date, and m̂ is not made by itself."""
+    (beta1, beta2), time = betas, float(t)
+    m = average(state["mean"], beta1, g)
+    v = average_of_squares(state["square_mean"], beta2, g)
+    v_hat = torch.div(v, 1 - beta2**time, out=state.get("scratch"))
+    theta.addcdiv_(m, root(v_hat, v_hat).add_(eps), value=-float(lr) / (1 - beta1**time))
 
 
 @dataclass(frozen=True)
@@ -180,8 +204,8 @@ class Adam:
     def update(
         self, theta: Tensor, gradient: Tensor, state: State, lr: Tensor, t: Tensor, decay: Decay, split: Split
     ) -> None:
-        g = coupled(gradient, theta, decay)
-        theta.sub_(lr * adam_step(g, state["mean"], state["square_mean"], t, self.betas, self.eps))
+        g = coupled(gradient, theta, decay, state.get("scratch"))
+        adam_step(theta, g, state, lr, t, self.betas, self.eps)
 
 
 @dataclass(frozen=True)
@@ -204,7 +228,7 @@ class AdamW:
         self, theta: Tensor, gradient: Tensor, state: State, lr: Tensor, t: Tensor, decay: Decay, split: Split
     ) -> None:
         shrink(theta, lr, decay)
-        theta.sub_(lr * adam_step(gradient, state["mean"], state["square_mean"], t, self.betas, self.eps))
+        adam_step(theta, gradient, state, lr, t, self.betas, self.eps)
 
 
 @dataclass(frozen=True)
@@ -228,9 +252,9 @@ class Lion:
     ) -> None:
         beta1, beta2 = self.betas
         m = state["mean"]
-        c = beta1 * m + (1 - beta1) * gradient
+        c = torch.mul(m, beta1, out=state.get("scratch")).add_((1 - beta1) * gradient)
         shrink(theta, lr, decay)
-        theta.sub_(lr * c.sign())
+        theta.sub_(c.sign_(), alpha=float(lr))
         average(m, beta2, gradient)
 
 
@@ -284,10 +308,11 @@ class Muon:
             g, m = gradients[name], means[name]
             if p.dim() > 1:
                 m = average(m, self.momentum, g)
-                ahead = (self.momentum * m + (1 - self.momentum) * g).flatten(1)
-                p.sub_(lr * 0.2 * sqrt(max(ahead.shape)) * orthogonalized(ahead).view_as(p))
+                ahead = torch.lerp(g, m, self.momentum).flatten(1)
+                O = orthogonalized(ahead).view_as(p)
+                p.sub_(O, alpha=float(lr) * 0.2 * sqrt(max(ahead.shape)))
             else:
-                p.sub_(lr * adam_step(g, m, squares[name], t, self.betas, self.eps))
+                adam_step(p, g, {"mean": m, "square_mean": squares[name]}, lr, t, self.betas, self.eps)
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {

@@ -21,12 +21,13 @@ from training.dashboard.tensorboard import MetricsWriter, rms
 from training.data import Dataset, Examples
 from training.evaluation import Evaluation, evaluate, examples_of
 from training.evaluation.watch import Watch
-from training.learners.base import Backpropagation, Learner, LearnerState
+from training.learners.base import Backpropagation, Learner, all_finite
 from training.learners.comparison import in_words, tensors_of, values_of
 from training.schedules import ended_early, make_plateau, make_schedule
 from training.tasks import Task, task_of
 
 STEPS_PER_CALL = 10  # so many that a call's cost is spread, so few that Ctrl-C is answered at once
+SNAPSHOT_EVERY = 100  # steps: so many that copying all tensors costs little, so few that a replay is short
 TRAIN_TARGETS = 10_000  # about so many of the training set are evaluated, for accuracy/train or perplexity/train
 ADVICE = "try a smaller --lr"
 
@@ -99,7 +100,8 @@ class Loop:
             "proof": {},
             "watch": {},
         }
-        self.state = learner.state_dict()  # as the last step left it
+        self.snapshot = learner.state_dict()  # of a step before; and the calls since then, with which a replay begins
+        self.since: list[tuple[Tensor, Tensor]] = []
         self.progress = fresh if progress is None else {**fresh, **progress}
         learner.metrics.update(self.progress["metrics"])
         if learner.proof:
@@ -156,7 +158,7 @@ class Loop:
         """Before the first mini-batch of an epoch: the learner drops what it carried to the end of the last epoch."""
         if self.data.train.carries:
             self.learner.forget()
-            self.state = self.learner.state_dict()
+            self.take_snapshot()
 
     def batches(self, position: int, steps: int) -> Tensor:
         """(steps, B) indices of training examples; B is smaller in the last batch of an epoch that does not divide."""
@@ -179,17 +181,21 @@ class Loop:
 
     def advance(self, batches: Tensor) -> None:
         """Take these steps; if a value stops being finite, take them again to name the first one, and raise."""
-        before = self.state
         learning_rates = self.learning_rates(len(batches))
         start = time.perf_counter()
+        if self.learner.steps >= self.snapshot["steps"] + SNAPSHOT_EVERY:
+            self.take_snapshot()
         losses = self.learner.advance(batches, learning_rates)
-        self.state = self.learner.state_dict()
-        finite = all(bool(tensor.isfinite().all()) for tensor in (losses, *values_of(self.state).values()))
+        finite = all_finite([losses]) and self.learner.is_finite()
         self.seconds += time.perf_counter() - start
         self.examples += batches.numel()
         if not finite:
-            self.replay(before, batches, learning_rates)
+            self.replay(batches, learning_rates)
+        self.since.append((batches, learning_rates))
         self.progress["losses"] = torch.cat([self.progress["losses"], losses.cpu().double()])
+
+    def take_snapshot(self) -> None:
+        self.snapshot, self.since = self.learner.state_dict(), []
 
     def logged_step(self, batches: Tensor) -> None:
         """A step with its learning rate, gradients and update measured, and the mean cost since the last such step."""
@@ -213,9 +219,8 @@ class Loop:
 
     def histograms_of(self, indices: Tensor) -> None:
         if self.config.histogram_every:
-            parameters = self.learner.parameters
-            buffers = {name: tensor for name, tensor in self.state["model"].items() if name not in parameters}
-            self.writer.histograms(self.learner.steps, parameters, self.examine(indices), buffers)
+            learner = self.learner
+            self.writer.histograms(learner.steps, learner.parameters, self.examine(indices), learner.buffers)
 
     def examine(self, indices: Tensor) -> Backpropagation:
         """Forward and backward of these training examples at the present θ."""
@@ -293,9 +298,11 @@ class Loop:
         self.writer.flush()  # what was logged before a checkpoint is on the disk with it
         checkpoint.save(state, self.run_dir / name)
 
-    def replay(self, before: LearnerState, batches: Tensor, learning_rates: Tensor) -> None:
-        """Go back to `before`, take the steps one by one, and raise NotFiniteError at the first value to blame."""
-        self.learner.load_state_dict(before)
+    def replay(self, batches: Tensor, learning_rates: Tensor) -> None:
+        """Go back before these steps, take them one by one, and raise NotFiniteError at the first value to blame."""
+        self.learner.load_state_dict(self.snapshot)
+        for call in self.since:
+            self.learner.advance(*call)
         for i in range(len(batches)):
             step = self.learner.steps + 1
             for name, tensor in tensors_of(self.examine(batches[i])).items():
@@ -308,3 +315,6 @@ class Loop:
                     raise NotFiniteError(
                         f"step {step}: the first value that is not finite is in the new {name}; {ADVICE}"
                     )
+        raise NotFiniteError(
+            f"a value was not finite by step {self.learner.steps}, but all are when the steps are repeated; {ADVICE}"
+        )

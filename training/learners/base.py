@@ -1,6 +1,6 @@
 """What the training loop sees of an implementation, and all it sees."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypedDict
 
@@ -48,6 +48,11 @@ def own(tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype)
     }
 
 
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no value is infinite or NaN. Then a sum is finite too, and if it is not, it may have overflowed."""
+    return all(bool(tensor.sum().isfinite() or tensor.isfinite().all()) for tensor in tensors)
+
+
 class LearnerState(TypedDict):
     """All that a learner needs to go on: tensors (clones), by name."""
 
@@ -83,6 +88,11 @@ class Learner(Protocol):
         """The live parameters, by name."""
         ...
 
+    @property
+    def buffers(self) -> Mapping[str, Tensor]:
+        """The live buffers, by name: running statistics, as the last step left them."""
+        ...
+
     def advance(self, batches: Tensor, learning_rates: Tensor) -> Tensor:
         """Take k steps: `batches` (k, B) are indices of training examples, `learning_rates` (k,) are on the CPU.
 
@@ -112,6 +122,10 @@ class Learner(Protocol):
 
     def forget(self) -> None:
         """Drop what the model carries from step to step: the next mini-batch begins its sequences."""
+        ...
+
+    def is_finite(self) -> bool:
+        """Whether all that the next step starts from is: what `state_dict` has, of which no clones are made."""
         ...
 
     def state_dict(self) -> LearnerState: ...

@@ -58,6 +58,10 @@ class CheckedLearner:
     def parameters(self) -> Mapping[str, Tensor]:
         return self.manual.parameters
 
+    @property
+    def buffers(self) -> Mapping[str, Tensor]:
+        return self.manual.buffers
+
     def advance(self, batches: Tensor, learning_rates: Tensor) -> Tensor:
         """As for every learner. Raises GradientMismatch at the first step that differs, before that step is taken."""
         losses = []
@@ -107,6 +111,9 @@ class CheckedLearner:
 
     def forget(self) -> None:
         self.manual.forget()
+
+    def is_finite(self) -> bool:
+        return self.manual.is_finite()
 
     def state_dict(self) -> LearnerState:
         return self.manual.state_dict()

@@ -14,7 +14,7 @@ from training.data import Examples
 from training.data.augmentation import Augment
 from training.data.noise import StepNoise
 from training.families.model import Model
-from training.learners.base import Backpropagation, LearnerState, activations, own
+from training.learners.base import Backpropagation, LearnerState, activations, all_finite, own
 from training.learners.step import backpropagate
 
 
@@ -53,6 +53,7 @@ class ManualLearner:
         self.decay, self.l1_decay = self._on_weights(l2), self._on_weights(l1)
         self.clip_norm, self.clip_value, self.max_norm = clip_norm, clip_value, max_norm
         self.optimizer_state = optimizer.init(self.params.theta)
+        self.scratch = torch.empty_like(self.params.theta)  # the optimizer's; no part of the state that is saved
         self.zeros: Mapping[str, Sequence[str]] = getattr(model, "zeros", {})
         self.metrics: dict[str, float] = {}
         self.proof = None
@@ -99,7 +100,8 @@ class ManualLearner:
             gradient = clipping.by_norm(gradient, self.clip_norm)
         if self.clip_value:
             gradient = clipping.by_value(gradient, self.clip_value)
-        self.optimizer.update(theta, gradient, self.optimizer_state, lr, self.t, self.decay, self.params.split)
+        state = {**self.optimizer_state, "scratch": self.scratch}
+        self.optimizer.update(theta, gradient, state, lr, self.t, self.decay, self.params.split)
         if self.max_norm:
             for W in self.params.values():
                 if W.dim() > 1:
@@ -126,6 +128,10 @@ class ManualLearner:
 
     def forget(self) -> None:
         self.memory = {}
+
+    def is_finite(self) -> bool:
+        vectors = (self.params.theta, *self.optimizer_state.values())
+        return all_finite([*vectors, *self.buffers.values(), *self.memory.values()])
 
     def state_dict(self) -> LearnerState:
         return {

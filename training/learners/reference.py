@@ -15,7 +15,7 @@ from reference import losses, optimizers, regularizers
 from training.data import Examples
 from training.data.augmentation import Augment
 from training.data.noise import StepNoise
-from training.learners.base import Backpropagation, LearnerState, activations, own
+from training.learners.base import Backpropagation, LearnerState, activations, all_finite, own
 
 Place = nn.Module | tuple[nn.Module, int]  # a module, or one of the tensors in its output, by number
 
@@ -77,6 +77,10 @@ class ReferenceLearner:
     @property
     def parameters(self) -> Mapping[str, Tensor]:
         return {name: p.detach() for name, p in self.module.named_parameters()}
+
+    @property
+    def buffers(self) -> Mapping[str, Tensor]:
+        return dict(self.module.named_buffers())
 
     def advance(self, batches: Tensor, learning_rates: Tensor) -> Tensor:
         losses = []
@@ -191,6 +195,10 @@ class ReferenceLearner:
 
     def forget(self) -> None:
         self.memory = {}
+
+    def is_finite(self) -> bool:
+        remembered = [tensor for state in self.optimizer.state.values() for tensor in state.values()]
+        return all_finite([*self.parameters.values(), *self.buffers.values(), *self.memory.values(), *remembered])
 
     def state_dict(self) -> LearnerState:
         return {
