@@ -19,7 +19,6 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
-from torchvision.transforms import ToTensor
 
 from benchmarks import numpy_by_hand
 from benchmarks.readme import machine, write_section
@@ -46,6 +45,8 @@ class Pictures(TorchDataset):
     """As torchvision's MNIST gives them: a PIL image each, through ToTensor, and the label."""
 
     def __init__(self, data: Dataset) -> None:
+        from torchvision.transforms import ToTensor  # takes seconds to import, for this one competitor
+
         everything = torch.arange(len(data.train))
         self.x = data.train.stored(everything).view(-1, 28, 28).numpy()
         self.y = data.train.batch(everything, torch.float32)[1].tolist()
@@ -121,7 +122,7 @@ def take_turns(functions: Sequence[Callable[[], object]], rounds: int) -> list[f
 
 def live_memory(function: Callable[[], object]) -> int:
     """The most bytes that tensors made within a call hold at one time, temporaries of torch's own included."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         function()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]

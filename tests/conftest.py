@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 import torch
@@ -19,7 +20,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's backgroun
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    if item.get_closest_marker("long"):
+    """What is long is slow; of a sweep(n) about one case in n is not, whichever the checksum of its name picks."""
+    sweep = item.get_closest_marker("sweep")
+    if item.get_closest_marker("long") or (sweep and crc32(item.name.encode()) % sweep.args[0]):
         item.add_marker("slow")
 
 

@@ -27,6 +27,7 @@ def two_kept_by_autograd() -> None:
     LEAF.exp().exp()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "mib"), [(three_at_once, 3), (one_after_the_other, 1), (two_kept_by_autograd, 2)])
 def test_the_peak_counts_what_lives_together(function, mib):
     assert live_memory(function) == mib * 2**20

@@ -45,6 +45,7 @@ def test_the_default_is_the_preset_3b1b() -> None:
     assert configure() == load_preset("3b1b")
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("model", FAMILIES)
 def test_where_only_the_model_is_named_its_own_preset_is_the_start(model: str) -> None:
     start = load_preset(default_preset(model))
@@ -55,6 +56,7 @@ def test_where_only_the_model_is_named_its_own_preset_is_the_start(model: str) -
     assert train.parse(["--model", model, "--lr", "0.25"]).config == replace(start, lr=0.25)
 
 
+@pytest.mark.slow
 def test_a_named_preset_beats_that_of_the_model(tmp_path: Path) -> None:
     for asked in (["--preset", "lenet5", "--model", "cnn"], ["--model=cnn", "--preset=lenet5"]):
         assert train.parse(asked).config == changed(load_preset("lenet5"), model="cnn")
@@ -118,6 +120,7 @@ def test_every_field_survives_being_written_and_read(tmp_path: Path) -> None:
         assert load_preset(toml(tmp_path / "c.toml", config.to_toml())) == config
 
 
+@pytest.mark.slow
 def test_print_config_read_back_is_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     asked = ["--preset", "points", "--hidden", "7", "5", "--lr", "1e-3", "--loss", "quadratic"]
     first = running.call(capsys, train.main, *asked, "--print-config")

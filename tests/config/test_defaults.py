@@ -87,6 +87,7 @@ def test_the_optimizer_decides_about_l2_of_the_convolutional_networks() -> None:
     assert filled(optimizer="adamw")[0].l2 == 0
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     ("given", "value"), [("lr", 0.25), ("loss", "sigmoid-cross-entropy"), ("init", "zeros"), ("l2", 0.125)]
 )
@@ -98,6 +99,7 @@ def test_what_the_command_line_sets_stays(given: str, value: object, form: str) 
         assert config.loss == "softmax-cross-entropy"
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("preset", ["3b1b", "nielsen-ch1", "best-mlp", "lenet5", "small-cnn"])
 def test_what_a_named_preset_sets_stays(preset: str) -> None:
     own, changed = load_preset(preset), parsed(f"--preset {preset} --optimizer muon --eps 1e-8")
@@ -107,6 +109,7 @@ def test_what_a_named_preset_sets_stays(preset: str) -> None:
         assert getattr(changed, name) == getattr(own, name), name
 
 
+@pytest.mark.slow
 def test_what_a_preset_leaves_out_follows_from_what_it_sets(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text('activation = ["relu"]\nhidden = [20]\n')
@@ -117,6 +120,7 @@ def test_what_a_preset_leaves_out_follows_from_what_it_sets(tmp_path: Path) -> N
     assert parsed(f"--preset {mine} --optimizer adam").lr == 0.7
 
 
+@pytest.mark.slow
 def test_outputs_that_were_filled_in_are_not_taken_for_named(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text('activation = ["relu"]\nloss = "quadratic"\n')
@@ -191,6 +195,7 @@ def test_nothing_is_said_of_a_presets_own_settings() -> None:
     assert train.parse(["--preset", "3b1b", "--model", "lenet5"]).notes == []
 
 
+@pytest.mark.slow
 def test_the_line_follows_the_data_and_the_written_configuration_holds_what_it_says(
     tmp_path: Path, capsys: Capsys
 ) -> None:

@@ -82,6 +82,7 @@ def test_what_is_measured_is_what_train_makes_of_such_a_command_line(every: int)
             assert asked.get(name) == measured.get(name), (line, name)
 
 
+@pytest.mark.slow
 def test_a_combination_that_learns_badly_is_named_with_its_figure() -> None:
     found = 0
     for job in measured_jobs():

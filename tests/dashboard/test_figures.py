@@ -45,12 +45,14 @@ def pale(color: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 class TestConfusionMatrix:
+    @pytest.mark.slow
     def test_rows_are_labels_and_columns_predictions(self) -> None:
         label, prediction = torch.tensor([0, 0, 0]), torch.tensor([1, 1, 1])
         down, right = center(figures.confusion_matrix(label, prediction, ("a", "b")), (8, 48, 107))
         assert down < 0.45  # label 0 is above
         assert right > 0.55  # prediction 1 is right
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "classes",
         [
@@ -145,6 +147,7 @@ def curves_of(tmp_path: Path, names: tuple[str, ...], records: Records, tail: st
 
 
 class TestCurves:
+    @pytest.mark.slow
     def test_two_equal_runs_are_both_to_be_seen(self, tmp_path: Path) -> None:
         records: Records = []
         for step in range(0, 601, 100):
@@ -158,6 +161,7 @@ class TestCurves:
             assert len(places(picture, pale(color), 3)) > 1000
         assert_nothing_is_clipped(picture)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("records", "tail"),
         [

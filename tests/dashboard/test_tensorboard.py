@@ -74,6 +74,7 @@ def stop_in_this_second(run_dir: Path) -> None:
 
 
 class TestResume:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "interrupt",
         [
@@ -121,6 +122,7 @@ class TestFinalFigures:
         y[right:] = (y[right:] + 1) % 3
         return torch.nn.functional.one_hot(y, 3).float()
 
+    @pytest.mark.sweep(3)
     @pytest.mark.parametrize(
         ("shape", "right", "expected"),
         [
@@ -156,6 +158,7 @@ class TestFinalFigures:
             assert 0.8 < x.max() < 1.1
         assert len(asked) == ("decision_boundary" in expected)
 
+    @pytest.mark.sweep(3)
     @pytest.mark.parametrize("loss", ["softmax-cross-entropy", "sigmoid-cross-entropy", "quadratic"])
     def test_outputs_of_any_kind(self, tmp_path: Path, loss: str) -> None:
         data = random_pictures()

@@ -64,6 +64,7 @@ def run_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
 
 
 class TestRun:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "impl", [*(pytest.param(i, marks=pytest.mark.slow) for i in ("manual", "reference")), "both"]
     )
@@ -103,6 +104,7 @@ class TestRun:
                 difference = np.abs(pixels(a.encoded_image_string) - pixels(b.encoded_image_string))
                 assert (difference.max(axis=2) > 4).mean() < 1e-3, f"{tag}, step {a.step}"  # the drift of six steps
 
+    @pytest.mark.slow
     def test_pictures_are_of_the_network_as_it_was_at_their_step(self, run_by) -> None:
         r = run_by("both")
         a = r.learner.activations(r.data.test.batch(torch.arange(1), torch.float64)[0])
@@ -121,6 +123,7 @@ class TestRun:
         assert r.steps("Images", "images/gradient_by_depth") == [6]
         assert not r.reader.Tags()["histograms"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("of", ["points", "pictures", "convolutions"])
     def test_metrics_md_explains_every_tag(self, run_by, tmp_path: Path, of: str) -> None:
         """And a perceptron of pictures has its weights shown, but no maps."""
@@ -196,12 +199,14 @@ class TestGradientByDepth:
         assert (list(weights.get_xdata()), list(weights.get_ydata())) == ([1, 5], [1e-3, 1.0])
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["δ", "∂C/∂W"]
 
+    @pytest.mark.sweep(3)
     @pytest.mark.parametrize(
         "value", [0.0, math.nan, 1.0, *(pytest.param(v, marks=pytest.mark.slow) for v in (math.inf, 1e-300, 1e300))]
     )
     def test_values_all_the_same(self, value: float) -> None:
         figures.gradient_by_depth({"a": value}, {})
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("impl", ["manual", pytest.param("reference", marks=pytest.mark.slow)])
     @pytest.mark.parametrize("model", ["mlp", "cnn"])
     def test_what_is_charted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impl: str, model: str) -> None:

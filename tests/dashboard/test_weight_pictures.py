@@ -64,6 +64,7 @@ class TestWeights:
         colors = cell(colors_of(weight_pictures(weights, (2, 2))), 0, 0, GRID_PIXELS // 2, (2, 2))
         assert (colors == BLACK).all(axis=2).tolist() == [[False, True], [False, True]]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("value", "color"), [(0.0, WHITE), (math.nan, BLACK)], ids=["zeros", "nan"])
     def test_without_a_scale(self, value: float, color: list[int]) -> None:
         for picture in (

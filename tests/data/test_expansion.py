@@ -21,6 +21,7 @@ def test_a_quarter_turn_is_counterclockwise_and_exact(size):
     assert torch.equal(rotated(picture, 0.0), picture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "times"), [((), 1), (("shifts",), 5), (("rotations",), 3), (("rotations", "shifts"), 7)], ids=str
 )

@@ -58,6 +58,7 @@ def replace_file(path: Path, content: bytes, suffix: str = "") -> None:
     path.with_name(path.name + suffix).write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_full_sets_have_their_sizes(name: str, data_dir: Path) -> None:
     dataset = load(name, data_dir)
@@ -68,6 +69,7 @@ def test_full_sets_have_their_sizes(name: str, data_dir: Path) -> None:
     assert f"from {data_dir}/: 60,000 training and 10,000 test images" in dataset.source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_full_sets_equal_torchvisions_reading(name: str, mnist_dir: Path) -> None:
     from torchvision import datasets

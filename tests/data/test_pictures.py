@@ -72,6 +72,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_digit_comes_back_from_a_picture_of_it(variant, tmp_path):
     change, suffix = VARIANTS[variant]

@@ -57,6 +57,7 @@ def shown(request: pytest.FixtureRequest) -> SimpleNamespace:
 
 
 class TestPage:
+    @pytest.mark.sweep(3)
     def test_outputs(self, shown: SimpleNamespace) -> None:
         truth, config = shown.truth, shown.e.trained.config
         assert said(shown.text, "cost") == near(truth.cost, 5e-3)
@@ -111,6 +112,7 @@ class TestPage:
             heaviest = W.abs().argsort(descending=True, stable=True)[:12]
             assert activations["y"] == near(-dz * W[heaviest])
 
+    @pytest.mark.sweep(3)
     def test_what_a_click_on_a_weight_shows(self, shown: SimpleNamespace) -> None:
         truth = shown.truth
         assert shown.data["weights"]
@@ -172,6 +174,7 @@ class TestPage:
             assert curve["y"] == near(sizes[torch.tensor(curve["x"]) - 1])
             assert (curve["x"][0], curve["x"][-1]) == (1, (sizes > 0).sum())
 
+    @pytest.mark.sweep(3)
     def test_plotly_knows_every_setting(self, shown: SimpleNamespace) -> None:
         """The page's script would ignore a misspelled one; Plotly's own schema does not."""
         neurons = list(shown.data["neurons"].values())

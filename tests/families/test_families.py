@@ -94,6 +94,7 @@ def linear(presets: Path, monkeypatch: pytest.MonkeyPatch) -> type[Family]:
     return Own
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("linear")
 def test_a_new_family_is_its_file_a_preset_and_a_line(capsys: Capsys) -> None:
     assert call(capsys, train.main, "--model", "linear", "--optimizer", "adam", "--print-config").status == 0
@@ -237,6 +238,7 @@ def test_a_configuration_has_the_options_of_its_family_only() -> None:
 # Choices are written once
 
 
+@pytest.mark.slow
 def test_an_activation_that_is_added_is_a_choice(
     monkeypatch: pytest.MonkeyPatch, sample: Dataset, capsys: Capsys
 ) -> None:
@@ -249,6 +251,7 @@ def test_an_activation_that_is_added_is_a_choice(
     assert learner_of(config, sample).outputs(x).shape == (3, 10)
 
 
+@pytest.mark.slow
 def test_an_optimizer_or_a_cost_that_is_added_needs_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OPTIMIZERS, "mine", OPTIMIZERS["sgd"])
     monkeypatch.setitem(LOSSES, "my-cost", LOSSES["quadratic"])

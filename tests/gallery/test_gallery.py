@@ -20,6 +20,7 @@ def test_the_gallery_is_large_and_its_names_are_distinct():
     assert len({entry.name for entry in ENTRIES}) == len(ENTRIES)
 
 
+@pytest.mark.sweep(10)
 @entries
 def test_ours_rejects_it_and_gives_it_no_wrong_name(entry):
     report = entry.ours(right=False)
@@ -28,6 +29,7 @@ def test_ours_rejects_it_and_gives_it_no_wrong_name(entry):
     assert said in ("right", "–") if isinstance(entry, Wrong) and entry.where == OWN else said != "wrong"
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("entry", MODELS, ids=[entry.name for entry in MODELS])
 def test_the_first_row_that_fails_is_where_the_network_is_wrong(entry, seed):
@@ -49,6 +51,7 @@ def last_of_a_tie(dy, cache):
     return (dy[..., None] * torch.stack([1 - second, second], -1)).flatten(-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "backward"),
     [
@@ -75,6 +78,7 @@ def test_the_numbers_do_not_matter(seed):
     assert not seen, "the naive test sees these"
 
 
+@pytest.mark.sweep(6)
 @entries
 def test_the_naive_test_misses_it(entry):
     assert entry.misses(right=True)

@@ -62,6 +62,7 @@ def test_the_example_is_checked_in_its_own_precision_unless_another_is_asked_for
 MISTAKES = {entry.name: entry for entry in ENTRIES}
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "name",

@@ -34,6 +34,7 @@ def test_equal_gradients_and_rounding_pass():
     assert compare_gradients({"v": rounded}, {"v": draw(MILLION)}).passed
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("size", [3, 1000, MILLION])
 def test_what_must_be_visible_is_visible_whatever_the_size(size, dtype):

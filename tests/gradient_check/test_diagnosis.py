@@ -84,6 +84,7 @@ def said_of(entry: Wrong, seed: int, dtype: torch.dtype, *, blind: bool = False)
     return first_said(*asked(entry.layer, entry.pair(False), entry.layer.arguments(seed), dtype, blind=blind))
 
 
+@pytest.mark.sweep(4)
 @dtypes
 @pytest.mark.parametrize("name", NAMED)
 def test_names_the_mistake(name: str, dtype: torch.dtype) -> None:
@@ -92,6 +93,7 @@ def test_names_the_mistake(name: str, dtype: torch.dtype) -> None:
     assert found.kind in NAMED[name].diagnosis, found
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", NAMED)
 def test_without_a_forward_it_says_less_but_nothing_wrong(name: str) -> None:
     found = said_of(NAMED[name], 0, torch.float64, blind=True)
@@ -237,6 +239,7 @@ def test_says_what_the_values_show(name: str, dtype: torch.dtype) -> None:
         assert TOLD[name].words in found.text
 
 
+@pytest.mark.sweep(4)
 @dtypes
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_does_not_name_what_it_does_not_know(name: str, dtype: torch.dtype) -> None:

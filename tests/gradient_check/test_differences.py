@@ -87,6 +87,7 @@ def test_a_right_gradient_passes(name):
             assert found.kink_count == 0, (seed, found)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", KINKED)
 def test_a_right_gradient_at_kinks_passes_and_they_are_named(name):
     for seed in SEEDS:
@@ -96,6 +97,7 @@ def test_a_right_gradient_at_kinks_passes_and_they_are_named(name):
         assert found.kinks == tuple((int(i),) for i in at_kink.nonzero()), (seed, found)
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize(
     "name",
     ["linear", "exp", "steep tanh", "points of 1e4", "points of 1e-4", "matrix", "relu within 1e-6", "quick sine"],
@@ -179,6 +181,7 @@ def test_a_gradient_that_is_wrong_everywhere_is_not_looked_at_everywhere():
     assert "left out" in found.origin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "accuracy"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
 def test_a_gradient_of_lower_precision_is_allowed_its_accuracy(dtype, accuracy):
     terms, W, gradient = layer(4)

@@ -71,6 +71,7 @@ def test_a_numpy_scalar_is_a_number():
     assert [row.name for row in report.rows if row.oracle] == ["dx"]
 
 
+@pytest.mark.slow
 def test_a_modules_parameters_are_checked_too():
     module = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh()).double()
     # No layouts: torch's own batch norm on a CPU reads a weight that is not contiguous as if it were (torch 2.15).

@@ -171,6 +171,7 @@ def recurrent(x: Tensor, h0: Tensor, Wx: Tensor, Wh: Tensor) -> Tensor:
     return torch.stack(states, 1)
 
 
+@pytest.mark.slow
 def test_long_graphs_are_cut_in_groups() -> None:
     """Eighty steps are over five hundred nodes; the path through time is still found, within the allowed passes."""
     draw = seeded()

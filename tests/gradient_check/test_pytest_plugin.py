@@ -117,6 +117,7 @@ def test_the_others_take_what_they_know(gradient_check):
     assert "Captured" not in result.stdout.str()
 
 
+@pytest.mark.slow
 def test_wrong_ones_fail_with_their_report(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         LAYER

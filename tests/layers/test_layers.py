@@ -45,11 +45,13 @@ def test_every_activation_has_limits():
     assert not missing, f"LIMITS has to say where the derivative of {missing} goes"
 
 
+@pytest.mark.sweep(3)
 @each_layer
 def test_backward_equals_the_twin_autograd_and_the_dot_product(forward, backward, arguments, fixed, twin):
     check_backward(forward, backward, arguments, not_differentiable=fixed, reference=twin).assert_passed()
 
 
+@pytest.mark.sweep(6)
 @each_layer
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_in_lower_precision_it_is_as_exact_as_its_twin(forward, backward, arguments, fixed, twin, dtype):

@@ -52,6 +52,7 @@ def test_running_statistics_are_those_of_torchs_module_over_several_steps(shape,
     assert_same(batch_norm.evaluate(x, gamma, beta, mean, var)[0], module(x).detach(), "y in evaluation")
 
 
+@pytest.mark.slow
 def test_evaluation_is_verified_as_a_layer_of_its_own(monkeypatch):
     """`verify.py --all` sees that its way back is that of training, BN3 for BN4."""
     examples = {e[0]: e for e in verification.layer_examples(seed=0) if e[0].startswith("batch_norm")}

@@ -85,6 +85,7 @@ MISTAKES: dict[Callable[..., Any], tuple[Any, set[str]]] = {
 }
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("wrong", MISTAKES, ids=lambda wrong: wrong.__name__)
 def test_a_mistake_is_rejected_and_only_what_it_spoils_is_named(wrong: Callable[..., Any]) -> None:
     layer, spoiled = MISTAKES[wrong]

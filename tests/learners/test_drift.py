@@ -9,6 +9,7 @@ from tests.support.lockstep import NAMES, SOFTMAX, advance, learner
 from tests.support.problems import random_batches, rates, relative_difference
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_apart_they_go_the_same_way(name: str) -> None:
     manual, reference = learner(name), learner(name, "reference")

@@ -43,7 +43,6 @@ def rate(optimizer: str) -> float:
 def assert_agreed(both: Any, name: str, losses: Tensor) -> None:
     assert losses.isfinite().all()
     assert both.proof.steps == both.steps == len(losses)
-    assert both.metrics[MAX_ERROR] > 0
     if (
         "lenet5" in name or "cnn" in name
     ):  # in lower formats pixels tie that do not in truth: another may be the largest
@@ -52,6 +51,7 @@ def assert_agreed(both: Any, name: str, losses: Tensor) -> None:
         assert both.metrics[MAX_ERROR] < (LIMITS_OF_MLPS if name == "mlp" else LIMITS)[both.manual.dtype]
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
@@ -132,6 +132,7 @@ SETTINGS: dict[str, tuple[str, float, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.sweep(4)
 @first_exact
 @pytest.mark.parametrize(("name", "lr", "options"), SETTINGS.values(), ids=SETTINGS)
 def test_no_false_alarm_whatever_the_settings(
@@ -153,6 +154,7 @@ RULES = {
 }
 
 
+@pytest.mark.sweep(4)
 @first_exact
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
 def test_no_false_alarm_with_what_keeps_weights_and_gradients_small(
@@ -179,6 +181,7 @@ def test_memorizing_until_hardly_a_gradient_is_left_raises_no_alarm(sample: Data
     assert losses[-100:].min() < 1e-4
 
 
+@pytest.mark.slow
 @exact_and_single
 def test_a_minimum_where_the_examples_gradients_cancel_raises_no_alarm(dtype: torch.dtype) -> None:
     """A regression of noise, all of it in every batch: the δs stay, and their sums go to rounding."""
@@ -201,6 +204,7 @@ def test_a_single_confident_example_raises_no_alarm(dtype: torch.dtype, scale: f
     checked_learner(manual, SOFTMAX["loss"]).advance(torch.tensor([[0, 1, 2]]), rates(1, 0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["tanh", "gelu"])
 def test_saturated_and_underflowing_layers_raise_no_alarm(sample: Dataset, activation: str) -> None:
     manual = manual_learner(MLP((784, 16, 16, 10), (activation,) * 3), "quadratic", sample.train, momentum=0.9)

@@ -117,6 +117,7 @@ def stopped(both: CheckedLearner, spoil: Spoil, patch: pytest.MonkeyPatch) -> Gr
 # In any family
 
 
+@pytest.mark.sweep(4)
 @each_dtype
 @each_family
 def test_a_gradient_that_is_off_is_named(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +142,7 @@ class WrongStep:
         theta.mul_(1.0 + 1e-6)
 
 
+@pytest.mark.sweep(4)
 @each_family
 def test_a_wrong_step_is_named_and_undone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the learner can go on from there."""
@@ -295,6 +297,7 @@ def is_slow(title: str, dtype: torch.dtype) -> bool:
     return (name == "cnn" and title not in QUICK) or (name in ("cnn", "block") and dtype == torch.float32)
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize(
     ("title", "dtype"),
     [

@@ -29,6 +29,7 @@ def report(*errors: tuple[str, float]) -> Report:
     return Report(tuple(Row(label, label, (3,), True, relative_error=error) for label, error in errors))
 
 
+@pytest.mark.slow
 def test_the_last_line_of_lock_step(tmp_path: Path, capsys: Capsys) -> None:
     done = call(capsys, train.main, *small(tmp_path, tmp_path / "run", impl="both", dtype="float64"))
     assert done.status == 0
@@ -50,6 +51,7 @@ LAST_LINES: dict[str, tuple[dict[str, object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "said"), LAST_LINES.values(), ids=LAST_LINES)
 def test_the_last_line_says_what_was_compared(
     options: dict[str, object], said: str, tmp_path: Path, capsys: Capsys
@@ -75,6 +77,7 @@ def test_all_parts_of_a_resumed_run_count(tmp_path: Path, capsys: Capsys) -> Non
     assert again.out.splitlines()[-1] == second.out.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_says_how_far_it_agreed(
     tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

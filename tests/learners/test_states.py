@@ -34,6 +34,7 @@ manual_and_reference = pytest.mark.parametrize("impl", ["manual", "reference"])
 # From one learner to another
 
 
+@pytest.mark.sweep(4)
 @each_family_and_method
 def test_what_is_checked_is_what_is_trained(name: str, options: dict[str, Any]) -> None:
     """A checked run takes exactly the steps that an unchecked one takes."""
@@ -129,6 +130,7 @@ def test_evaluation_says_the_same_whoever_evaluates(name: str, options: dict[str
 # What a step moves, and nothing else does
 
 
+@pytest.mark.sweep(4)
 @each_family
 def test_only_a_step_moves_a_learner(name: str) -> None:
     for one in every_implementation(name):

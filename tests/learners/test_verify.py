@@ -130,6 +130,7 @@ def test_all_agree(dtype: str, whole: bool, capsys: Capsys) -> None:
     assert 0 < float(found[1]) < LIMITS[dtype]
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_family_agrees(name: str, dtype: str, capsys: Capsys) -> None:
@@ -138,6 +139,7 @@ def test_every_family_agrees(name: str, dtype: str, capsys: Capsys) -> None:
     assert f"comparisons agree in {dtype}; largest relative error " in done.out.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_draw(capsys: Capsys) -> None:
     outs = [call(capsys, verify.main, "--seeds", 1, "--seed", seed).out for seed in (0, 0, 1)]
     assert outs[0] == outs[1] != outs[2]
@@ -169,6 +171,7 @@ def test_what_is_shown_of_several_draws() -> None:
     assert not check.passed
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", ["gelu", "sigmoid"])
 def test_a_wrong_derivative_is_found(name: str, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     right = ACTIVATIONS[name]
@@ -187,6 +190,7 @@ def test_a_wrong_derivative_is_found(name: str, capsys: Capsys, monkeypatch: pyt
     assert "agree" not in done.out
 
 
+@pytest.mark.slow
 def test_a_wrong_cost_is_found(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cost itself is right, its gradient is twice as large."""
 
@@ -206,6 +210,7 @@ def test_a_wrong_cost_is_found(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) 
     assert check.title == "squared-error"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.long)], ids=["few", "whole"])
 def test_all_is_every_model_layer_and_cost(whole: bool, capsys: Capsys) -> None:
     done = call(capsys, verify.main, "--all", "--seeds", 2, "--json")
@@ -244,6 +249,7 @@ def compared(name: str) -> list[int]:
     return [2 + c + 3 * n + 2 + 2 * n for c, n in zip(calls, norms, strict=True)]
 
 
+@pytest.mark.slow
 def test_as_tables_too(capsys: Capsys) -> None:
     done = call(capsys, verify.main, "--all", "--seeds", 1)
     assert (done.status, done.err) == (0, "")
@@ -300,6 +306,7 @@ def test_failures_in_json(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> No
     assert all(row["reason"] for check in wrong for row in check["rows"] if row["verdict"] == "WRONG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", LIMITS)
 def test_a_trained_network(dtype: str, trained: Path, capsys: Capsys) -> None:
     done = call(capsys, verify.main, "--checkpoint", trained / "run", "--dtype", dtype, "--seeds", 4)
@@ -309,6 +316,7 @@ def test_a_trained_network(dtype: str, trained: Path, capsys: Capsys) -> None:
     assert f"all 40 comparisons agree in {dtype}" in done.out.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_network_trained_on_text(name: str, tmp_path: Path, capsys: Capsys) -> None:
     options = {"model": name, "data_dir": running.ROOT / "LICENSE", "max_steps": 4, "run_dir": tmp_path / "run"}
@@ -318,6 +326,7 @@ def test_a_network_trained_on_text(name: str, tmp_path: Path, capsys: Capsys) ->
     assert "comparisons agree in float64; largest relative error " in done.out.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_trained_network_whose_data_have_moved(run_dir: Path, trained: Path, tmp_path: Path, capsys: Capsys) -> None:
     moved = shutil.move(trained / "arrays.npz", tmp_path / "elsewhere.npz")
     try:

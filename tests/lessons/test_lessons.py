@@ -93,6 +93,7 @@ def test_every_file_of_the_package_is_a_lesson_or_used_by_one() -> None:
         assert any(f"lessons.{name} import" in source for source in sources.values()), name
 
 
+@pytest.mark.slow
 def test_a_run_prints_the_claim_numbers_and_verdict(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = call(capsys, script.main, "shared-nodes")
     out = " ".join(done.out.split())

@@ -43,6 +43,7 @@ def noticed(lesson, *wrong, right=(perceptron.SpelledMLP,), slow=False):
     return [pytest.param(lesson, w, marks=marks, id=f"{lesson.__name__}-{w.__name__}") for w in (*right, *wrong)]
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize(
     ("lesson", "wrong"),
     [

@@ -49,6 +49,7 @@ def test_the_slope_is_the_derivative_also_of_large_z(activation):
     assert_close(vanishing.slope(activation, z.detach()), expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     "changed",
     [

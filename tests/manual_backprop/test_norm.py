@@ -79,6 +79,7 @@ def bounded_by_the_twin(W: Tensor) -> Tensor:
     return module[0].detach()
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("function", "shape", "limit"),
     [
@@ -101,6 +102,7 @@ def test_clipping_and_max_norm_keep_the_format(clip, dtype):
     assert clip(torch.ones(3, 4, dtype=dtype), 1.0).dtype == dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_no_false_alarm_where_a_gradient_of_two_million_elements_is_clipped(dtype):
     x = long_vector(60, 2_000, dtype=torch.float64)

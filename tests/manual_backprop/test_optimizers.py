@@ -93,6 +93,7 @@ def recorded_gradients(size: int) -> list[Tensor]:
     ]
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("l2", [0.0, 0.01], ids=lambda l2: f"l2 {l2}")
 @pytest.mark.parametrize("lr", [1e-3, 50.0], ids=["an ordinary rate", "an absurd rate"])
 @each_method
@@ -109,6 +110,7 @@ def test_from_every_recorded_state_a_step_leads_where_torchs_leads(name, setting
     assert (twins.parameters.theta - start).norm() > 0.05
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @each_method
 def test_in_fewer_bits_a_step_is_as_exact_as_torchs(name, settings, dtype):

@@ -99,6 +99,7 @@ RULES = {
 }
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
 def test_a_hundred_steps_apart_end_at_the_same_parameters(sample, rules):
     model = MLP((784, 12, 10), ("tanh", "identity"), dropout=0.2)

@@ -64,6 +64,7 @@ def test_equals_the_twin_at_other_parameters(name: str, seed: int) -> None:
     problem.assert_agrees(problem.by_hand(), problem.by_twin())
 
 
+@pytest.mark.sweep(3)
 @each(PROBLEMS)
 def test_in_evaluation_mode_it_equals_autograd_and_the_twin(problem: Problem) -> None:
     problem = problem.judging()
@@ -83,6 +84,7 @@ def test_in_evaluation_mode_it_equals_autograd_and_the_twin(problem: Problem) ->
 SMALL = [name for name, problem in PROBLEMS.items() if sum(t.numel() for t in problem.params.values()) < 300]
 
 
+@pytest.mark.sweep(3)
 @each_of(PROBLEMS, fast=["cell, quadratic", "CNN, no block", *SMALL[::20]], rest="long")
 def test_equals_central_differences(problem: Problem) -> None:
     problem = problem.judging()
@@ -110,12 +112,14 @@ def agrees_in(dtype: torch.dtype, problem: Problem) -> None:
     problem.assert_agrees(mine, problem.by_twin(dtype=dtype), truth=problem.by_twin(rounded=dtype))
 
 
+@pytest.mark.sweep(4)
 @each(WITHOUT_DROPOUT | TEXTS | OF_FAMILIES)
 def test_in_single_precision_it_is_as_close_to_the_truth_as_the_twin_is(problem: Problem) -> None:
     agrees_in(torch.float32, problem)
 
 
 # With blocks hardly any draw can judge. Those are compared by lock step, which measures what rounding does.
+@pytest.mark.sweep(4)
 @each({name: problem for name, problem in WITHOUT_DROPOUT.items() if not getattr(problem.model, "blocks", 0)})
 def test_in_bfloat16_it_is_as_close_to_the_truth_as_the_twin_is(problem: Problem) -> None:
     agrees_in(torch.bfloat16, problem)
@@ -131,6 +135,7 @@ def strided(x: Tensor) -> Tensor:
     return wide[::2, 1::3]
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("lay_out", [transposed, strided])
 @each(WITHOUT_DROPOUT | TEXTS, rest="long")
 def test_x_may_lie_in_memory_as_it_likes(problem: Problem, lay_out) -> None:

@@ -101,6 +101,7 @@ def test_ids_are_never_cast(name: str) -> None:
 # What does not go together
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize(
     ("line", "model", "data", "instead"),

@@ -47,6 +47,7 @@ OPTIONS = {"activation": "--activation", "cost": "--loss", "optimizer": "--optim
 OF_TORCH = {"activation": "sigmoid", "cost": "quadratic", "optimizer": "sgd"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "by_hand", "here", "others", "there"), twins.REGISTRIES, ids=lambda v: str(v)[:20])
 def test_what_only_one_side_has_is_named(
     kind: str, by_hand: Any, here: str, others: Any, there: str, monkeypatch: Patch, capsys: Capsys, tmp_path: Path
@@ -94,6 +95,7 @@ def test_a_layer_that_lacks_a_part_is_named(part: str, monkeypatch: Patch, capsy
 # A cost, an optimizer
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("part", ["from_logits", "formula", "forward", "backward"])
 def test_a_cost_that_lacks_a_part_is_named(part: str, monkeypatch: Patch, capsys: Capsys, tmp_path: Path) -> None:
     body = {name: value for name, value in vars(Quadratic).items() if name != part and not name.startswith("__")}
@@ -119,6 +121,7 @@ def without(part: str) -> Any:
     return make_dataclass("Mine", [], namespace=body, frozen=True)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     ("mine", "twin", "sentence"),
     [
@@ -172,6 +175,7 @@ def test_a_twin_that_is_not_the_same_network_is_named(
     assert_said(sentence, call(capsys, verify.main, "--seeds", 1), trained(capsys, tmp_path / "run"))
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("part", ["shapes", "buffers", "forward", "backward"])
 def test_a_model_that_lacks_a_part_is_named(part: str, monkeypatch: Patch, capsys: Capsys, tmp_path: Path) -> None:
     monkeypatch.delattr(MLP, part)

@@ -40,6 +40,7 @@ def stable(text: str) -> str:
     return " ".join(re.sub(r"-?\d+\.\d+(e[+-]\d+)?|\b(line|rows of|ok too:) \d+", "#", text).split())
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("title", sections())
 def test_the_examples_print_what_the_guide_shows(title):
     blocks = sections()[title]

@@ -83,11 +83,20 @@ def test_generated_sections_are_written_between_their_markers(tmp_path: Path, mo
 
 def test_every_dependency_is_imported_somewhere() -> None:
     modules = {"pillow": "PIL", "docstring-parser": "docstring_parser"}
-    names = re.findall(r"^([a-z-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    names = {*re.findall(r"^([a-z-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)}
+    names.remove("pytest-xdist")  # which is pytest's -n, in pyproject.toml
     source = "".join(path.read_text(encoding="utf-8") for path in ROOT.rglob("*.py") if ".venv" not in path.parts)
     for name in names:
         module = modules.get(name, name)
         assert re.search(rf"(^\s*(import|from) |importorskip\(\"){module}\b", source, re.MULTILINE), name
+
+
+def test_ci_tests_the_oldest_versions_that_the_requirements_allow() -> None:
+    required = re.findall(r"^([a-z-]+)>=([\d.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    oldest = dict(re.findall(r"^([a-z-]+)==([\d.]+)", (ROOT / ".ci" / "oldest.txt").read_text(), re.MULTILINE))
+    assert oldest.keys() == dict(required).keys()
+    for name, version in required:
+        assert re.fullmatch(rf"{re.escape(version)}(\.0)*", oldest[name]), name
 
 
 def test_presets_named_in_the_readme_are_there() -> None:

@@ -215,6 +215,7 @@ def test_what_is_logged_of_gradients_and_updates(data: Dataset, tmp_path: Path) 
     assert norms[1] == pytest.approx(gradient.square().mean().sqrt().item())
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     "options",
     [
@@ -245,6 +246,7 @@ def test_every_cost_trains(loss: str, data: Dataset, tmp_path: Path) -> None:
 # Values that are not finite, though the costs and the parameters are
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("options", "size", "named"),
     [

@@ -117,6 +117,7 @@ def test_a_stream_that_has_no_encoding_stays_as_it_is(stream: io.StringIO | None
     make_readable(stream)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_symbol_in_a_string_of_the_programs_has_a_spelling(path: Path) -> None:
     tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
@@ -168,6 +169,7 @@ def test_help_is_readable(name: str, encoding: str, monkeypatch: pytest.MonkeyPa
         assert "Compare the cost, dC/doutput, every delta and every gradient of hand-written" in done.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_gradients_that_agree_are_status_0(digits: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     done = call(monkeypatch, encoding, verify.main, "--checkpoint", digits, "--seeds", 1)
@@ -180,6 +182,7 @@ def test_gradients_that_agree_are_status_0(digits: Path, encoding: str, monkeypa
     assert len({len(line) for line in table}) == 1, "the columns are straight"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_gradients_that_differ_are_status_1(digits: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = ACTIVATIONS["sigmoid"]
@@ -215,6 +218,7 @@ def test_json_is_ascii(digits: Path, encoding: str, tmp_path: Path, monkeypatch:
     assert json.loads(done.out)["predictions"][0]["image"] == str(picture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", [*ENCODINGS, "utf-8"])
 def test_a_file_whose_name_is_not_utf_8(encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"dataset": "spiral", "max_steps": 1, "run_dir": tmp_path / "run\udcff"}
@@ -242,6 +246,7 @@ def test_a_command_says_errors_in_one_sentence(monkeypatch: pytest.MonkeyPatch) 
     assert call(monkeypatch, "ascii", refuse(broken)) == (141, "", f"it.py: {CLOSED}; go on\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_tables_and_lists_are_readable(
     digits: Path, encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

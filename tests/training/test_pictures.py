@@ -174,6 +174,7 @@ REFUSED: dict[str, tuple[int, dict[str, object], str]] = {
 }
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize(("side", "options", "named"), REFUSED.values(), ids=REFUSED)
 def test_a_wrong_command_line(
     side: int, options: dict[str, object], named: str, tmp_path: Path, capsys: Capsys

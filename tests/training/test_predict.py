@@ -42,6 +42,7 @@ def pictures(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[
     return paths
 
 
+@pytest.mark.slow
 def test_pictures(run_dir: Path, pictures: list[Path], capsys: Capsys) -> None:
     done = call(capsys, predict.main, "--checkpoint", run_dir, *pictures)
     assert (done.status, done.err) == (0, "")
@@ -58,6 +59,7 @@ def test_pictures(run_dir: Path, pictures: list[Path], capsys: Capsys) -> None:
         assert p["class"] == next(iter(p["activation"]))
 
 
+@pytest.mark.slow
 def test_a_picture_of_the_test_set_gets_the_networks_own_outputs(
     run_dir: Path, sample: Dataset, tmp_path: Path, capsys: Capsys
 ) -> None:
@@ -123,6 +125,7 @@ def test_a_network_of_logits_gives_probabilities(
         assert sum(probabilities) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_network_trained_otherwise_on_arrays(tmp_path: Path, capsys: Capsys) -> None:
     npz = write_npz(tmp_path / "arrays.npz")
     options = {"impl": "reference", "dataset": "npz", "data_dir": npz, "hidden": (4,), "max_steps": 10}

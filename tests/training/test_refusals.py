@@ -60,6 +60,7 @@ NOT_THERE = {
 COMMAND_LINES = NO_SUCH_WORDS | OUT_OF_RANGE | NOT_FOR_THE_DATA | NOT_THERE
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize(("arguments", "named"), COMMAND_LINES.values(), ids=COMMAND_LINES)
 def test_a_wrong_command_line(arguments: list[str], named: str, tmp_path: Path, capsys: Capsys) -> None:
     done = call(capsys, train.main, "--dataset", "sample", "--run-dir", tmp_path / "run", *arguments)
@@ -110,6 +111,7 @@ def test_a_run_directory_that_cannot_be(where: str, tmp_path: Path, capsys: Caps
     assert files(tmp_path) == {"file"}
 
 
+@pytest.mark.slow
 def test_a_run_directory_that_holds_a_run(a_run: Path, capsys: Capsys) -> None:
     before = contents(a_run)
     done = call(capsys, train.main, *flags({"dataset": "spiral", "run_dir": a_run}))
@@ -117,6 +119,7 @@ def test_a_run_directory_that_holds_a_run(a_run: Path, capsys: Capsys) -> None:
     assert contents(a_run) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -134,6 +137,7 @@ def test_resume_with_something_else(arguments: list[str], named: str, a_run: Pat
     assert contents(a_run) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value", "named"),
     [("data_dir", "{tmp}/other.npz", "not those that the run"), ("device", "cuda:99", "--device cuda:99")],

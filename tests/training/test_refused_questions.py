@@ -96,6 +96,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "named"), SPOILED.values(), ids=SPOILED)
 def test_spoiled_checkpoints(spoil: Spoil, named: str, run_dir: Path, capsys: Capsys) -> None:
     spoil(run_dir)
@@ -165,6 +166,7 @@ def test_a_wrong_question(arguments: list[str], named: str, a_run: Path, folder:
     assert_refused(call(capsys, predict.main, "--checkpoint", a_run, *asked), named)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["text.png", "blank.png", "cut.png", "nothing.png"])
 def test_pictures_that_are_none(name: str, digits: Path, folder: Path, capsys: Capsys) -> None:
     done = call(capsys, predict.main, "--checkpoint", digits, folder / name)
@@ -200,6 +202,7 @@ EXPLAIN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "named"), EXPLAIN.values(), ids=EXPLAIN)
 def test_what_cannot_be_explained(
     arguments: list[str], named: str, digits: Path, a_run: Path, folder: Path, capsys: Capsys

@@ -103,6 +103,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize(
     "impl",
     ["manual", pytest.param("reference", marks=pytest.mark.slow), pytest.param("both", marks=pytest.mark.long)],
@@ -147,6 +148,7 @@ def of_format_1(saved: Any) -> None:
     saved["format"] = 1
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("make_old", "version"),
     [(without("waited", "plateau"), 2), (without("watch", "proof"), 2), (of_format_1, 1)],
@@ -256,6 +258,7 @@ def finished(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "status", "told"),
     [
@@ -276,6 +279,7 @@ def test_a_finished_run_stays_as_it_is(
     assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_is_finished(npz: Path, tmp_path: Path, capsys: Capsys) -> None:
     run_dir = tmp_path / "run"
     options = command_line(npz, run_dir, epochs=50, validation=20, patience=1, lr=1e-9)

@@ -92,6 +92,7 @@ def apart_from(names: set[str], tensors: dict[str, Tensor]) -> dict[str, Tensor]
     return {name: tensor for name, tensor in tensors.items() if name not in names}
 
 
+@pytest.mark.slow
 @each_family_slow
 def test_a_run_learns_and_logs_the_same_by_every_implementation(name: str, whole: Whole, folder: Path) -> None:
     config, data = small_run(name, folder)
@@ -117,6 +118,7 @@ def test_a_run_learns_and_logs_the_same_by_every_implementation(name: str, whole
     assert saved["model"].keys() >= parameters.keys()
 
 
+@pytest.mark.slow
 @each_family_slow
 def test_by_hand_and_by_autograd_a_run_is_the_same_but_for_rounding(name: str, folder: Path, tmp_path: Path) -> None:
     for impl in ("manual", "reference"):
@@ -128,6 +130,7 @@ def test_by_hand_and_by_autograd_a_run_is_the_same_but_for_rounding(name: str, f
     assert relative_difference(one, other) < 1e-10
 
 
+@pytest.mark.sweep(4)
 @each_run
 def test_stopped_again_and_again_it_is_the_uninterrupted_run(
     name: str, impl: str, whole: Whole, folder: Path, tmp_path: Path
@@ -150,6 +153,7 @@ def names_the_step(step: int) -> "pytest.RaisesExc[NotFiniteError]":
     return pytest.raises(NotFiniteError, match=said)
 
 
+@pytest.mark.slow
 @each_run
 def test_after_a_value_that_is_not_finite_the_last_good_checkpoint_goes_on(
     name: str, impl: str, whole: Whole, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -167,6 +171,7 @@ def test_after_a_value_that_is_not_finite_the_last_good_checkpoint_goes_on(
     assert_same_run(tmp_path, whole(name, impl))
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("name", ["mlp", "cell"])
 def test_of_several_steps_taken_together_the_first_that_is_not_finite_is_named(
@@ -184,6 +189,7 @@ def test_of_several_steps_taken_together_the_first_that_is_not_finite_is_named(
 # What is saved
 
 
+@pytest.mark.sweep(4)
 @each_run
 def test_the_twin_loads_the_model_strictly(name: str, impl: str, whole: Whole, folder: Path) -> None:
     config, data = small_run(name, folder, impl=impl)
@@ -197,6 +203,7 @@ def test_the_twin_loads_the_model_strictly(name: str, impl: str, whole: Whole, f
         torch.testing.assert_close(twin.eval()(x), learner.outputs(x), rtol=0, atol=1e-5)
 
 
+@pytest.mark.sweep(3)
 @each_family
 def test_either_implementation_goes_on_from_the_others_checkpoint(name: str, folder: Path) -> None:
     """The optimizer's state, statistics and memory included: the next steps are the same up to rounding."""
@@ -241,6 +248,7 @@ def test_a_run_that_forgot_its_memory_would_not_go_on_the_same(whole: Whole, fol
     assert not torch.equal(one["cell.weight_h"], other["cell.weight_h"])
 
 
+@pytest.mark.slow
 def test_a_run_has_what_it_is_meant_to_show(whole: Whole) -> None:
     """Statistics, a memory and an optimizer's state that are not as in the beginning."""
     cnn, cell, block = (checkpoint.load(whole(name, "manual")) for name in ("cnn", "cell", "block"))

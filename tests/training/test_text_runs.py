@@ -39,6 +39,7 @@ def run_of(name: str, folder: Path, **changes: object) -> tuple[Config, Dataset]
     return resolved(config, data), data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_every", [1, 5, 99])
 @pytest.mark.parametrize(("name", "sizes"), [("cell", [5] * 8), ("block", [5] * 7 + [2])])
 def test_an_epoch_takes_all_that_the_text_gives_and_begins_without_memory(
