@@ -15,7 +15,7 @@ from training.data.augmentation import Augment
 from training.data.noise import StepNoise
 from training.families.model import Model
 from training.learners.base import Backpropagation, LearnerState, activations, all_finite, own
-from training.learners.step import backpropagate
+from training.learners.step import backpropagate, forward_backward
 
 
 class ManualLearner:
@@ -67,9 +67,11 @@ class ManualLearner:
         losses = []
         with torch.inference_mode():
             for indices, lr in zip(batches.to(self.device), learning_rates, strict=True):
-                result = self._backpropagate(*self.batch(indices), observes=False)
-                self._apply(result, lr)
-                losses.append(result.loss)
+                x, y = self.batch(indices)
+                tape = self._tape(observes=False)
+                C, _ = forward_backward(self.model, self.loss, self.params, x, y, self.gradients, tape)
+                self._apply(tape.new_buffers, tape.new_memory, lr)
+                losses.append(C)
         return torch.stack(losses)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,21 +79,22 @@ class ManualLearner:
         return self.augment(self.steps, x) if self.augment else x, y
 
     def backpropagate(self, x: Tensor, y: Tensor) -> Backpropagation:
+        tape = self._tape(observes=True)
         with torch.inference_mode():
-            return self._backpropagate(x, y, observes=True)
+            return backpropagate(self.model, self.loss, self.params, x, y, self.gradients, tape)
 
-    def _backpropagate(self, x: Tensor, y: Tensor, observes: bool) -> Backpropagation:
+    def _tape(self, observes: bool) -> Tape:
         tape = Tape(training=True, buffers=self.buffers, memory=self.memory, observes=observes)
         if self.noise:
             tape.noise = self.noise(self.steps, self.device, self.dtype)
-        return backpropagate(self.model, self.loss, self.params, x, y, self.gradients, tape)
+        return tape
 
     def apply(self, result: Backpropagation, lr: Tensor) -> None:
         """Take the step that `result`, the newest from `backpropagate`, calls for."""
         with torch.inference_mode():
-            self._apply(result, lr)
+            self._apply(result.buffers, result.memory, lr)
 
-    def _apply(self, result: Backpropagation, lr: Tensor) -> None:
+    def _apply(self, new_buffers: Mapping[str, Tensor], new_memory: Mapping[str, Tensor], lr: Tensor) -> None:
         self.t.fill_(self.steps + 1)
         theta, gradient = self.params.theta, self.gradients.theta
         if self.l1_decay is not None:
@@ -106,9 +109,9 @@ class ManualLearner:
             for W in self.params.values():
                 if W.dim() > 1:
                     W.copy_(regularizers.max_norm(W, self.max_norm))
-        self.buffers = dict(result.buffers)
+        self.buffers = {**self.buffers, **new_buffers}
         if self.train.carries:
-            self.memory = result.memory
+            self.memory = new_memory
         self.steps += 1
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

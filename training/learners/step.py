@@ -16,18 +16,25 @@ from training.families.model import Model
 from training.learners.base import Backpropagation
 
 
-def backpropagate(
+def forward_backward(
     model: Model, loss: Loss, params: Mapping[str, Tensor], x: Tensor, y: Tensor, gradients: Parameters, tape: Tape
-) -> Backpropagation:
-    """The cost of a batch and its whole gradient, which is handed to `gradients` tensor by tensor. θ does not move.
-
-    Only if the tape observes are outputs and deltas there afterwards; else each is let go as soon as it is used. Raises
-    UserError then for a call that is named `output`: `deltas` has the gradient of the model's own output by this name.
-    """
+) -> tuple[Tensor, Tensor]:
+    """The cost C of a batch and ∂C/∂output; the whole gradient is handed to `gradients` tensor by tensor. θ stays."""
     output = model.forward(params, x, tape)
     C, cache = loss.forward(output, y)
     d_output = loss.backward(1.0, cache)
     model.backward(params, d_output, gradients, tape)
+    return C, d_output
+
+
+def backpropagate(
+    model: Model, loss: Loss, params: Mapping[str, Tensor], x: Tensor, y: Tensor, gradients: Parameters, tape: Tape
+) -> Backpropagation:
+    """All that a pass computes, on a tape that observes.
+
+    Raises UserError for a call that is named `output`: `deltas` has the gradient of the model's output by this name.
+    """
+    C, d_output = forward_backward(model, loss, params, x, y, gradients, tape)
     if "output" in tape.outputs:
         raise UserError(
             f"a call of {type(model).__name__} is named output, the name of the model's own output: give it another"
@@ -40,5 +47,5 @@ def backpropagate(
         buffers={**tape.buffers, **tape.new_buffers},
         memory=tape.new_memory,
         labels=tape.labels,
-        equations=tape.equations(params) if tape.observes else {},
+        equations=tape.equations(params),
     )
