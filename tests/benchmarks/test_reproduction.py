@@ -118,7 +118,7 @@ def test_a_run_made_before_an_option_was_there_still_counts(tmp_path: Path) -> N
 SMALL = {"dataset": "spiral", "hidden": (4,), "epochs": 2, "loss": "softmax-cross-entropy", "activation": ("tanh",)}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_is_made_once_goes_on_where_it_was_and_is_made_anew_for_another_recipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,7 +146,7 @@ def test_a_run_is_made_once_goes_on_where_it_was_and_is_made_anew_for_another_re
     assert len(carry_out(other).accuracies) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_script_in_a_process_of_its_own_says_what_it_took_and_why_it_failed(tmp_path: Path) -> None:
     said, processor = reproduction.call("predict.py", "--help")
     assert "--checkpoint" in said

@@ -71,6 +71,7 @@ def test_with_the_cost_that_is_filled_in_every_network_learns_but_for_few() -> N
             assert mean(accuracies) >= defaults.GOOD
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "every", [pytest.param(11, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.long)], ids=["few", "all"]
 )
@@ -124,7 +125,7 @@ EXPERIMENTS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("line", EXPERIMENTS)
 def test_a_first_experiment_learns(line: str, sample: Dataset) -> None:
     config = resolved(replace(parsed(line), dataset="sample", epochs=8), sample)
@@ -139,7 +140,7 @@ def test_a_first_experiment_learns(line: str, sample: Dataset) -> None:
     assert result.values["accuracy"] > 0.75
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_first_command_does_what_it_did(tmp_path: Path, capsys: Capsys) -> None:
     """On the bundled sample with seed 0: 90.4% after 50 epochs, no line about settings or a run that does not learn."""
     options = ("--impl", "manual", "--dataset", "sample", "--threads", 1, "--run-dir", tmp_path / "run")

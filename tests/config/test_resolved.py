@@ -93,7 +93,7 @@ def test_threads_left_out_are_those_that_torch_found(tmp_path: Path) -> None:
     assert threads_of_a_run(tmp_path, OMP_NUM_THREADS=threads) == int(found)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
 def test_threads_left_out_are_no_more_than_the_process_may_use(tmp_path: Path) -> None:
     allowed = os.sched_getaffinity(0)

@@ -93,6 +93,7 @@ def test_both_runs_are_on_one_chart(page: "playwright.Page") -> None:
     playwright.expect(card).to_contain_text("loss/train")
 
 
+@pytest.mark.long
 def test_histograms_are_on_the_page(page: "playwright.Page") -> None:
     page.goto("/?tagFilter=weights%2Flayer1#timeseries")
     cards = page.locator("histogram-card")
@@ -102,6 +103,7 @@ def test_histograms_are_on_the_page(page: "playwright.Page") -> None:
         playwright.expect(slices).to_have_count(3, timeout=1000 * SECONDS)  # one for each step
 
 
+@pytest.mark.long
 def test_hparams_are_one_row_a_run(page: "playwright.Page") -> None:
     page.goto("/#hparams")
     cells = page.locator("vaadin-grid-cell-content")

@@ -35,7 +35,7 @@ LEARNS = ("", "")
 NNFS = "--preset nnfs-spiral --dataset spiral --epochs 10000 --max-steps 1500"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "seen", "advised"),
     [
@@ -72,7 +72,7 @@ def test_a_run_that_does_not_learn_says_so_once_and_no_other_does(
         assert advised in line.partition(". Try ")[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["lenet5", "cnn"])
 def test_convolutional_networks_are_watched_too(model: str, tmp_path: Path, capsys: Capsys) -> None:
     npz = write_pictures(tmp_path / "pictures.npz", shape=(28, 28))

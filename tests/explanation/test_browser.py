@@ -86,6 +86,7 @@ def said(page: Page, id_: str) -> float:
     return as_number(page.locator(f"#card #{id_}").inner_text())
 
 
+@pytest.mark.long
 def test_every_figure_is_drawn(page: Page) -> None:
     figures = page.locator(".js-plotly-plot")
     ids = figures.evaluate_all("all => all.map(one => one.id)")
@@ -98,6 +99,7 @@ def test_every_figure_is_drawn(page: Page) -> None:
     assert page.locator("#card h3").first.inner_text().startswith("output ")
 
 
+@pytest.mark.long
 def test_a_click_on_a_neuron_shows_its_terms_and_they_sum_to_the_total(page: Page) -> None:
     for layer, sums in ((1, 2), (2, 2), (3, 1)):
         click(page, f"{layer}.1")

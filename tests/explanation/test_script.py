@@ -47,6 +47,7 @@ def test_a_picture_of_ones_own(runs: dict[str, Path], sample: Dataset, tmp_path:
     assert "the network rightly says" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_figures_for_tensorboard(runs: dict[str, Path], tmp_path: Path, capsys: Capsys) -> None:
     digits = runs["digits"]
     before = values(digits, "loss/test")
@@ -63,6 +64,7 @@ def test_figures_for_tensorboard(runs: dict[str, Path], tmp_path: Path, capsys: 
     assert len(events.Scalars("loss/test")) == len(before), "the run's own events are all there still"
 
 
+@pytest.mark.long
 def test_points_have_no_picture(runs: dict[str, Path], tmp_path: Path, capsys: Capsys) -> None:
     asked = ["--checkpoint", runs["points"], "--out", tmp_path / "page.html", "--tensorboard", "--index", 1999]
     assert call(capsys, script.main, *asked).status == 0

@@ -83,6 +83,7 @@ def shows_something(function: Callable[..., Any], tensors: list[Tensor], fixed: 
     return all(gradient is not None and gradient.norm() > 1e-6 for gradient in gradients)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in ONE_EACH else pytest.mark.long) for name in OPERATORS]
 )

@@ -55,6 +55,7 @@ CASES: dict[str, tuple[str, float, dict[str, Any]]] = {
 REPRESENTATIVE = ["the default", "tanh and momentum", "lion", "CNN"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "lr", "options"),
     [

@@ -31,7 +31,7 @@ LIMITS_OF_MLPS = {torch.float64: 1e-13, torch.float32: 1e-4, torch.bfloat16: 0.5
 each_family = pytest.mark.parametrize("name", NAMES)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 first_exact = pytest.mark.parametrize(
-    "dtype", [torch.float64, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in DTYPES[1:])], ids=str
+    "dtype", [torch.float64, *(pytest.param(dtype, marks=pytest.mark.long) for dtype in DTYPES[1:])], ids=str
 )
 exact_and_single = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
@@ -71,7 +71,7 @@ def test_no_false_alarm(name: str, dtype: torch.dtype) -> None:
     assert still <= both.manual.zeros.keys()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @each_dtype
 @each_family
 def test_no_false_alarm_over_a_hundred_steps(name: str, dtype: torch.dtype) -> None:
@@ -169,7 +169,7 @@ def test_no_false_alarm_with_what_keeps_weights_and_gradients_small(
 # Where hardly anything but rounding is left
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @exact_and_single
 def test_memorizing_until_hardly_a_gradient_is_left_raises_no_alarm(sample: Dataset, dtype: torch.dtype) -> None:
     few = Split(sample.train.x[:200], sample.train.y[:200])

@@ -370,7 +370,7 @@ def test_wrong_orders(arguments: list[str], named: str, capsys: Capsys) -> None:
     assert named in running.one_sentence(done.err)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_as_a_process() -> None:
     done = running.run("verify.py", "--model", "mlp", "--seeds", 1)
     assert (done.status, done.err) == (0, "")

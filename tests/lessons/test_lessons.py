@@ -47,17 +47,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-LONG = {"batch-sizes", "overfitting", "initial-weights", "one-example"}  # take more than five seconds
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if name in LONG else pytest.mark.slow) for name in LESSONS]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", LESSONS)
 def test_the_claim_holds_and_its_table_is_small(taught, name: str) -> None:
     report, run_dir = taught(name)
     assert report.holds, report.verdict
     heading, *rows = report.table
-    assert len(heading) <= 5
+    assert len(heading) <= 6
     assert 2 <= len(rows) <= 12
     assert {len(row) for row in rows} == {len(heading)}
     assert (run_dir / FIGURE).stat().st_size > 10_000

@@ -93,7 +93,7 @@ def test_what_is_called_a_digit(network, sample):
     assert one_example.called(network, x, predictions) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("wrong", ["one example gets nothing", "all are listened to"])
 def test_one_example_notices_gradients_of_other_examples(monkeypatch, sample, tmp_path, wrong):
     for name, value in {"STAGES": (0, 30, 40), "EXAMPLES": 300, "PICTURES": 50}.items():

@@ -254,7 +254,7 @@ def test_the_same_seed_gives_the_same_report(sample, tmp_path):
     assert reports[0].table != reports[2].table
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mnist_and_its_sample_give_the_same_report(mnist_dir, sample, tmp_path):
     data = load("mnist", mnist_dir)
     for lesson in (three_ways, sensitivity):

@@ -86,7 +86,7 @@ def test_wider_networks_know_the_points_better(taught):
     assert (area == points_rule(xy)).double().mean().item() == pytest.approx(test[16], abs=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("wrong", [None, "bumps one place too far", "right straight lines", "uphill"])
 def test_universal_approximation_can_fail(sample, tmp_path, monkeypatch, wrong):
     """With points learned in no time, a third of the steps, less to fall."""

@@ -55,7 +55,7 @@ def test_there_are_three_and_each_catches_a_bug():
         assert "WRONG" not in blocks[-1][1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_test_file_passes(tmp_path):
     """The example of the section on pytest, with the plugin loaded as an installed wheel loads it."""
     (code,) = re.findall(r"^## In pytest\n.*?^```python\n(.*?)^```", GUIDE.read_text(), re.M | re.S)

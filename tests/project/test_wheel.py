@@ -56,6 +56,7 @@ def test_it_holds_the_two_packages_and_nothing_else(wheel: Path) -> None:
     assert {f"{package}/py.typed" for package in PACKAGES} < set(modules)
 
 
+@pytest.mark.long
 def test_it_works_without_the_rest_of_the_project(python: Path, tmp_path: Path) -> None:
     program = f"""
 import importlib.util, gradient_check, manual_backprop.models.mlp
@@ -70,6 +71,7 @@ print(gradient_check.check_backward(activation.forward, activation.backward, (z,
     assert (done.stdout, done.stderr) == ("[]\nTrue\n", "")
 
 
+@pytest.mark.long
 def test_pytest_finds_the_plugin_by_itself(python: Path, tmp_path: Path) -> None:
     (tmp_path / "test_cube.py").write_text("""
 import pytest, torch

@@ -120,7 +120,7 @@ def test_a_checkpoint_of_another_network_is_refused(
     assert name in one_sentence(done.err)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_preset_trains(tmp_path: Path, capsys: Capsys) -> None:
     options = {"model": "cnn", "dataset": "sample", "max_steps": 2, "examples": 100, "batch_size": 20, "impl": "both"}
     done = call(capsys, train.main, *flags(options | {"run_dir": tmp_path / "run"}))

@@ -77,6 +77,7 @@ def unread() -> Iterator[int]:
     os.close(writing)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encoding", mostly_long(["ascii", "cp1252", C_LOCALE], C_LOCALE))
 @pytest.mark.parametrize("line", mostly_long(SAID, "-m benchmarks.mutation --help", VERIFY))
 def test_a_process_is_readable(line: str, encoding: str, digits: Path, tmp_path: Path) -> None:
@@ -88,6 +89,7 @@ def test_a_process_is_readable(line: str, encoding: str, digits: Path, tmp_path:
     assert SAID[line] in done.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("line", mostly_long(UNREAD, TRAIN, "-m lessons"))
 def test_a_pipe_that_nobody_reads_is_status_141(line: str, digits: Path, tmp_path: Path, unread: int) -> None:
     line = line.format(digits=digits, tmp=tmp_path)
@@ -127,6 +129,7 @@ def test_a_full_disk_is_status_2(digits: Path) -> None:
     assert done.err == "verify.py: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("line", "status"), [("--max-steps 1", 0), ("--seed -1", 2)])
 @pytest.mark.parametrize("closed", mostly_long([">&-", "2>&-", ">&- 2>&-"], ">&- 2>&-"))
 def test_a_stream_that_is_not_there_changes_no_status(line: str, status: int, closed: str, tmp_path: Path) -> None:

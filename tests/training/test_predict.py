@@ -136,7 +136,7 @@ def test_a_network_trained_otherwise_on_arrays(tmp_path: Path, capsys: Capsys) -
     assert result["accuracy"] == values(tmp_path / "run", "accuracy/test")[10]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_as_a_process(run_dir: Path, pictures: list[Path]) -> None:
     done = running.run("predict.py", "--checkpoint", run_dir, *pictures[:1])
     assert (done.status, done.err) == (0, "")

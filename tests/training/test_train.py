@@ -97,7 +97,7 @@ def test_the_written_configuration_has_nothing_open_and_reproduces_the_run_bit_f
     assert running.metrics(a) == running.metrics(b)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_another_process_and_the_default_preset_reproduce_it_too(tmp_path: Path, capsys: Capsys) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     done = running.run("train.py", *flags({"dataset": "sample", "epochs": 2, "run_dir": a}))
@@ -169,7 +169,7 @@ def test_help_names_every_option_of_the_issue(capsys: Capsys) -> None:
         assert re.search(rf"--{option}\b", done.out), option
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_progress_bar_on_a_terminal(npz: Path, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, str(ROOT / "train.py"), *small(npz, tmp_path / "run")]
