@@ -99,7 +99,7 @@ def test_a_page():
     assert "Because." in page(fates, {RIGHT: "Because."}, "12 s")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_weak_test_lets_mistakes_through(tmp_path: Path):
     (tmp_path / "tests").mkdir()
     (tmp_path / "cube").mkdir()

@@ -189,7 +189,7 @@ class TestCurves:
             figures.curves({"run": tmp_path / "metrics.jsonl"}, tmp_path / "curves.png")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_matplotlib_is_loaded_late_and_pyplot_never() -> None:
     program = """
 import sys

@@ -273,7 +273,7 @@ def test_the_sample_is_small_and_whole() -> None:
     assert "Creative Commons Attribution-ShareAlike 3.0" in (SAMPLE / "README.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_make_sample_makes_what_ships(tiled_dir: Path, tmp_path: Path) -> None:
     """The tiled set begins with the sample. Only the header is compared in compressed form: other builds of zlib
     compress the same bytes differently."""
@@ -283,7 +283,7 @@ def test_make_sample_makes_what_ships(tiled_dir: Path, tmp_path: Path) -> None:
         assert made[:10] == shipped[:10]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_sample_needs_no_torchvision() -> None:
     program = (
         "import sys; from pathlib import Path; from training.data import load;"

@@ -116,6 +116,7 @@ def test_a_click_on_a_neuron_shows_its_terms_and_they_sum_to_the_total(page: Pag
         assert said(page, "delta") == said(page, "bias")
 
 
+@pytest.mark.long
 def test_a_click_on_a_weight_shows_its_gradient(page: Page) -> None:
     key = page.evaluate("Object.keys(data.weights).find(key => key.startsWith('3:0:'))")
     click(page, key)
@@ -137,6 +138,7 @@ def test_a_click_in_a_sum_shows_that_neuron(page: Page) -> None:
     playwright.expect(page.locator("#card h3").first).to_have_text("neuron 0 of layer 2")
 
 
+@pytest.mark.long
 def test_the_slider_shows_other_steps(page: Page) -> None:
     seen = set()
     for r in range(page.evaluate("data.steps.length")):

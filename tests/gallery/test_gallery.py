@@ -37,7 +37,7 @@ def test_the_first_row_that_fails_is_where_the_network_is_wrong(entry, seed):
     assert entry.ours(right=False, seed=seed).failures[0].name == entry.place
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ours_accepts_the_right_ones():
     layers = {id(entry.layer if isinstance(entry, Wrong) else entry): entry for entry in ENTRIES}
     alarms = [f"{entry.name}\n{report}" for entry in layers.values() if not (report := entry.ours(True)).passed]

@@ -200,7 +200,7 @@ def test_text(gradient_check): ...
     assert "pytest_plugin.py" not in result.stdout.str()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_torch_is_not_imported_unless_a_test_asks_for_the_fixture(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """

@@ -16,7 +16,7 @@ from training.learners import verification
 SHIPPED = list(FAMILIES)  # here, before the tests add theirs
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_table_is_made_of_what_verify_says(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

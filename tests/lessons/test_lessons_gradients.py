@@ -37,9 +37,9 @@ class Biased(perceptron.SpelledMLP):
         return super().da_before(l, delta, params) + 1e-9
 
 
-def noticed(lesson, *wrong, right=(perceptron.SpelledMLP,), slow=False):
+def noticed(lesson, *wrong, right=(perceptron.SpelledMLP,), long=False):
     """And the right network, written in the same way, is not taken for a wrong one."""
-    marks = [pytest.mark.slow] if slow else []
+    marks = [pytest.mark.long] if long else []
     return [pytest.param(lesson, w, marks=marks, id=f"{lesson.__name__}-{w.__name__}") for w in (*right, *wrong)]
 
 
@@ -52,11 +52,11 @@ def noticed(lesson, *wrong, right=(perceptron.SpelledMLP,), slow=False):
             *(perceptron.SlopeForgotten, perceptron.SignOfDelta, perceptron.BiasesDecay, OneWeightForgotten),
         ),
         *noticed(sensitivity, perceptron.BiasesDecay),
-        *noticed(sensitivity, perceptron.SlopeForgottenInOutputLayer, perceptron.MeanTwice, right=(), slow=True),
+        *noticed(sensitivity, perceptron.SlopeForgottenInOutputLayer, perceptron.MeanTwice, right=(), long=True),
         *noticed(shared_nodes, perceptron.SlopeForgotten, perceptron.SlopeTwice),
         *noticed(linear_backward, Clipped, Biased),
-        *noticed(fire_together, perceptron.SlopeForgotten, perceptron.WeightGradientOfTheFirstExample, slow=True),
-        *noticed(one_example, perceptron.SignOfDelta, perceptron.LastExampleLost, slow=True),
+        *noticed(fire_together, perceptron.SlopeForgotten, perceptron.WeightGradientOfTheFirstExample, long=True),
+        *noticed(one_example, perceptron.SignOfDelta, perceptron.LastExampleLost, long=True),
     ],
 )
 def test_a_wrong_backward_pass_is_noticed(monkeypatch, sample, tmp_path, lesson, wrong):

@@ -76,7 +76,7 @@ def test_vanishing_gradients_can_fail(sample, tmp_path, monkeypatch, changed):
     assert vanishing.run(sample, 0, tmp_path).holds is (not changed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_first_layer_of_deep_sigmoids_hardly_moves(taught):
     """What the runs logged themselves: the first layer's gradient, six layers deep and one."""
     _, run_dir = taught("vanishing-gradients")

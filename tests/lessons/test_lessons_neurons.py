@@ -74,7 +74,7 @@ def test_no_straight_line_does_better_than_one_neuron_is_said_to():
     assert best > approximation.STRAIGHT
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_wider_networks_know_the_points_better(taught):
     """Judged by the points' own test set, which the networks did not see: the area is the rule's."""
     _, run_dir = taught("universal-approximation")
@@ -177,7 +177,7 @@ def test_locality_and_likeness_of_known_pictures():
     assert found[2].abs() < 0.15
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_trained_network_takes_made_pictures_for_digits(taught, sample):
     _, run_dir = taught("what-layers-learn")
     trained = load_trained(run_dir / "network")
@@ -197,7 +197,7 @@ def test_the_trained_network_takes_made_pictures_for_digits(taught, sample):
         assert torch.corrcoef(torch.stack([pictures[k], mean]))[0, 1] < sorted(alike)[20]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("broken", ["uphill is downhill", "a forgotten σ′"])
 def test_wrong_gradients_of_the_pixels_are_noticed(sample, tmp_path, monkeypatch, broken):
     monkeypatch.setattr(neurons, "NETWORK", replace(neurons.NETWORK, epochs=1))

@@ -222,7 +222,7 @@ def test_cost_functions_notice_a_wrong_sigma_prime(monkeypatch, break_it, cost):
     assert (broken.half < course.half) == (cost == cost_functions.QUADRATIC)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("break_it", [without_sigma, with_sigma])
 def test_cost_functions_can_fail(sample, tmp_path, monkeypatch, break_it):
     break_it(monkeypatch)

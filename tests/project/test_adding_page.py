@@ -114,7 +114,7 @@ def test_who_follows_the_page_adds_a_part(title: str, project: Path) -> None:
             assert SAID[title] in done.stdout.splitlines()[-1], command
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_who_follows_the_page_adds_a_data_set(project: Path) -> None:
     do("A data set", project)
     (project / "poem.txt").write_text("the quick brown fox\n" * 50, encoding="utf-8")

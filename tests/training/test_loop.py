@@ -234,7 +234,7 @@ def test_logging_evaluating_and_checking_change_nothing(options: dict, data: Dat
     running.assert_same(*(checkpoint.load(tmp_path / name)["model"] for name in ("plain", "otherwise")))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_cost_trains(loss: str, data: Dataset, tmp_path: Path) -> None:
     changes = {"loss": loss, "activation": ("gelu",), "lr": 0.3, "epochs": 20, "impl": "both", "dtype": "float64"}

@@ -121,6 +121,7 @@ def test_a_run_whose_output_is_closed_can_be_resumed(tmp_path: Path) -> None:
     assert max(running.values(run_dir, "accuracy/test")) == steps + 3
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_full_disk_is_status_2(digits: Path) -> None:
     with Path("/dev/full").open("wb") as full:

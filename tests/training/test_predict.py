@@ -108,7 +108,7 @@ def test_held_out_examples(run_dir: Path, capsys: Capsys) -> None:
     assert "held out" in result["data"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("loss", ["softmax-cross-entropy", "sigmoid-cross-entropy"])
 def test_a_network_of_logits_gives_probabilities(
     loss: str, pictures: list[Path], tmp_path: Path, capsys: Capsys

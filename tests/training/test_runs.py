@@ -273,7 +273,7 @@ HISTOGRAMS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @each_family
 def test_by_the_scripts(name: str, tmp_path: Path, capsys: Capsys) -> None:
     """A run in lock step is ended at step 10 and gone on with, looked at, verified and asked."""

@@ -80,7 +80,7 @@ def test_the_default_takes_mnist_where_it_lies(mnist_dir: Path, tmp_path: Path, 
     assert "60,000 training and 10,000 test images" in lines(done)[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("impl", ["manual", "reference"])
 def test_the_written_configuration_has_nothing_open_and_reproduces_the_run_bit_for_bit(
     impl: str, npz: Path, tmp_path: Path, capsys: Capsys
