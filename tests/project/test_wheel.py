@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("gradient_check", "manual_backprop")
-NOT_INSTALLED = ("reference", "training", "explanation", "tests", "benchmarks", "verify", "train")
+NOT_INSTALLED = ("reference", "gallery", "training", "explanation", "tests", "benchmarks", "verify", "train")
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
 pytestmark = pytest.mark.slow
