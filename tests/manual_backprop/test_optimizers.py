@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import reference.optimizers
 from manual_backprop.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Lion, Muon, Optimizer, orthogonalized
@@ -159,6 +160,46 @@ def test_what_lies_in_the_scratch_vector_does_not_matter(name, settings):
 
     assert "scratch" not in OPTIMIZERS[name](**settings).init(torch.zeros(6))
     assert torch.equal(path({"scratch": torch.full((6,), torch.nan)}), path({}))
+
+
+class NewVectors(TorchDispatchMode):
+    """Counts the tensors of at least so many elements that operators make in memory of their own."""
+
+    def __init__(self, size: int, known: list[Tensor]) -> None:
+        super().__init__()
+        self.size, self.made = size, 0
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.numel() >= self.size and out.untyped_storage().data_ptr() not in self.known:
+            self.made += 1
+        return out
+
+
+@pytest.mark.parametrize("decays", [False, True], ids=["", "l2"])
+@each_method
+def test_with_a_scratch_vector_hardly_another_is_made(name, settings, decays):
+    """Of those as long as θ: with a coupled decay Adagrad and RMSprop make ∇C + λ ⊙ θ, Lion always (1 − β₁) ∇C."""
+    theta, gradient, scratch = torch.linspace(-1, 1, 50), torch.linspace(1, -2, 50), torch.empty(50)
+    decay = torch.full((50,), 0.1) if decays else None
+    optimizer = OPTIMIZERS[name](**settings)
+    state = optimizer.init(theta) | {"scratch": scratch}
+    known = [theta, gradient, *state.values()] + [decay] * decays
+    split = lambda v: {"w": v[:40].view(8, 5), "b": v[40:]}  # noqa: E731
+    with NewVectors(50, known) as new:
+        optimizer.update(theta, gradient, state, torch.tensor(0.1), torch.tensor(1.0), decay, split)
+    assert new.made == (name == "lion") + (decays and name in ("adagrad", "rmsprop"))
+
+
+@each_method
+def test_a_fresh_state_is_zero_and_its_own(name, settings):
+    theta = torch.ones(6)
+    state = OPTIMIZERS[name](**settings).init(theta)
+    for vector in state.values():
+        assert torch.equal(vector, torch.zeros(6))
+    memory = {vector.data_ptr() for vector in (theta, *state.values())}
+    assert len(memory) == 1 + len(state)
 
 
 @pytest.mark.parametrize("optimizer", [AdamW(), Lion(), Muon()], ids=["adamw", "lion", "muon"])
