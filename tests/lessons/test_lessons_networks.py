@@ -136,7 +136,7 @@ def test_stopping_early_and_a_forgotten_l2_go_through_the_run_without_remedy(tau
     assert max(held_out) < overfitting.STEPS
     assert early.cost == pytest.approx(cost[best], rel=1e-6)
     assert early.accuracy == values(run_dir / "nothing", "accuracy/test")[best]
-    monkeypatch.setattr(optimizers, "coupled", lambda gradient, theta, decay: gradient)
+    monkeypatch.setattr(optimizers, "coupled", lambda gradient, theta, decay, scratch: gradient)
     assert list(overfitting.study(sample, "l2", 0, tmp_path / "l2").test) == list(cost.items())
 
 
