@@ -27,6 +27,7 @@ from training.data import Dataset, load
 from training.families.configure import configure, load_preset
 from training.families.model import Model
 from training.families.networks import make_twin
+from training.learners.base import Learner
 from training.learners.factory import make_manual, make_reference
 from training.learners.manual import ManualLearner
 from training.learners.reference import ReferenceLearner
@@ -80,11 +81,19 @@ def usual_loop(config: Config, data: Dataset, network: Model) -> Callable[[], No
 
 def contenders(config: Config, data: Dataset, network: Model, steps: int) -> list[Callable[[], object]]:
     """So many steps by hand, and the same by autograd, from the same start."""
-    manual, reference = make_manual(config, data, network), make_reference(config, data, network, torch.float32)
+    manual = make_manual(config, data, network)
+    return [steps_of(learner, config, data, steps) for learner in (manual, twin_of(manual, config, data, network))]
+
+
+def twin_of(manual: ManualLearner, config: Config, data: Dataset, network: Model) -> ReferenceLearner:
+    reference = make_reference(config, data, network, torch.float32)
     reference.load_state_dict(manual.state_dict())
-    batches = batches_of(config, data, steps)
+    return reference
+
+
+def steps_of(learner: Learner, config: Config, data: Dataset, steps: int) -> Callable[[], object]:
     rates = torch.full((steps,), RATE, dtype=torch.float64)
-    return [partial(learner.advance, batches, rates) for learner in (manual, reference)]
+    return partial(learner.advance, batches_of(config, data, steps), rates)
 
 
 def batches_of(config: Config, data: Dataset, steps: int) -> torch.Tensor:
@@ -94,11 +103,10 @@ def batches_of(config: Config, data: Dataset, steps: int) -> torch.Tensor:
 
 def fused(config: Config, data: Dataset, network: Model, steps: int) -> Callable[[], object]:
     """By autograd, and torch's own update of all parameters in one pass over the memory."""
-    learner: ReferenceLearner = make_reference(config, data, network, torch.float32)
-    learner.load_state_dict(make_manual(config, data, network).state_dict())
+    learner = twin_of(make_manual(config, data, network), config, data, network)
     optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[config.optimizer]
     learner.optimizer = optimizer(learner.module.parameters(), lr=RATE, fused=True)
-    return partial(learner.advance, batches_of(config, data, steps), torch.full((steps,), RATE, dtype=torch.float64))
+    return steps_of(learner, config, data, steps)
 
 
 def in_numpy(learner: ManualLearner) -> numpy_by_hand.Network:
