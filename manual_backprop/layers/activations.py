@@ -18,6 +18,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+# 1 as a tensor of each format: 1 − a takes a third of the time of a Python 1, which a small network's step notices.
+ONE = {
+    dtype: torch.ones((), dtype=dtype, device="cpu")
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+}
+
 Cache = tuple[Tensor | None, Tensor]
 
 
@@ -50,7 +56,7 @@ def sigmoid(z: Tensor) -> Tensor:
 
 def sigmoid_derivative(z: Tensor, a: Tensor) -> Tensor:
     """σ′(z) = σ(z) (1 − σ(z))"""
-    return a * (1 - a)
+    return a * (ONE[a.dtype] - a)
 
 
 def tanh(z: Tensor) -> Tensor:
@@ -60,7 +66,7 @@ def tanh(z: Tensor) -> Tensor:
 
 def tanh_derivative(z: Tensor, a: Tensor) -> Tensor:
     """tanh′(z) = 1 − tanh²(z)"""
-    return 1 - a * a
+    return ONE[a.dtype] - a * a
 
 
 def scaled_tanh(z: Tensor) -> Tensor:

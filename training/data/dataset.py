@@ -104,9 +104,12 @@ class Split:
         return epoch_order(seed, epoch, len(self))
 
 
+A_255TH = torch.tensor(1 / 255, dtype=torch.float64, device="cpu")  # a tensor: a number costs a small step 1% more
+
+
 def scaled(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Bytes, which are pictures, from 0..255 to [0, 1] as `dtype`; floating point as `dtype`; ids as they are."""
-    return x.to(dtype).mul_(1 / 255) if x.dtype == torch.uint8 else as_format(x, dtype)
+    return x.to(dtype).mul_(A_255TH) if x.dtype == torch.uint8 else as_format(x, dtype)
 
 
 def as_format(x: Tensor, dtype: torch.dtype) -> Tensor:
