@@ -2,13 +2,10 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from tests.support.dashboard import NOTHING, events, writing
 from tests.support.running import learner_of
@@ -16,20 +13,12 @@ from training.data import load
 from training.families.configure import configure
 
 
-def normal(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-
-def double(values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def histograms(run_dir: Path) -> dict[str, list]:
+def histograms(run_dir):
     reader = events(run_dir)
     return {tag: reader.Histograms(tag) for tag in reader.Tags()["histograms"]}
 
 
-def histogram(run_dir: Path, tensor: Tensor) -> Any:
+def histogram(run_dir, tensor):
     """What a reader gets of one tensor."""
     with writing(run_dir) as writer:
         writer.histograms(0, {"w": tensor}, NOTHING)
@@ -38,7 +27,7 @@ def histogram(run_dir: Path, tensor: Tensor) -> Any:
 
 
 @pytest.mark.parametrize("impl", ["manual", "reference", "both"])
-def test_tags_and_counts_of_a_network(tmp_path: Path, impl: str) -> None:
+def test_tags_and_counts_of_a_network(tmp_path, impl):
     data, config = load("points"), configure(impl=impl, hidden=(5,), dtype="float64")
     learner = learner_of(config, data)
     result = learner.backpropagate(*data.train.batch(torch.arange(7), torch.float64))
@@ -56,58 +45,52 @@ def test_tags_and_counts_of_a_network(tmp_path: Path, impl: str) -> None:
     assert all([event.step for event in pair] == [0, 1000] for pair in read.values())
 
 
-def test_tag_of_a_parameter(tmp_path: Path) -> None:
-    tags = {
-        "layer1.weight": "weights/layer1",
-        "blocks.3.norm.bias": "biases/blocks.3.norm",
-        "embedding": "parameters/embedding",
-        "norm.gain": "parameters/norm.gain",
-        "weight": "parameters/weight",
-    }
+def test_tags_of_parameters_and_none_of_a_tensor_without_finite_values(tmp_path):
+    tags = {"layer1.weight": "weights/layer1", "blocks.3.norm.bias": "biases/blocks.3.norm"}
+    tags |= {name: f"parameters/{name}" for name in ("embedding", "norm.gain", "weight")}
+    without = {"empty": [], "nan": [math.nan, math.nan], "infinite": [math.inf]}
+    result = replace(NOTHING, gradients={name: torch.tensor(values) for name, values in without.items()})
     with writing(tmp_path) as writer:
-        writer.histograms(0, {name: torch.ones(len(name)) for name in tags}, NOTHING)
+        writer.histograms(0, {name: torch.ones(len(name)) for name in tags}, result)
     read = {tag: event.histogram_value.num for tag, (event,) in histograms(tmp_path).items()}
     assert read == {tag: len(name) for name, tag in tags.items()}
 
 
-@pytest.mark.parametrize(
-    ("tensor", "kept"),
-    [
-        pytest.param(normal(3, 50), slice(None), id="normal"),
-        pytest.param(normal(500).bfloat16(), slice(None), id="bfloat16"),
-        pytest.param(torch.tensor(2.5), slice(None), id="scalar"),
-        pytest.param(torch.zeros(9), slice(None), id="zeros"),
-        pytest.param(torch.full((9,), -3.0), slice(None), id="constant"),
-        pytest.param(double([1.0, 1.0 + 2**-52]), slice(None), id="two neighbors"),
-        pytest.param(double([1e-40, 1e-320, 0.0]), slice(None), id="subnormal"),
-        pytest.param(torch.tensor([1e30, -1e38]), slice(None), id="large"),
-        pytest.param(torch.tensor([math.nan, 1.0, -2.0, math.inf, -math.inf]), slice(1, 3), id="some not finite"),
-        pytest.param(double([1e300, 1.0, 2.0, -1e300]), slice(1, 3), id="some too large to square"),
-    ],
-)
-def test_every_finite_value_is_counted(tmp_path: Path, tensor: Tensor, kept: slice) -> None:
+def double(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+RANDOM = torch.randn(500, generator=torch.Generator().manual_seed(0))
+ALL, MIDDLE = slice(None), slice(1, 3)
+TENSORS = {
+    "normal": (RANDOM[:150].view(3, 50), ALL),
+    "bfloat16": (RANDOM.bfloat16(), ALL),
+    "scalar": (torch.tensor(2.5), ALL),
+    "zeros": (torch.zeros(9), ALL),
+    "constant": (torch.full((9,), -3.0), ALL),
+    "two neighbors": (double(1.0, 1.0 + 2**-52), ALL),
+    "subnormal": (double(1e-40, 1e-320, 0.0), ALL),
+    "large": (torch.tensor([1e30, -1e38]), ALL),
+    "some not finite": (torch.tensor([math.nan, 1.0, -2.0, math.inf, -math.inf]), MIDDLE),
+    "some too large to square": (double(1e300, 1.0, 2.0, -1e300), MIDDLE),
+}
+
+
+@pytest.mark.parametrize(("tensor", "kept"), TENSORS.values(), ids=TENSORS)
+def test_every_finite_value_is_counted(tmp_path, tensor, kept):
     values, found = tensor.double().flatten()[kept], histogram(tmp_path, tensor)
     assert (found.num, found.min, found.max) == (len(values), values.min(), values.max())
     assert found.sum == pytest.approx(values.sum().item())
     assert found.sum_squares == pytest.approx(values.square().sum().item())
-    assert sum(found.bucket) == len(values)
     edges = np.array(found.bucket_limit)
-    assert len(edges) == 65
+    assert (len(edges), sum(found.bucket)) == (65, len(values))
     assert (np.diff(edges) > 0).all()
     assert edges[0] < values.min() <= values.max() < edges[-1]
 
 
-def test_buckets_lie_where_the_values_do(tmp_path: Path) -> None:
+def test_buckets_lie_where_the_values_do(tmp_path):
     found = histogram(tmp_path, torch.cat([torch.linspace(-1, 0, 1000), torch.linspace(2.5, 3, 200)]))
     right, counts = np.array(found.bucket_limit), np.array(found.bucket)
     assert counts[right <= 0].sum() == pytest.approx(1000, abs=70)  # a bucket may straddle 0
     assert counts[(right > 0.1) & (right < 2.5)].sum() == 0
     assert counts[right >= 2.5].sum() == 200
-
-
-def test_a_tensor_without_finite_values_is_left_out(tmp_path: Path) -> None:
-    without = {"empty": [], "nan": [math.nan, math.nan], "infinite": [math.inf]}
-    gradients = {name: torch.tensor(values) for name, values in without.items()}
-    with writing(tmp_path) as writer:
-        writer.histograms(0, {}, replace(NOTHING, gradients=gradients, deltas={"layer1": torch.ones(1)}))
-    assert list(histograms(tmp_path)) == ["deltas/layer1"]
