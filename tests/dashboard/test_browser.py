@@ -61,17 +61,14 @@ def address(runs):
 
 
 @pytest.fixture
-def page(chromium, address):
+def page(browser, address):
     """A page at TensorBoard's address, which fails the test if a script on it fails."""
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
     errors = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=arguments)
-        page = browser.new_page(base_url=address, viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(1000 * SECONDS)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        yield page
-        browser.close()
+    page = browser.new_page(base_url=address, viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(1000 * SECONDS)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    page.close()
     assert errors == []
 
 

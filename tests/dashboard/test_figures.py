@@ -65,9 +65,6 @@ def stripes(horizontal):
 
 
 class TestMistakes:
-    def test_none_without_a_mistake(self):
-        assert figures.mistakes(stripes([False] * 3), torch.arange(3), torch.eye(3), (8, 8), DIGITS, "p") is None
-
     def test_the_most_confident_comes_first(self):
         confidence = torch.tensor([[0.6, 0.4], [0.9, 0.1], [0.99, 0.01]])
         labels = torch.tensor([1, 1, 0])  # the third, of which it is surest, is right

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from tests.support.dashboard import NOTHING, colors_of, events, pixels, random_pictures, writing
+from tests.support.dashboard import NOTHING, colors_of, events, image_steps, images, random_pictures, writing
 from training.dashboard import figures
 from training.dashboard.metrics import read_metrics
 from training.families.configure import configure
@@ -89,9 +89,8 @@ class TestResume:
         expected = [*((step, float(step)) for step in range(4)), *((step, 400.0 + step) for step in range(4, 9))]
         assert scalars(tmp_path) == {"loss/train": expected}
         assert [(m["step"], m["loss/train"]) for m in metrics(tmp_path)] == expected
-        reader = events(tmp_path)
-        for shown in (reader.Images("images/first_layer_weights"), reader.Histograms("weights/layer1")):
-            assert [event.step for event in shown] == list(range(9))
+        assert image_steps(events(tmp_path)) == {"first_layer_weights": list(range(9))}
+        assert [event.step for event in events(tmp_path).Histograms("weights/layer1")] == list(range(9))
 
     @pytest.mark.parametrize(("start", "old"), [(0, ['{"step": 0, "loss/train": 9.0}\n']), (5, [])])
     def test_a_fresh_run_starts_metrics_anew_and_one_without_metrics_goes_on(self, tmp_path, start, old):
@@ -112,7 +111,7 @@ class TestFinalFigures:
     @pytest.mark.sweep(3)
     @pytest.mark.parametrize(
         ("shape", "right", "more"),
-        [((4, 5), 4, {"mistakes"}), ((4, 5), 6, set()), ((2,), 4, {"decision_boundary"}), ((7,), 4, set())],
+        [((4, 5), 4, ["mistakes"]), ((4, 5), 6, []), ((2,), 4, ["decision_boundary"]), ((7,), 4, [])],
         ids=["pictures", "pictures without a mistake", "points", "features"],
     )
     def test_which_there_are(self, tmp_path, shape, right, more):
@@ -127,13 +126,9 @@ class TestFinalFigures:
         with writing(tmp_path, data=data) as writer:
             writer.final_figures(40, outputs, data.test.y, predict)
         reader = events(tmp_path)
-        assert set(reader.Tags()["images"]) == {f"images/{name}" for name in {"confusion_matrix"} | more}
-        for tag in reader.Tags()["images"]:
-            (event,) = reader.Images(tag)
-            shown = pixels(event.encoded_image_string)
-            assert (event.step, shown.shape) == (40, (event.height, event.width, 3))
-            if tag == "images/confusion_matrix":
-                assert (shown == colors_of(figures.confusion_matrix(data.test.y, said, data.classes))).all()
+        assert image_steps(reader) == {name: [40] for name in ("confusion_matrix", *more)}
+        [(_, matrix)] = images(reader)["confusion_matrix"]
+        assert (matrix == colors_of(figures.confusion_matrix(data.test.y, said, data.classes))).all()
         assert len(asked) == ("decision_boundary" in more)
         assert all(-0.1 < x.min() < 0.2 and 0.8 < x.max() < 1.1 for x in asked)
 
@@ -145,7 +140,7 @@ class TestFinalFigures:
         outputs[0] = math.nan
         with writing(tmp_path, data=data, config=configure(loss=loss)) as writer:
             writer.final_figures(1, outputs, data.test.y, lambda x: x)
-        assert set(events(tmp_path).Tags()["images"]) == {"images/confusion_matrix", "images/mistakes"}
+        assert image_steps(events(tmp_path)) == {"confusion_matrix": [1], "mistakes": [1]}
 
 
 CHOSEN = configure(hidden=(30, 7), activation=("tanh",), lr=0.125)

@@ -43,7 +43,7 @@ class TestWeights:
         parameters |= {"layer2.weight": torch.ones(2, 20)}
         tag, grid = image(tmp_path, random_pictures((4, 5)), "pictures", parameters)
         zoom = GRID_PIXELS // (2 * 5)  # two columns of neurons
-        assert (tag, grid.shape) == ("images/first_layer_weights", (2 * (4 * zoom + 2) + 2, 2 * (5 * zoom + 2) + 2, 3))
+        assert (tag, grid.shape) == ("first_layer_weights", (2 * (4 * zoom + 2) + 2, 2 * (5 * zoom + 2) + 2, 3))
         red, blue, point = (cell(grid, *place, zoom, (4, 5)) for place in ((0, 0), (0, 1), (1, 0)))
         assert (red == RED).all()
         assert (blue == BLUE).all()
@@ -91,7 +91,7 @@ class TestFeatureMaps:
         learner.params["C1.weight"][4, 0, 1, 2] = -1.0
         a = learner.activations(data.test.batch(torch.arange(1), torch.float32)[0])
         tag, shown = image(tmp_path, data, "feature_maps", a)
-        assert tag == "images/feature_maps"
+        assert tag == "feature_maps"
 
         picture, top = data.test.x[0].view(28, 28), LABEL + 2
         for i in (0, 3):  # the first and the last of a pixel's four
@@ -165,7 +165,7 @@ class TestFilters:
         parameters = {"stem.bias": torch.ones(6), "conv.weight": kernels, "conv2.weight": torch.ones(3, 6, 2, 2)}
         tag, shown = image(tmp_path, random_pictures((28, 28)), "pictures", parameters)
         zoom = 400 // (3 * 5)
-        assert (tag, shown.shape) == ("images/filters", (2 * (5 * zoom + 6) + 6, 3 * (5 * zoom + 6) + 6, 3))
+        assert (tag, shown.shape) == ("filters", (2 * (5 * zoom + 6) + 6, 3 * (5 * zoom + 6) + 6, 3))
         six = cells(shown, 6, 3, zoom, 5)
         assert (six[0] == WHITE).all()
         assert (six[1] == RED).all()

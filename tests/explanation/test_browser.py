@@ -26,14 +26,6 @@ SUMS = (
 )
 
 
-@pytest.fixture(scope="module")
-def browser(chromium):
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(scope="module", params=["digits", "points"])
 def loaded(request, browser, runs, tmp_path_factory):
     """The page of each run, opened offline, and what it says on the console or asks for beside itself."""

@@ -41,8 +41,19 @@ def events(run_dir):
     return EventAccumulator(str(run_dir), size_guidance=everything).Reload()
 
 
-def pixels(encoded):
-    return colors_of(Image.open(io.BytesIO(encoded)))
+def images(reader):
+    """Of every image in the folder `images`, the only one, its steps and its pixels."""
+    found = {}
+    for tag in reader.Tags()["images"]:
+        folder, _, name = tag.partition("/")
+        assert folder == "images"
+        found[name] = [(e.step, colors_of(Image.open(io.BytesIO(e.encoded_image_string)))) for e in reader.Images(tag)]
+        assert [(e.height, e.width, 3) for e in reader.Images(tag)] == [colors.shape for _, colors in found[name]]
+    return found
+
+
+def image_steps(reader):
+    return {name: [step for step, _ in shown] for name, shown in images(reader).items()}
 
 
 def colors_of(picture):
@@ -50,14 +61,12 @@ def colors_of(picture):
 
 
 def image(run_dir, data, call, *arguments):
-    """The tag and the pixels of the image that a call of the writer leaves for TensorBoard; None if it leaves none."""
+    """Name and pixels of the one image that a call of the writer leaves for TensorBoard; None if it leaves none."""
     with writing(run_dir, data=data) as writer:
         getattr(writer, call)(7, *arguments)
-    reader = events(run_dir)
-    if not reader.Tags()["images"]:
+    found = images(events(run_dir))
+    if not found:
         return None
-    (tag,) = reader.Tags()["images"]
-    (event,) = reader.Images(tag)
-    colors = pixels(event.encoded_image_string)
-    assert (event.step, event.height, event.width) == (7, *colors.shape[:2])
-    return tag, colors
+    ((name, [(step, colors)]),) = found.items()
+    assert step == 7
+    return name, colors

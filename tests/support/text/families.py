@@ -43,8 +43,6 @@ class RecurrentOptions:
 
     context: Annotated[int, COUNT] = 7
     """Characters in a segment."""
-    width: Annotated[int, COUNT] = 9
-    """Hidden units."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Recurrents(Family):
         return segments(data, config.context, carries=True)
 
     def make(self, config, data):
-        return Recurrent(len(data.classes), 6, config.width)
+        return Recurrent(len(data.classes), 6, 9)
 
     def twin(self, model):
         return RecurrentTwin(model)
@@ -75,8 +73,6 @@ class TransformerOptions:
 
     context: Annotated[int, COUNT] = 8
     """Characters in a segment."""
-    heads: Annotated[int, COUNT] = 3
-    """Attention heads."""
     dropout: Annotated[float, FRACTION] = 0.2
     """Probability with which an activation is dropped."""
 
@@ -94,14 +90,13 @@ class Transformers(Family):
         return segments(data, config.context, carries=False)
 
     def make(self, config, data):
-        return Transformer(len(data.classes), config.context, 4 * config.heads, config.heads, config.dropout)
+        return Transformer(len(data.classes), config.context, 12, 3, config.dropout)
 
     def twin(self, model):
         return TransformerTwin(model)
 
     def problems(self):
-        model = Transformer(7, 5, 6, 2)
-        yield TextProblem("2 heads", "softmax-cross-entropy", model, (5,), 7, "2 heads, 5 places")
+        yield TextProblem("2 heads", "softmax-cross-entropy", Transformer(7, 5, 6, 2), (5,), 7, "2 heads, 5 places")
 
 
 def register(monkeypatch, directory):
@@ -114,4 +109,3 @@ def register(monkeypatch, directory):
     for family in (Recurrents(), Transformers()):
         (directory / f"{family.name}.toml").write_text(f'model = "{family.name}"\n{PRESET}', encoding="utf-8")
         monkeypatch.setitem(FAMILIES, family.name, family)
-    return FAMILIES
