@@ -39,7 +39,7 @@ def of_type(traces, kind):
 PAGES = {
     "points": {"shape": (2,), "hidden": (6, 4), "activation": ("tanh",), "loss": "softmax-cross-entropy"},
     "pictures": {"shape": (6, 4), "hidden": (5, 4)},
-    "more neurons than are shown": {"shape": (6, 4), "hidden": (40, 36), "activation": ("gelu", "relu", "sigmoid")},
+    "more neurons than are shown": {"shape": (6, 7), "hidden": (40, 36), "activation": ("gelu", "relu", "sigmoid")},
     "many inputs that are no picture": {"shape": (40,), "hidden": (4,), "loss": "sigmoid-cross-entropy"},
     "deep": {"shape": (3,), "hidden": (3,) * 9, "activation": ("softplus",), "loss": "smoothed"},
 }
@@ -115,6 +115,10 @@ class TestPage:
             assert numbers == near(torch.stack([W, a, dz, truth.dW[l - 1][j, k], *terms])), key
 
     def test_the_network_is_drawn_as_it_is(self, shown):
+        """And a picture only of what is one."""
+        pictures = [len(of_type(shown.charts[name], "heatmap")) for name in ("outputs", "network")]
+        is_picture = len(shown.e.trained.data.shape) == 2
+        assert pictures == [is_picture, is_picture and len(shown.x[0]) > NEURONS]
         keys = [key for trace in shown.charts["network"] for key in trace.get("customdata", []) if isinstance(key, str)]
         for l, a in enumerate(shown.truth.a[1:], start=1):
             own = [key for key in keys if key.startswith(f"{l}.")]
