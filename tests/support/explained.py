@@ -42,11 +42,10 @@ class Autograd:
         self.activations = [ACTIVATIONS[name]() for name in config.activations]
         self.loss = TWIN_LOSSES["smoothed" if config.label_smoothing else config.loss]
         self.theta = (trained.learner.params.theta if theta is None else theta).clone().requires_grad_()
-        self.W, self.b, start = [], [], 0
-        for n_out, n_in in (s for s in trained.learner.model.shapes.values() if len(s) == 2):
-            self.W.append(self.theta[start : start + n_out * n_in].view(n_out, n_in))
-            self.b.append(self.theta[start + n_out * n_in : start + n_out * (n_in + 1)])
-            start += n_out * (n_in + 1)
+        shapes = trained.learner.model.shapes.values()  # of W and b in turn
+        pieces = zip(self.theta.split([prod(shape) for shape in shapes]), shapes, strict=True)
+        parameters = [piece.view(shape) for piece, shape in pieces]
+        self.W, self.b = parameters[::2], parameters[1::2]
 
     def forward(self, x):
         zs, activations = [], [x]
