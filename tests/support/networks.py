@@ -200,10 +200,8 @@ LENETS = {
     "unpadded": pictures(LeNet5((1, 32, 32), 2, "softplus"), "squared-error", 2),
     "smoothed tanh": pictures(LeNet5((1, 28, 28), 4, "tanh"), "smoothed", 7),
 }
-BLOCK = Transformer(vocabulary=7, context=8, width=6, heads=2)
-TEXTS = {f"cell, {loss}": text(Recurrent(7, 3, 6), loss) for loss in LOSSES} | {
-    f"block, {loss}": text(replace(BLOCK, dropout=0.3), loss) for loss in LOSSES
-}
+READERS = {"cell": Recurrent(7, 3, 6), "block": Transformer(vocabulary=7, context=8, width=6, heads=2, dropout=0.3)}
+TEXTS = {f"{name}, {loss}": text(model, loss) for name, model in READERS.items() for loss in LOSSES}
 WITHOUT_DROPOUT = {
     f"{kind}, {name}": problem
     for kind, problems in (("MLP", MLPS), ("LeNet-5", LENETS), ("CNN", CNNS))

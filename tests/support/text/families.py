@@ -1,5 +1,6 @@
 """The two text families as training sees them, a text as a data set, and what registers both for a test."""
 
+import json
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -15,16 +16,8 @@ from training.families.base import Family
 from training.families.text import TextProblem, segments
 from training.tasks import NEXT_TOKEN
 
-PRESET = """\
-dataset = "text"
-loss = "softmax-cross-entropy"
-init = "xavier"
-optimizer = "adam"
-lr = 0.01
-schedule = "constant"
-batch_size = 5
-epochs = 1
-"""
+PRESET = {"dataset": "text", "loss": "softmax-cross-entropy", "init": "xavier", "optimizer": "adam", "lr": 0.01}
+PRESET |= {"schedule": "constant", "batch_size": 5, "epochs": 1}
 
 
 def load_text(path):
@@ -107,5 +100,6 @@ def register(monkeypatch, directory):
     monkeypatch.setattr("training.families.configure.PRESETS", directory)
     monkeypatch.setitem(LOADERS, "text", load_text)
     for family in (Recurrents(), Transformers()):
-        (directory / f"{family.name}.toml").write_text(f'model = "{family.name}"\n{PRESET}', encoding="utf-8")
+        lines = (f"{name} = {json.dumps(value)}\n" for name, value in {"model": family.name, **PRESET}.items())
+        (directory / f"{family.name}.toml").write_text("".join(lines), encoding="utf-8")
         monkeypatch.setitem(FAMILIES, family.name, family)
