@@ -3,15 +3,13 @@
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import pytest
 import torch
 
-from training.data import Dataset, load
+from training.data import load
 from training.data.mnist import has_mnist
 
 torch.set_num_threads(1)
@@ -19,14 +17,14 @@ torch.set_warn_always(True)  # else torch gives many warnings once a process, an
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job ignores it, and so would children
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
+def pytest_itemcollected(item):
     """What is long is slow; of a sweep(n) about one case in n is not, whichever the checksum of its name picks."""
     sweep = item.get_closest_marker("sweep")
     if item.get_closest_marker("long") or (sweep and crc32(item.name.encode()) % sweep.args[0]):
         item.add_marker("slow")
 
 
-def shared_state() -> dict[str, Any]:
+def shared_state():
     """What a test could leave to those that run after it."""
     return {
         "grad mode": torch.is_grad_enabled(),
@@ -38,19 +36,19 @@ def shared_state() -> dict[str, Any]:
     }
 
 
-def begin() -> None:
+def begin():
     torch.set_num_threads(1)  # a run in this process sets its own
     torch.manual_seed(0)
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
+def pytest_runtest_setup():
     """Before the fixtures that several tests share: they are made for whichever of these is first."""
     begin()
 
 
 @pytest.fixture(autouse=True)
-def any_order() -> Iterator[None]:
+def any_order():
     """A test begins with one thread and seeded, and leaves the rest of the shared state as it was."""
     begin()
     before = shared_state()
@@ -59,7 +57,7 @@ def any_order() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def mnist_dir() -> Path:
+def mnist_dir():
     """The directory that holds the full MNIST; tests that need it are skipped where there is none."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     path = Path(os.environ.get("MANUAL_BACKPROP_DATA", beside))
@@ -69,16 +67,21 @@ def mnist_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def sample() -> Dataset:
+def sample():
     """The bundled sample of MNIST."""
     return load("sample")
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The browser's path; tests that need one are skipped where there is none."""
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium by Playwright; tests that need a browser are skipped where one of the two is missing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next((path for name in names if (path := shutil.which(name))), None)
     if path is None:
         pytest.skip(f"there is no browser: none of {', '.join(names)} is installed")
-    return path
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        browser.close()

@@ -5,8 +5,6 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,10 +23,9 @@ SECONDS = 60  # to start, and to show what it should: a limit, not a wait
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory):
     """Two small runs, side by side."""
-    root = tmp_path_factory.mktemp("runs")
-    data = load("points")
+    root, data = tmp_path_factory.mktemp("runs"), load("points")
     for impl, loss in LOSSES.items():
         config = configure(impl=impl, dataset="points", hidden=(5,))
         learner = learner_of(config, data)
@@ -42,69 +39,58 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(runs: Path) -> Iterator[str]:
+def address(runs):
     """Where TensorBoard serves the runs; it chooses a free port itself and prints it."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), "--host", "127.0.0.1", "--port", "0"]
     command += ["--load_fast", "false", "--reload_interval", "1"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        too_late = threading.Timer(SECONDS, process.kill)  # ends the loop below
+        too_late = threading.Timer(SECONDS, process.kill)  # ends what can be read below
         too_late.start()
         try:
-            printed = []
-            assert process.stderr is not None
-            for line in process.stderr:
-                printed.append(line)
-                if found := re.search(r"http://127\.0\.0\.1:\d+/", line):
-                    too_late.cancel()
-                    yield found[0]
-                    break
-            else:
-                pytest.fail("TensorBoard did not start: " + "".join(printed))
+            printed = ""
+            while not (found := re.search(r"http://127\.0\.0\.1:\d+/", printed)):
+                line = process.stderr.readline()
+                assert line, f"TensorBoard did not start: {printed}"
+                printed += line
+            too_late.cancel()
+            yield found[0]
         finally:
             too_late.cancel()
             process.kill()
 
 
 @pytest.fixture
-def page(chromium: str, address: str) -> Iterator["playwright.Page"]:
+def page(browser, address):
     """A page at TensorBoard's address, which fails the test if a script on it fails."""
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
-    errors: list[str] = []
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=arguments)
-        page = browser.new_page(base_url=address, viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(1000 * SECONDS)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        yield page
-        browser.close()
+    errors = []
+    page = browser.new_page(base_url=address, viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(1000 * SECONDS)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    page.close()
     assert errors == []
 
 
-def test_both_runs_are_on_one_chart(page: "playwright.Page") -> None:
+def test_both_runs_are_on_one_chart(page):
     page.goto("/?tagFilter=loss%2Ftrain&smoothing=0#timeseries")
     card = page.locator("scalar-card")
     rows = card.locator("tb-data-table-content-row")
     playwright.expect(rows).to_have_count(2, timeout=1000 * SECONDS)
-    shown = {run: rows.filter(has_text=run) for run in LOSSES}
     for run, loss in LOSSES.items():
-        playwright.expect(shown[run]).to_contain_text(f"{loss:.4f}", timeout=1000 * SECONDS)
+        playwright.expect(rows.filter(has_text=run)).to_contain_text(f"{loss:.4f}", timeout=1000 * SECONDS)
     assert card.count() == 1
     playwright.expect(card).to_contain_text("loss/train")
 
 
 @pytest.mark.long
-def test_histograms_are_on_the_page(page: "playwright.Page") -> None:
+def test_histograms_and_one_row_of_hparams_of_each_run_are_on_their_pages(page):
     page.goto("/?tagFilter=weights%2Flayer1#timeseries")
     cards = page.locator("histogram-card")
     playwright.expect(cards).to_have_count(2, timeout=1000 * SECONDS)  # one for each run
     for run in LOSSES:
         slices = cards.filter(has_text=run).locator("tb-histogram .histogram")
         playwright.expect(slices).to_have_count(3, timeout=1000 * SECONDS)  # one for each step
-
-
-@pytest.mark.long
-def test_hparams_are_one_row_a_run(page: "playwright.Page") -> None:
     page.goto("/#hparams")
     cells = page.locator("vaadin-grid-cell-content")
     for run in LOSSES:

@@ -3,54 +3,51 @@
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import fields
-from pathlib import Path
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from tests.support.dashboard import NOTHING, colors_of, events, pixels, random_pictures, writing
+from tests.support.dashboard import NOTHING, colors_of, events, image_steps, images, random_pictures, writing
+from tests.support.running import learner_of
 from training.dashboard import figures
 from training.dashboard.metrics import read_metrics
-from training.data import Dataset
+from training.data import load
 from training.families.configure import configure
 
 
-def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+def scalars(run_dir):
     reader = events(run_dir)
     return {tag: [(e.step, e.value) for e in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
 
 
-def metrics(run_dir: Path) -> list[dict]:
+def metrics(run_dir):
     return list(read_metrics(run_dir / "metrics.jsonl"))
 
 
-def event_file(run_dir: Path) -> Path:
+def event_file(run_dir):
     (path,) = run_dir.glob("events.out.tfevents.*")
     return path
 
 
 class TestScalars:
-    def test_every_tag_step_and_value_is_there_in_full_precision_in_metrics(self, tmp_path: Path) -> None:
+    def test_every_tag_step_and_value_is_there_in_full_precision_in_metrics(self, tmp_path):
         """And once they are flushed, while the run goes on."""
         single = {step: float(np.float32(1 / 3 + step)) for step in (0, 7, 60_000)}
+        lines = [{"step": step, "loss/train": 1 / 3 + step, "learning_rate": 1e-300} for step in single]
         with writing(tmp_path) as writer:
-            for step in single:
-                writer.scalars(step, {"loss/train": 1 / 3 + step, "learning_rate": 1e-300})
+            for line in lines:
+                writer.scalars(line["step"], {tag: line[tag] for tag in ("loss/train", "learning_rate")})
             writer.flush()
             expected = {"loss/train": list(single.items()), "learning_rate": [(step, 0.0) for step in single]}
             assert scalars(tmp_path) == expected
             writer.scalars(60_000, {"accuracy/test": 0.9375})
         assert scalars(tmp_path) == expected | {"accuracy/test": [(60_000, 0.9375)]}
-        assert metrics(tmp_path) == [
-            *({"step": step, "loss/train": 1 / 3 + step, "learning_rate": 1e-300} for step in single),
-            {"step": 60_000, "accuracy/test": 0.9375},
-        ]
+        assert metrics(tmp_path) == [*lines, {"step": 60_000, "accuracy/test": 0.9375}]
 
-    def test_what_is_not_finite_is_null_in_metrics_and_itself_in_events(self, tmp_path: Path) -> None:
+    def test_what_is_not_finite_is_null_in_metrics_and_itself_in_events(self, tmp_path):
         with writing(tmp_path) as writer:
             writer.scalars(0, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 2.0})
         text = (tmp_path / "metrics.jsonl").read_text()
@@ -60,132 +57,189 @@ class TestScalars:
         assert values == {"b": math.inf, "c": -math.inf, "d": 2.0}
 
 
-def kill(run_dir: Path) -> None:
-    """Leave both files as a killed process may: with the last record cut off."""
+def histograms(run_dir):
+    reader = events(run_dir)
+    return {tag: reader.Histograms(tag) for tag in reader.Tags()["histograms"]}
+
+
+def histogram(run_dir, tensor):
+    """What a reader gets of one tensor."""
+    with writing(run_dir) as writer:
+        writer.histograms(0, {"w": tensor}, NOTHING)
+    ((event,),) = histograms(run_dir).values()
+    return event.histogram_value
+
+
+def double(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+RANDOM = torch.randn(500, generator=torch.Generator().manual_seed(0))
+ALL, MIDDLE = slice(None), slice(1, 3)
+TENSORS = {
+    "normal": (RANDOM[:150].view(3, 50), ALL),
+    "bfloat16": (RANDOM.bfloat16(), ALL),
+    "scalar": (torch.tensor(2.5), ALL),
+    "zeros": (torch.zeros(9), ALL),
+    "constant": (torch.full((9,), -3.0), ALL),
+    "two neighbors": (double(1.0, 1.0 + 2**-52), ALL),
+    "subnormal": (double(1e-40, 1e-320, 0.0), ALL),
+    "large": (torch.tensor([1e30, -1e38]), ALL),
+    "some not finite": (torch.tensor([math.nan, 1.0, -2.0, math.inf, -math.inf]), MIDDLE),
+    "some too large to square": (double(1e300, 1.0, 2.0, -1e300), MIDDLE),
+}
+
+
+class TestHistograms:
+    @pytest.mark.parametrize("impl", ["manual", "reference", "both"])
+    def test_tags_and_counts_of_a_network(self, tmp_path, impl):
+        data, config = load("points"), configure(impl=impl, hidden=(5,), dtype="float64")
+        learner = learner_of(config, data)
+        result = learner.backpropagate(*data.train.batch(torch.arange(7), torch.float64))
+        with writing(tmp_path, config=config, data=data) as writer:
+            for step in (0, 1000):
+                writer.histograms(step, learner.parameters, result)
+        read = histograms(tmp_path)
+        assert {tag: event.histogram_value.num for tag, (event, _) in read.items()} == {
+            **{"weights/layer1": 5 * 2, "weights/layer2": 2 * 5, "biases/layer1": 5, "biases/layer2": 2},
+            **{"gradients/layer1.weight": 5 * 2, "gradients/layer2.weight": 2 * 5},
+            **{"gradients/layer1.bias": 5, "gradients/layer2.bias": 2},
+            **{"deltas/layer1": 7 * 5, "deltas/layer2": 7 * 2, "deltas/output": 7 * 2},
+            **{"activations/layer1": 7 * 5, "activations/layer2": 7 * 2},
+        }
+        assert all([event.step for event in pair] == [0, 1000] for pair in read.values())
+
+    def test_tags_of_parameters_and_none_of_a_tensor_without_finite_values(self, tmp_path):
+        tags = {"layer1.weight": "weights/layer1", "blocks.3.norm.bias": "biases/blocks.3.norm"}
+        tags |= {name: f"parameters/{name}" for name in ("embedding", "norm.gain", "weight")}
+        without = {"empty": [], "nan": [math.nan, math.nan], "infinite": [math.inf]}
+        result = replace(NOTHING, gradients={name: torch.tensor(values) for name, values in without.items()})
+        with writing(tmp_path) as writer:
+            writer.histograms(0, {name: torch.ones(len(name)) for name in tags}, result)
+        read = {tag: event.histogram_value.num for tag, (event,) in histograms(tmp_path).items()}
+        assert read == {tag: len(name) for name, tag in tags.items()}
+
+    @pytest.mark.parametrize(("tensor", "kept"), TENSORS.values(), ids=TENSORS)
+    def test_every_finite_value_is_counted(self, tmp_path, tensor, kept):
+        values, found = tensor.double().flatten()[kept], histogram(tmp_path, tensor)
+        assert (found.num, found.min, found.max) == (len(values), values.min(), values.max())
+        assert found.sum == pytest.approx(values.sum().item())
+        assert found.sum_squares == pytest.approx(values.square().sum().item())
+        edges = np.array(found.bucket_limit)
+        assert (len(edges), sum(found.bucket)) == (65, len(values))
+        assert (np.diff(edges) > 0).all()
+        assert edges[0] < values.min() <= values.max() < edges[-1]
+
+    def test_buckets_lie_where_the_values_do(self, tmp_path):
+        found = histogram(tmp_path, torch.cat([torch.linspace(-1, 0, 1000), torch.linspace(2.5, 3, 200)]))
+        right, counts = np.array(found.bucket_limit), np.array(found.bucket)
+        assert counts[right <= 0].sum() == pytest.approx(1000, abs=70)  # a bucket may straddle 0
+        assert counts[(right > 0.1) & (right < 2.5)].sum() == 0
+        assert counts[right >= 2.5].sum() == 200
+
+
+def after_a_kill(run_dir):
+    """Both files as a killed process may leave them: with the last record cut off."""
     with (run_dir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "loss/tr')
     path = event_file(run_dir)
     path.write_bytes(path.read_bytes()[:-7])
 
 
-def stop_in_this_second(run_dir: Path) -> None:
-    """Give the event file a name that comes after any other of this second."""
+def within_a_second(run_dir):
+    """Whole files, but the event file's name comes after any other of this second."""
     event_file(run_dir).rename(run_dir / f"events.out.tfevents.{int(time.time()):010d}.~")
 
 
 class TestResume:
-    @pytest.mark.slow
-    @pytest.mark.parametrize(
-        "interrupt",
-        [
-            pytest.param(lambda run_dir: None, id="after a clean stop"),
-            pytest.param(kill, id="after a kill"),
-            pytest.param(stop_in_this_second, id="within a second"),
-        ],
-    )
-    def test_no_step_is_there_twice(self, tmp_path: Path, interrupt: Callable[[Path], None]) -> None:
+    @pytest.mark.parametrize("interrupted", [after_a_kill, pytest.param(within_a_second, marks=pytest.mark.slow)])
+    def test_no_step_is_there_twice(self, tmp_path, interrupted):
+        """Not as a number, nor as a picture or a histogram."""
         for start, stop in ((0, 7), (4, 9)):
             with writing(tmp_path, start) as writer:
                 for step in range(start, stop):
+                    writer.pictures(step, {"layer1.weight": torch.randn(3, 20)})
+                    writer.histograms(step, {"layer1.weight": torch.randn(3, 20)}, NOTHING)
                     writer.scalars(step, {"loss/train": 100.0 * start + step})
             if start == 0:
-                interrupt(tmp_path)
+                interrupted(tmp_path)
         expected = [*((step, float(step)) for step in range(4)), *((step, 400.0 + step) for step in range(4, 9))]
         assert scalars(tmp_path) == {"loss/train": expected}
         assert [(m["step"], m["loss/train"]) for m in metrics(tmp_path)] == expected
+        assert image_steps(events(tmp_path)) == {"first_layer_weights": list(range(9))}
+        assert [event.step for event in events(tmp_path).Histograms("weights/layer1")] == list(range(9))
 
-    def test_pictures_and_histograms_are_not_there_twice_either(self, tmp_path: Path) -> None:
-        for start in (0, 2):
-            with writing(tmp_path, start) as writer:
-                for step in range(start, 3):
-                    writer.pictures(step, {"layer1.weight": torch.randn(3, 20)})
-                    writer.histograms(step, {"layer1.weight": torch.randn(3, 20)}, NOTHING)
-        reader = events(tmp_path)
-        assert [e.step for e in reader.Images("images/first_layer_weights")] == [0, 1, 2]
-        assert [e.step for e in reader.Histograms("weights/layer1")] == [0, 1, 2]
+    @pytest.mark.parametrize(("start", "old"), [(0, ['{"step": 0, "loss/train": 9.0}\n']), (5, [])])
+    def test_a_fresh_run_starts_metrics_anew_and_one_without_metrics_goes_on(self, tmp_path, start, old):
+        for text in old:
+            (tmp_path / "metrics.jsonl").write_text(text)
+        with writing(tmp_path, start) as writer:
+            writer.scalars(start, {"loss/train": 1.0})
+            assert metrics(tmp_path) == [{"step": start, "loss/train": 1.0}]
 
-    def test_a_fresh_run_starts_metrics_anew_and_one_without_metrics_goes_on(self, tmp_path: Path) -> None:
-        for start, old in ((0, '{"step": 0, "loss/train": 9.0}\n'), (5, None)):
-            if old:
-                (tmp_path / "metrics.jsonl").write_text(old)
-            else:
-                (tmp_path / "metrics.jsonl").unlink()
-            with writing(tmp_path, start) as writer:
-                writer.scalars(start, {"loss/train": 1.0})
-                assert metrics(tmp_path) == [{"step": start, "loss/train": 1.0}]
+
+def sure(labels, right):
+    """Outputs (N, 3), sure of the right class for the first `right` examples, and of another for the rest."""
+    said = torch.cat([labels[:right], (labels[right:] + 1) % 3])
+    return said, torch.nn.functional.one_hot(said, 3).float()
 
 
 class TestFinalFigures:
-    def outputs(self, data: Dataset, right: int) -> torch.Tensor:
-        """Sure of the right class for the first `right` examples, and of another for the rest."""
-        y = data.test.y.clone()
-        y[right:] = (y[right:] + 1) % 3
-        return torch.nn.functional.one_hot(y, 3).float()
-
     @pytest.mark.sweep(3)
     @pytest.mark.parametrize(
-        ("shape", "right", "expected"),
-        [
-            ((4, 5), 4, {"confusion_matrix", "mistakes"}),
-            ((4, 5), 6, {"confusion_matrix"}),
-            ((2,), 4, {"confusion_matrix", "decision_boundary"}),
-            ((7,), 4, {"confusion_matrix"}),
-        ],
+        ("shape", "right", "more"),
+        [((4, 5), 4, ["mistakes"]), ((4, 5), 6, []), ((2,), 4, ["decision_boundary"]), ((7,), 4, [])],
         ids=["pictures", "pictures without a mistake", "points", "features"],
     )
-    def test_which_there_are(self, tmp_path: Path, shape: tuple[int, ...], right: int, expected: set[str]) -> None:
+    def test_which_there_are(self, tmp_path, shape, right, more):
         """The confusion matrix is of the largest outputs; the plane is asked about in the network's units, 0 to 1."""
         data, asked = random_pictures(shape), []
+        said, outputs = sure(data.test.y, right)
 
-        def predict(x: torch.Tensor) -> torch.Tensor:
+        def predict(x):
             asked.append(x)
             return torch.stack([x[:, 0], x[:, 1], -x[:, 0]], dim=1)
 
         with writing(tmp_path, data=data) as writer:
-            writer.final_figures(40, self.outputs(data, right), data.test.y, predict)
+            writer.final_figures(40, outputs, data.test.y, predict)
         reader = events(tmp_path)
-        assert set(reader.Tags()["images"]) == {f"images/{name}" for name in expected}
-        for tag in reader.Tags()["images"]:
-            (event,) = reader.Images(tag)
-            assert event.step == 40
-            assert pixels(event.encoded_image_string).shape == (event.height, event.width, 3)
-        predictions = torch.tensor([*data.test.y[:right], *data.test.y[right:] + 1]) % 3
-        (event,) = reader.Images("images/confusion_matrix")
-        drawn = figures.confusion_matrix(data.test.y, predictions, data.classes)
-        assert (pixels(event.encoded_image_string) == colors_of(drawn)).all()
-        for x in asked:
-            assert -0.1 < x.min() < 0.2
-            assert 0.8 < x.max() < 1.1
-        assert len(asked) == ("decision_boundary" in expected)
+        assert image_steps(reader) == {name: [40] for name in ("confusion_matrix", *more)}
+        [(_, matrix)] = images(reader)["confusion_matrix"]
+        assert (matrix == colors_of(figures.confusion_matrix(data.test.y, said, data.classes))).all()
+        assert len(asked) == ("decision_boundary" in more)
+        assert all(-0.1 < x.min() < 0.2 and 0.8 < x.max() < 1.1 for x in asked)
 
     @pytest.mark.sweep(3)
     @pytest.mark.parametrize("loss", ["softmax-cross-entropy", "sigmoid-cross-entropy", "quadratic"])
-    def test_outputs_of_any_kind(self, tmp_path: Path, loss: str) -> None:
+    def test_outputs_of_any_kind(self, tmp_path, loss):
         data = random_pictures()
-        outputs = 1e4 * self.outputs(data, 3).bfloat16()
+        outputs = 1e4 * sure(data.test.y, 3)[1].bfloat16()
         outputs[0] = math.nan
         with writing(tmp_path, data=data, config=configure(loss=loss)) as writer:
             writer.final_figures(1, outputs, data.test.y, lambda x: x)
-        assert set(events(tmp_path).Tags()["images"]) == {"images/confusion_matrix", "images/mistakes"}
+        assert image_steps(events(tmp_path)) == {"confusion_matrix": [1], "mistakes": [1]}
+
+
+CHOSEN = configure(hidden=(30, 7), activation=("tanh",), lr=0.125)
 
 
 class TestConfiguration:
-    def test_text(self, tmp_path: Path) -> None:
+    def test_text(self, tmp_path):
         for start in (0, 1):
-            with writing(tmp_path, start, configure(hidden=(30, 7), lr=0.125)):
+            with writing(tmp_path, start, CHOSEN):
                 pass
         reader = events(tmp_path)
         (config,) = reader.Tensors("config/text_summary")  # once, though the run was resumed
         (text,) = config.tensor_proto.string_val
         rows = text.decode().splitlines()
         assert {"| hidden | `[30, 7]` |", "| lr | `0.125` |"} <= set(rows)
-        assert len(rows) == 2 + len(fields(configure()))
+        assert len(rows) == 2 + len(fields(CHOSEN))
         (environment,) = reader.Tensors("environment/text_summary")
         assert f'| torch | `"{torch.__version__}"` |' in environment.tensor_proto.string_val[0].decode()
 
-    def test_hparams_of_the_run_itself(self, tmp_path: Path) -> None:
+    def test_hparams_of_the_run_itself(self, tmp_path):
         run_dir = tmp_path / "run"
-        with writing(run_dir, config=configure(hidden=(30, 7), activation=("tanh",), lr=0.125)) as writer:
+        with writing(run_dir, config=CHOSEN) as writer:
             writer.scalars(60, {"accuracy/test": 0.75})
             writer.hparams({"hparam/accuracy": 0.75})
         session, experiment = (
@@ -194,7 +248,7 @@ class TestConfiguration:
         )
         values = session.session_start_info.hparams
         apart = {"data_dir", "device", "threads", "check_every", "log_every", "histogram_every"}
-        assert set(values) == {field.name for field in fields(configure())} - apart
+        assert set(values) == {field.name for field in fields(CHOSEN)} - apart
         assert (values["hidden"].string_value, values["activation"].string_value) == ("30 7", "tanh")
         assert values["lr"].number_value == 0.125
         assert [info.name.tag for info in experiment.experiment.metric_infos] == ["hparam/accuracy"]
@@ -203,7 +257,7 @@ class TestConfiguration:
         assert [path for path in tmp_path.rglob("*") if path.is_dir()] == [run_dir]
         event_file(run_dir)  # the only one
 
-    def test_hparams_of_a_run_that_had_nothing_left_to_do(self, tmp_path: Path) -> None:
+    def test_hparams_of_a_run_that_had_nothing_left_to_do(self, tmp_path):
         with writing(tmp_path, start_step=61) as writer:
             writer.hparams({"hparam/accuracy": 0.75})
         assert scalars(tmp_path) == {"hparam/accuracy": [(60, 0.75)]}

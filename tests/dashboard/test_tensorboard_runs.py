@@ -2,81 +2,61 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 from torch.testing import assert_close
 
 from lessons.runs import Silent
-from tests.support.dashboard import colors_of, events, image, pixels, random_pictures, writing
+from tests.support.dashboard import colors_of, events, image, image_steps, images, random_pictures, writing
 from tests.support.running import ROOT, learner_of
-from training.config import Config
 from training.dashboard import figures
 from training.dashboard.weight_images import feature_maps, filter_pictures
-from training.data import Dataset, load
+from training.data import load
 from training.families.configure import configure
-from training.learners.base import Learner
 from training.loop import Loop
 
 CNN = configure(model="cnn", channels=(4, 20), blocks=1, activation=("relu",), loss="softmax-cross-entropy", init="he")
 LENET5 = configure(model="lenet5", activation=("scaled_tanh",), loss="softmax-cross-entropy", init="xavier")
 TINY = replace(CNN, dtype="float64", lr=0.1, batch_size=8, epochs=2, histogram_every=2)
 NORMS = [f"stage{s}.{norm}" for s in (1, 2) for norm in ("norm", "block1.norm1", "block1.norm2")]
+COLORED = random_pictures((3, 8, 8))
 
 
-@dataclass
-class Run:
-    reader: EventAccumulator
-    learner: Learner
-    data: Dataset
-
-    def steps(self, kind: str, tag: str) -> list[int]:
-        return [event.step for event in getattr(self.reader, kind)(tag)]
-
-
-def run(run_dir: Path, config: Config, data: Dataset) -> Run:
+def run(run_dir, config, data):
+    """TensorBoard's reader, and the learner at the end."""
     learner = learner_of(config, data)
     with writing(run_dir, config=config, data=data) as writer:
         loop = Loop(config, data, learner, writer, Silent(), run_dir)
         assert loop.run().finished
         loop.final_figures()
-    return Run(events(run_dir), learner, data)
+    return events(run_dir), learner
 
 
 @pytest.fixture(scope="module")
-def run_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+def run_by(tmp_path_factory):
     """Six steps of a small network on pictures of three channels, by each implementation; made when first asked for."""
-    root, data, made = tmp_path_factory.mktemp("runs"), random_pictures((3, 8, 8)), {}
-
-    def by(impl: str) -> Run:
-        if impl not in made:
-            made[impl] = run(root / impl, replace(TINY, impl=impl), data)  # type: ignore[arg-type]
-        return made[impl]
-
-    return by
+    root = tmp_path_factory.mktemp("runs")
+    return cache(lambda impl: run(root / impl, replace(TINY, impl=impl), COLORED))
 
 
+@pytest.mark.slow
 class TestRun:
-    @pytest.mark.slow
-    @pytest.mark.parametrize(
-        "impl", [*(pytest.param(i, marks=pytest.mark.slow) for i in ("manual", "reference")), "both"]
-    )
-    def test_pictures_running_statistics_and_the_scale_and_shift_of_batch_norm(self, run_by, impl: str) -> None:
-        r = run_by(impl)
-        assert {tag: r.steps("Images", tag) for tag in r.reader.Tags()["images"]} == {
-            **{"images/filters": [0, 3, 6], "images/feature_maps": [0, 3, 6]},
-            **{"images/gradient_by_depth": [6], "images/confusion_matrix": [6]},
-        }
-        tags = {tag for tag in r.reader.Tags()["histograms"] if tag.startswith("batch_norm/")}
+    @pytest.mark.parametrize("impl", ["manual", "reference", "both"])
+    def test_pictures_running_statistics_and_the_scale_and_shift_of_batch_norm(self, run_by, impl):
+        reader, learner = run_by(impl)
+        seldom = {"gradient_by_depth": [6], "confusion_matrix": [6]}
+        assert image_steps(reader) == {"filters": [0, 3, 6], "feature_maps": [0, 3, 6], **seldom}
+        tags = {tag for tag in reader.Tags()["histograms"] if tag.startswith("batch_norm/")}
         assert tags == {f"batch_norm/{norm}.running_{kind}" for norm in NORMS for kind in ("mean", "var")}
-        state = r.learner.state_dict()["model"]
+        for kind in ("histograms", "scalars"):
+            of_both = {tag for tag in run_by("both")[0].Tags()[kind] if not tag.startswith("gradient_check/")}
+            assert {tag for tag in reader.Tags()[kind] if not tag.startswith("gradient_check/")} == of_both
+        state = learner.state_dict()["model"]
         for norm in NORMS:
             for tag, values, start in (
                 (f"batch_norm/{norm}.running_mean", state[f"{norm}.running_mean"], 0),
@@ -84,7 +64,7 @@ class TestRun:
                 (f"weights/{norm}", state[f"{norm}.weight"], 1),
                 (f"biases/{norm}", state[f"{norm}.bias"], 0),
             ):
-                shown = r.reader.Histograms(tag)
+                shown = reader.Histograms(tag)
                 first, last = shown[0].histogram_value, shown[-1].histogram_value
                 assert [event.step for event in shown] == [0, 2, 4, 6], tag
                 assert (first.min, first.max, first.num) == (start, start, len(values)), tag
@@ -93,49 +73,31 @@ class TestRun:
                 edges = np.array([-math.inf, *last.bucket_limit])
                 assert np.histogram(values, edges)[0].tolist() == pytest.approx(last.bucket), tag
 
-    @pytest.mark.slow
-    def test_both_implementations_show_the_same(self, run_by) -> None:
-        manual, reference = run_by("manual").reader, run_by("reference").reader
-        assert manual.Tags()["images"] == reference.Tags()["images"]
-        for kind in ("histograms", "scalars"):
-            assert set(manual.Tags()[kind]) == set(reference.Tags()[kind])
-        for tag in manual.Tags()["images"]:
-            for a, b in zip(manual.Images(tag), reference.Images(tag), strict=True):
-                difference = np.abs(pixels(a.encoded_image_string) - pixels(b.encoded_image_string))
-                assert (difference.max(axis=2) > 4).mean() < 1e-3, f"{tag}, step {a.step}"  # the drift of six steps
+    def test_pictures_are_of_the_network_as_it_was_at_their_step(self, run_by):
+        reader, learner = run_by("both")
+        a = learner.activations(COLORED.test.batch(torch.arange(1), torch.float64)[0])
+        maps = feature_maps(COLORED.test.x[0].view(3, 8, 8), {name: a[name][0] for name in NORMS})
+        filters = filter_pictures(learner.parameters["stage1.conv.weight"])
+        for name, picture in (("filters", filters), ("feature_maps", maps)):
+            (_, first), *_, (_, last) = images(reader)[name]
+            assert (last == colors_of(picture)).all()
+            assert first.shape != last.shape or (first != last).any()
 
-    @pytest.mark.slow
-    def test_pictures_are_of_the_network_as_it_was_at_their_step(self, run_by) -> None:
-        r = run_by("both")
-        a = r.learner.activations(r.data.test.batch(torch.arange(1), torch.float64)[0])
-        expected = {
-            "filters": filter_pictures(r.learner.parameters["stage1.conv.weight"]),
-            "feature_maps": feature_maps(r.data.test.x[0].view(3, 8, 8), {name: a[name][0] for name in NORMS}),
-        }
-        for name, picture in expected.items():
-            images = [pixels(event.encoded_image_string) for event in r.reader.Images(f"images/{name}")]
-            assert (images[-1] == colors_of(picture)).all()
-            assert images[0].shape != images[-1].shape or (images[0] != images[-1]).any()
+    def test_without_histograms_the_gradients_are_there_at_the_end(self, tmp_path):
+        reader, _ = run(tmp_path, replace(TINY, histogram_every=0), COLORED)
+        assert image_steps(reader)["gradient_by_depth"] == [6]
+        assert not reader.Tags()["histograms"]
 
-    @pytest.mark.slow
-    def test_without_histograms_the_gradients_are_there_at_the_end(self, tmp_path: Path) -> None:
-        r = run(tmp_path, replace(TINY, histogram_every=0), random_pictures((3, 8, 8)))
-        assert r.steps("Images", "images/gradient_by_depth") == [6]
-        assert not r.reader.Tags()["histograms"]
-
-    @pytest.mark.slow
     @pytest.mark.parametrize("of", ["points", "pictures", "convolutions"])
-    def test_metrics_md_explains_every_tag(self, run_by, tmp_path: Path, of: str) -> None:
+    def test_metrics_md_explains_every_tag(self, run_by, tmp_path, of):
         """And a perceptron of pictures has its weights shown, but no maps."""
         data = load("points") if of == "points" else random_pictures((6, 6))
         config = configure(impl="both", dtype="float64", batch_size=8, max_steps=2, log_every=1, histogram_every=1)
-        tags = (run_by("both") if of == "convolutions" else run(tmp_path, config, data)).reader.Tags()
-        shown = {
-            "points": {"decision_boundary", "confusion_matrix", "gradient_by_depth"},
-            "pictures": {"first_layer_weights", "mistakes", "confusion_matrix", "gradient_by_depth"},
-            "convolutions": {"filters", "feature_maps", "confusion_matrix", "gradient_by_depth"},
-        }[of]
-        assert set(tags["images"]) == {f"images/{name}" for name in shown}
+        reader, _ = run_by("both") if of == "convolutions" else run(tmp_path, config, data)
+        shown = {"points": {"decision_boundary"}, "pictures": {"first_layer_weights", "mistakes"}}
+        shown = shown.get(of, {"filters", "feature_maps"}) | {"confusion_matrix", "gradient_by_depth"}
+        assert image_steps(reader).keys() == shown
+        tags = reader.Tags()
         if of != "convolutions":
             folders = {tag.split("/")[0] for tag in tags["scalars"]}
             assert folders >= {"loss", "accuracy", "learning_rate", "gradient_norm", "update_ratio", "gradient_check"}
@@ -148,26 +110,23 @@ class TestRun:
 
 
 @pytest.mark.parametrize("config", [CNN, LENET5], ids=["cnn", "lenet5"])
-def test_activations_by_definition_in_evaluation_mode_and_the_same_of_all_implementations(config: Config) -> None:
-    """All three after two steps, at the same state, which they leave as it is."""
-    data, config = random_pictures((1, 28, 28)), replace(config, dtype="float64", lr=0.1)
+def test_activations_by_definition_in_evaluation_mode_and_the_same_of_all_implementations(config):
+    """All three after two steps. That they leave a learner as it is has its test in tests/learners/test_states.py."""
+    data, config = random_pictures((1, 28, 28)), replace(config, dtype="float64")
     learners = {impl: learner_of(replace(config, impl=impl), data) for impl in ("manual", "reference", "both")}
     learners["manual"].advance(torch.arange(20).view(2, 10), torch.full((2,), 0.1, dtype=torch.float64))
-    p = learners["manual"].state_dict()["model"]
+    state = learners["manual"].state_dict()
     x = torch.rand(5, 784, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    found: dict[str, Mapping[str, torch.Tensor]] = {}
+    found = {}
     for impl, learner in learners.items():
-        learner.load_state_dict(learners["manual"].state_dict())
-        found[impl], alone = learner.activations(x), learner.activations(x[:1])
-        for name, a in alone.items():  # with the batch's own statistics an example's would depend on the others
+        learner.load_state_dict(state)
+        found[impl] = learner.activations(x)
+        for name, a in learner.activations(
+            x[:1]
+        ).items():  # of the batch's own statistics all would depend on the others
             assert_close(a, found[impl][name][:1], rtol=1e-12, atol=1e-12)
             assert not found[impl][name].requires_grad, (impl, name)
-        after = learner.state_dict()["model"]
-        assert all(torch.equal(after[name], tensor) for name, tensor in p.items()), impl
-        if "stage1.norm" in alone:  # and training still is in training mode
-            mean = learner.backpropagate(x, torch.arange(5) % 3).buffers["stage1.norm.running_mean"]
-            assert not torch.equal(mean, p["stage1.norm.running_mean"]), impl
-    manual = found["manual"]
+    manual, p = found["manual"], state["model"]
     assert list(manual) == list(found["reference"]) == list(found["both"])
     for name, a in manual.items():
         assert (a - found["reference"][name]).norm() / a.norm() < 1e-14, name
@@ -178,16 +137,15 @@ def test_activations_by_definition_in_evaluation_mode_and_the_same_of_all_implem
         assert_close(manual["C1"], 1.7159 * torch.tanh(2 / 3 * z), rtol=1e-12, atol=1e-12)
     else:
         z = F.max_pool2d(F.conv2d(pictures, p["stage1.conv.weight"], padding=1), 2)
-        m, v, gamma, beta = (p[f"stage1.norm.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
-        z = F.batch_norm(z, m, v, gamma, beta, training=False)
+        z = F.batch_norm(z, *(p[f"stage1.norm.{k}"] for k in ("running_mean", "running_var", "weight", "bias")))
         assert_close(manual["stage1.norm"], z.relu(), rtol=1e-12, atol=1e-12)
 
 
 class TestGradientByDepth:
-    def test_what_is_drawn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_what_is_drawn(self, monkeypatch):
         """The curves as matplotlib has them, on a logarithmic scale; what has no place there is left out."""
         drawn = []
-        monkeypatch.setattr(figures, "drawn", lambda figure: drawn.append(figure))
+        monkeypatch.setattr(figures, "drawn", drawn.append)
         deltas = {"a": 1e-4, "b": 1e-2, "c": 0.0, "d": math.inf, "e": math.nan, "f": 0.3}
         figures.gradient_by_depth(deltas, {"b": 1e-3, "f": 1.0})
         (axes,) = drawn[0].axes
@@ -200,34 +158,25 @@ class TestGradientByDepth:
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["δ", "∂C/∂W"]
 
     @pytest.mark.sweep(3)
-    @pytest.mark.parametrize(
-        "value", [0.0, math.nan, 1.0, *(pytest.param(v, marks=pytest.mark.slow) for v in (math.inf, 1e-300, 1e300))]
-    )
-    def test_values_all_the_same(self, value: float) -> None:
+    @pytest.mark.parametrize("value", [0.0, math.nan, 1.0, math.inf, 1e-300, 1e300])
+    def test_values_all_the_same(self, value):
         figures.gradient_by_depth({"a": value}, {})
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("impl", ["manual", pytest.param("reference", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("impl", ["manual", "reference"])
     @pytest.mark.parametrize("model", ["mlp", "cnn"])
-    def test_what_is_charted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impl: str, model: str) -> None:
+    def test_what_is_charted(self, tmp_path, monkeypatch, impl, model):
         data = load("points") if model == "mlp" else random_pictures((8, 8))
         config = configure(hidden=(5, 4)) if model == "mlp" else CNN
-        learner = learner_of(replace(config, impl=impl, dtype="float64"), data)  # type: ignore[arg-type]
+        learner = learner_of(replace(config, impl=impl, dtype="float64"), data)
         result = learner.backpropagate(*learner.batch(torch.arange(7)))
-        charts = []
-
-        def record(deltas: dict[str, float], weights: dict[str, float]) -> Image.Image:
-            charts.append((deltas, weights))
-            return draw(deltas, weights)
-
-        draw = figures.gradient_by_depth
-        monkeypatch.setattr(figures, "gradient_by_depth", record)
-        tag, _ = image(tmp_path, data, "gradient_by_depth", result)
-        assert tag == "images/gradient_by_depth"
+        charts, draw = [], figures.gradient_by_depth
+        monkeypatch.setattr(figures, "gradient_by_depth", lambda *sizes: charts.append(sizes) or draw(*sizes))
+        assert image(tmp_path, data, "gradient_by_depth", result)[0] == "gradient_by_depth"
         ((deltas, weights),) = charts
-        layers, block = ["layer1", "layer2", "layer3"], ["conv1", "norm1", "conv2", "norm2"]
+        layers = ["layer1", "layer2", "layer3"]
         if model == "cnn":
-            stage = ["conv", "pool", "norm", *(f"block1.{layer}" for layer in block)]
+            stage = ["conv", "pool", "norm", *(f"block1.{layer}" for layer in ("conv1", "norm1", "conv2", "norm2"))]
             layers = [*(f"stage{s}.{layer}" for s in (1, 2) for layer in stage), "pool", "linear"]
         assert list(deltas) == layers
         assert list(weights) == [name for name in layers if "conv" in name or name.startswith(("linear", "layer"))]

@@ -2,12 +2,10 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from tests.support.dashboard import BLACK, BLUE, GRAY, RED, WHITE, colors_of, image, random_pictures
 from tests.support.running import learner_of
@@ -19,87 +17,85 @@ FIRST_MAPS = 2 * LABEL + 132 + 2  # where the first layer's maps begin, below a 
 NOT_FINITE = pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 
 
-def depth(colors: np.ndarray) -> np.ndarray:
+def depth(colors):
     """From -1, blue, over 0, white, to 1, red."""
     reddish = colors[..., 0] > colors[..., 2]
     return np.where(reddish, (255 - colors[..., 1]) / (255 - RED[1]), -(255 - colors[..., 1]) / (255 - BLUE[1]))
 
 
-def cell(grid: np.ndarray, row: int, column: int, zoom: int, shape: tuple[int, int], line: int = 2) -> np.ndarray:
+def cell(grid, row, column, zoom, shape, line=2):
     """One picture of a grid with lines of `line` pixels, at its original size."""
     height, width = (side * zoom + line for side in shape)
     top, left = row * height + line, column * width + line
     return grid[top : top + height - line : zoom, left : left + width - line : zoom]
 
 
-def kernel(grid: np.ndarray, row: int, column: int, zoom: int, side: int) -> np.ndarray:
-    return cell(grid, row, column, zoom, (side, side), line=6)
+def cells(grid, count, columns, zoom, side):
+    """The first kernels of a grid."""
+    return [cell(grid, i // columns, i % columns, zoom, (side, side), line=6) for i in range(count)]
 
 
 class TestWeights:
-    def test_size_sign_and_place(self, tmp_path: Path) -> None:
+    def test_size_sign_and_place(self, tmp_path):
         weights = torch.zeros(3, 20)
-        weights[0], weights[1] = 1.0, -1.0
-        weights[2, 7] = 1.0  # row 1, column 2 of a 4×5 picture
+        weights[0], weights[1], weights[2, 7] = 1.0, -1.0, 1.0  # the last in row 1, column 2 of a 4×5 picture
         parameters = {"embedding": torch.ones(2, 7), "layer1.bias": torch.zeros(3), "layer1.weight": weights}
         parameters |= {"layer2.weight": torch.ones(2, 20)}
         tag, grid = image(tmp_path, random_pictures((4, 5)), "pictures", parameters)
         zoom = GRID_PIXELS // (2 * 5)  # two columns of neurons
-        assert tag == "images/first_layer_weights"
-        assert grid.shape == (2 * (4 * zoom + 2) + 2, 2 * (5 * zoom + 2) + 2, 3)
+        assert (tag, grid.shape) == ("first_layer_weights", (2 * (4 * zoom + 2) + 2, 2 * (5 * zoom + 2) + 2, 3))
         red, blue, point = (cell(grid, *place, zoom, (4, 5)) for place in ((0, 0), (0, 1), (1, 0)))
         assert (red == RED).all()
         assert (blue == BLUE).all()
         assert (point[1, 2] == RED).all()
         assert (np.delete(point.reshape(-1, 3), 7, axis=0) == WHITE).all()
 
-    def test_depth_of_color_is_in_proportion_to_the_weight(self) -> None:
-        weights = torch.tensor([[-1.0, -0.5, 0.0, 0.25, 1.0, 1.0]])
-        colors = cell(colors_of(weight_pictures(weights, (2, 3))), 0, 0, GRID_PIXELS // 3, (2, 3)).reshape(6, 3)
-        assert depth(colors) == pytest.approx([-1, -0.5, 0, 0.25, 1, 1], abs=0.01)
-
     @NOT_FINITE
-    def test_what_is_not_finite_is_black(self, bad: float) -> None:
-        weights = torch.tensor([[1.0, bad, -1.0, bad]])
-        colors = cell(colors_of(weight_pictures(weights, (2, 2))), 0, 0, GRID_PIXELS // 2, (2, 2))
-        assert (colors == BLACK).all(axis=2).tolist() == [[False, True], [False, True]]
+    def test_color_is_in_proportion_to_the_weight_and_black_where_it_is_not_finite(self, bad):
+        weights = torch.tensor([[-1.0, -0.5, bad, 0.0, 0.25, 1.0]])
+        colors = cell(colors_of(weight_pictures(weights, (2, 3))), 0, 0, GRID_PIXELS // 3, (2, 3)).reshape(6, 3)
+        assert depth(np.delete(colors, 2, axis=0)) == pytest.approx([-1, -0.5, 0, 0.25, 1], abs=0.01)
+        assert (colors[2] == BLACK).all()
 
     @pytest.mark.slow
     @pytest.mark.parametrize(("value", "color"), [(0.0, WHITE), (math.nan, BLACK)], ids=["zeros", "nan"])
-    def test_without_a_scale(self, value: float, color: list[int]) -> None:
-        for picture in (
-            weight_pictures(torch.full((4, 6), value), (2, 3)),
-            filter_pictures(torch.full((4, 1, 3, 3), value)),
-        ):
+    def test_without_a_scale(self, value, color):
+        weights, kernels = torch.full((4, 6), value), torch.full((4, 1, 3, 3), value)
+        for picture in (weight_pictures(weights, (2, 3)), filter_pictures(kernels)):
             assert set(map(tuple, colors_of(picture).reshape(-1, 3))) == {tuple(GRAY), tuple(color)}
 
-    def test_at_most_a_hundred_neurons(self) -> None:
+    def test_at_most_a_hundred_neurons(self):
         many = torch.randn(150, 784, generator=torch.Generator().manual_seed(0))
         assert weight_pictures(many, (28, 28)) == weight_pictures(many[:100], (28, 28))
         assert weight_pictures(many, (28, 28)).size == (10 * 30 + 2, 10 * 30 + 2)
 
-    @pytest.mark.parametrize("shape", [(20,), (2,)], ids=["features", "points"])
-    def test_only_where_examples_are_pictures(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
-        assert image(tmp_path, random_pictures(shape), "pictures", {"layer1.weight": torch.ones(3, *shape)}) is None
+
+ONE = torch.eye(200)[3]
+ANY_SIZE = {
+    "zeros": 0 * ONE,
+    "one large value among zeros": 3e38 * ONE,
+    "one small value among zeros": 1e-3 * ONE,
+    "beyond any scale": 1e308 * ONE.double() + 1e-300,
+    "bfloat16": torch.ones(200).bfloat16(),
+}
 
 
 class TestFeatureMaps:
-    def test_a_known_filter_on_a_known_picture(self, tmp_path: Path) -> None:
+    def test_a_known_filter_on_a_known_picture(self, tmp_path):
         """LeNet-5, in C1 all zeros but for two maps: the picture itself, and its negative a pixel further down."""
         data = random_pictures((28, 28))
         lenet5 = configure(model="lenet5", activation=("scaled_tanh",), loss="softmax-cross-entropy", init="xavier")
         learner = learner_of(replace(lenet5, impl="manual"), data)
-        for parameter in learner.parameters.values():
-            parameter.zero_()
-        learner.parameters["C1.weight"][1, 0, 2, 2] = 1.0
-        learner.parameters["C1.weight"][4, 0, 1, 2] = -1.0
+        learner.params.theta.zero_()
+        learner.params["C1.weight"][1, 0, 2, 2] = 1.0
+        learner.params["C1.weight"][4, 0, 1, 2] = -1.0
         a = learner.activations(data.test.batch(torch.arange(1), torch.float32)[0])
         tag, shown = image(tmp_path, data, "feature_maps", a)
-        assert tag == "images/feature_maps"
+        assert tag == "feature_maps"
 
         picture, top = data.test.x[0].view(28, 28), LABEL + 2
-        assert (shown[top : top + 112 : 4, 2 : 2 + 112 : 4] == picture[..., None].numpy()).all()
-        assert (shown[top + 3 : top + 112 : 4, 5 : 2 + 112 : 4] == picture[..., None].numpy()).all()  # the same pixel
+        for i in (0, 3):  # the first and the last of a pixel's four
+            assert (shown[top + i : top + 112 : 4, 2 + i : 2 + 112 : 4] == picture[..., None].numpy()).all()
 
         top += 112 + 2 + LABEL + 2
         maps = [shown[top : top + 56 : 2, 2 + 58 * c : 2 + 58 * c + 56 : 2] for c in range(6)]
@@ -111,7 +107,7 @@ class TestFeatureMaps:
         assert all((maps[c] == WHITE).all() for c in (0, 2, 3, 5))
         assert shown.shape[0] == 4 * LABEL + 116 + (56 + 4) + (60 + 4) + (64 + 4)  # C1, C3 and C5 are maps, F6 is not
 
-    def test_each_layer_has_a_scale_of_its_own_and_at_most_16_maps(self) -> None:
+    def test_each_layer_has_a_scale_of_its_own_and_at_most_16_maps(self):
         maps = {"a": torch.full((40, 2, 2), 1e-3), "b": torch.full((2, 4, 4), -1e3)}
         shown = colors_of(feature_maps(torch.zeros(1, 4, 4), maps))
         assert shown.shape == (3 * LABEL + (128 + 4) + 2 * (64 + 4), 16 * 66 + 2, 3)
@@ -120,7 +116,7 @@ class TestFeatureMaps:
         assert all((b[:, 2 + 66 * c : 66 + 66 * c] == BLUE).all() for c in range(2))
         assert (b[:, 2 * 66 + 2 :] == WHITE).all()  # nothing more
 
-    def test_labels(self) -> None:
+    def test_labels(self):
         """Text is above every row, another for another name."""
         images = [colors_of(feature_maps(torch.zeros(1, 4, 4), {name: torch.ones(9, 4, 4)})) for name in ("C1", "C3")]
         label = [shown[LABEL + 132 : 2 * LABEL + 132] for shown in images]
@@ -128,46 +124,32 @@ class TestFeatureMaps:
         assert (label[0] != label[1]).any()
 
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=["bytes", "floating point"])
-    def test_a_picture_of_three_channels_is_in_color(self, dtype: torch.dtype) -> None:
+    def test_three_channels_are_in_color_and_others_side_by_side(self, dtype):
         colors = torch.randint(256, (3, 8, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-        colors[0, 0, 0], colors[1, 0, 0] = 0, 255
+        colors[:2, 0, 0] = torch.tensor([0, 255])  # of all pictures the least and the greatest
         picture = colors if dtype == torch.uint8 else colors.float() * 0.3 - 5
-        shown = colors_of(feature_maps(picture, {"a": torch.ones(1, 2, 2)}))
-        seen = shown[LABEL + 2 : LABEL + 2 + 128 : 16, 2 : 2 + 64 : 16]
-        assert (seen == colors.permute(1, 2, 0).numpy()).all()
-
-    def test_channels_that_are_no_colors_are_side_by_side(self) -> None:
-        colors = torch.tensor([10, 200]).byte().view(2, 1, 1).expand(2, 4, 4)
-        shown = colors_of(feature_maps(colors, {"a": torch.ones(1, 2, 2)}))
-        assert (shown[LABEL + 2 : LABEL + 130, 2:130] == 10).all()
-        assert (shown[LABEL + 2 : LABEL + 130, 132:260] == 200).all()
+        maps = {"a": torch.ones(1, 2, 2)}
+        three, two = (colors_of(feature_maps(p, maps))[LABEL + 2 :][:128:16] for p in (picture, picture[:2]))
+        assert (three[:, 2:66:16] == colors.permute(1, 2, 0).numpy()).all()
+        for channel, left in enumerate((2, 68)):
+            assert (two[:, left : left + 64 : 16] == colors[channel, ..., None].numpy()).all()
 
     @NOT_FINITE
-    def test_what_is_not_finite_is_black(self, bad: float) -> None:
+    def test_what_is_not_finite_is_black(self, bad):
         """In a map; of the picture itself it is as dark as its least value."""
         a = {"a": torch.tensor([1.0, bad, -1.0, bad]).view(1, 2, 2), "b": torch.full((3, 2, 2), bad)}
         shown = colors_of(feature_maps(torch.tensor([[[5.0, bad], [6.0, 7.0]]]), a))
         assert shown[LABEL + 2 : LABEL + 130 : 64, 2:130:64, 0].tolist() == [[0, 0], [128, 255]]
         assert shown[FIRST_MAPS : FIRST_MAPS + 64 : 32, 2:66:32].tolist() == [[RED, BLACK], [BLUE, BLACK]]
-        top = FIRST_MAPS + 66 + LABEL + 2
-        assert (shown[top : top + 64, 2:66] == BLACK).all()
+        assert (shown[FIRST_MAPS + 66 + LABEL + 2 :][:64, 2:66] == BLACK).all()
         feature_maps(torch.full((1, 2, 2), bad), {"a": torch.ones(1, 1, 1)})
 
-    @pytest.mark.parametrize(
-        "values",
-        [
-            pytest.param(torch.zeros(200), id="zeros"),
-            pytest.param(torch.eye(200)[3] * 3e38, id="one large value among zeros"),
-            pytest.param(torch.eye(200)[3] * 1e-3, id="one small value among zeros"),
-            pytest.param(torch.eye(200)[3].double() * 1e308 + 1e-300, id="beyond any scale"),
-            pytest.param(torch.ones(200).bfloat16(), id="bfloat16"),
-        ],
-    )
-    def test_values_of_any_size(self, values: Tensor) -> None:
+    @pytest.mark.parametrize("values", ANY_SIZE.values(), ids=ANY_SIZE)
+    def test_values_of_any_size(self, values):
         shown = colors_of(feature_maps(torch.rand(1, 4, 4), {"a": values.view(2, 10, 10)}))
         assert shown[FIRST_MAPS, 2 + 3 * 6].tolist() == (RED if values[3] else WHITE)
 
-    def test_large_pictures_are_thinned_out(self) -> None:
+    def test_large_pictures_are_thinned_out(self):
         a = torch.zeros(1, 200, 100)
         a[0, 100:] = 1.0
         shown = colors_of(feature_maps(torch.zeros(1, 200, 100), {"a": a}))
@@ -175,41 +157,27 @@ class TestFeatureMaps:
         assert (shown[-52:-27, 2:27] == WHITE).all()
         assert (shown[-27:-2, 2:27] == RED).all()
 
-    @pytest.mark.parametrize(
-        ("shape", "a"),
-        [
-            pytest.param((4, 4), {"layer1": torch.ones(1, 9)}, id="no maps"),
-            pytest.param((4, 4), {}, id="nothing"),
-            pytest.param((4, 4), {"a": torch.ones(1, 0, 3, 3)}, id="empty"),
-            pytest.param((16,), {"a": torch.ones(1, 2, 3, 3)}, id="no pictures"),
-        ],
-    )
-    def test_only_where_there_are_maps_of_pictures(self, tmp_path: Path, shape: tuple[int, ...], a: dict) -> None:
-        assert image(tmp_path, random_pictures(shape), "feature_maps", a) is None
-
 
 class TestFilters:
-    def test_one_channel(self, tmp_path: Path) -> None:
+    def test_one_channel(self, tmp_path):
         kernels = torch.zeros(6, 1, 5, 5)
         kernels[1], kernels[3, 0, 1, 2], kernels[5, 0, 4, 0] = 2.0, -2.0, math.nan
         parameters = {"stem.bias": torch.ones(6), "conv.weight": kernels, "conv2.weight": torch.ones(3, 6, 2, 2)}
         tag, shown = image(tmp_path, random_pictures((28, 28)), "pictures", parameters)
         zoom = 400 // (3 * 5)
-        assert tag == "images/filters"
-        assert shown.shape == (2 * (5 * zoom + 6) + 6, 3 * (5 * zoom + 6) + 6, 3)
-        cells = [kernel(shown, i // 3, i % 3, zoom, 5) for i in range(6)]
-        assert (cells[0] == WHITE).all()
-        assert (cells[1] == RED).all()
-        assert (cells[3][1, 2].tolist(), cells[5][4, 0].tolist()) == (BLUE, BLACK)
-        assert sum((c == WHITE).all(axis=2).sum() for c in cells) == 6 * 25 - 25 - 1 - 1
+        assert (tag, shown.shape) == ("filters", (2 * (5 * zoom + 6) + 6, 3 * (5 * zoom + 6) + 6, 3))
+        six = cells(shown, 6, 3, zoom, 5)
+        assert (six[0] == WHITE).all()
+        assert (six[1] == RED).all()
+        assert (six[3][1, 2].tolist(), six[5][4, 0].tolist()) == (BLUE, BLACK)
+        assert sum((c == WHITE).all(axis=2).sum() for c in six) == 6 * 25 - 25 - 1 - 1
 
-    def test_three_channels_are_side_by_side(self) -> None:
+    def test_three_channels_are_side_by_side(self):
         kernels = torch.zeros(8, 3, 3, 3)
         kernels[5, 2], kernels[4, 0] = 1.0, -1.0
-        shown = colors_of(filter_pictures(kernels))
         columns = 6  # two outputs a row
-        cells = [kernel(shown, i // columns, i % columns, 400 // (columns * 3), 3) for i in range(24)]
-        colored = {i: c[0, 0].tolist() for i, c in enumerate(cells) if (c != WHITE).any()}
+        shown = cells(colors_of(filter_pictures(kernels)), 24, columns, 400 // (columns * 3), 3)
+        colored = {i: c[0, 0].tolist() for i, c in enumerate(shown) if (c != WHITE).any()}
         assert colored == {3 * 5 + 2: RED, 3 * 4: BLUE}
 
     @pytest.mark.parametrize(
@@ -217,8 +185,23 @@ class TestFilters:
         [((40, 3, 3, 3), (12 * (3 * 11 + 6) + 6, 9 * (3 * 11 + 6) + 6)), ((2, 150, 1, 1), (100 * 10 + 6, 16))],
         ids=["33 outputs of three", "100 channels of one output"],
     )
-    def test_at_most_a_hundred(self, shape: tuple[int, int, int, int], size: tuple[int, int]) -> None:
+    def test_at_most_a_hundred(self, shape, size):
         picture = filter_pictures(torch.randn(shape))
         assert picture.size == size
         fourth = colors_of(picture)[-9, 123:156]  # of the last row, in which 33 outputs of three leave three cells
         assert (fourth == GRAY).all() == (shape[0] == 40)
+
+
+NOTHING_TO_SHOW = {
+    "no pictures but features": ((20,), "pictures", {"layer1.weight": torch.ones(3, 20)}),
+    "no pictures but points": ((2,), "pictures", {"layer1.weight": torch.ones(3, 2)}),
+    "maps of no pictures": ((16,), "feature_maps", {"a": torch.ones(1, 2, 3, 3)}),
+    "no maps": ((4, 4), "feature_maps", {"layer1": torch.ones(1, 9)}),
+    "no activations": ((4, 4), "feature_maps", {}),
+    "empty maps": ((4, 4), "feature_maps", {"a": torch.ones(1, 0, 3, 3)}),
+}
+
+
+@pytest.mark.parametrize(("shape", "call", "tensors"), NOTHING_TO_SHOW.values(), ids=NOTHING_TO_SHOW)
+def test_only_where_examples_are_pictures_and_there_are_maps(tmp_path, shape, call, tensors):
+    assert image(tmp_path, random_pictures(shape), call, tensors) is None

@@ -1,9 +1,6 @@
 """The page of explain.py in a real browser, without a network: it loads, and clicks show what they should."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,58 +11,41 @@ playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is no
 
 pytestmark = pytest.mark.slow
 
-Page = Any
-PLACE = """([trace, point]) => {
+PLACE = """key => {
   const plot = document.getElementById("network"), box = plot.getBoundingClientRect();
   const {xaxis, yaxis} = plot._fullLayout;
-  const {x, y} = plot.data[trace];
-  return [box.left + xaxis._offset + xaxis.l2p(x[point]), box.top + yaxis._offset + yaxis.l2p(y[point])];
-}"""
-FIND = """key => {
-  for (const [trace, {customdata}] of document.getElementById("network").data.entries()) {
+  for (const {x, y, customdata} of plot.data) {
     const point = (customdata ?? []).indexOf(key);
-    if (point >= 0) return [trace, point];
+    if (point < 0) continue;
+    return [box.left + xaxis._offset + xaxis.l2p(x[point]), box.top + yaxis._offset + yaxis.l2p(y[point])];
   }
 }"""
-HOVER = (
-    """document.getElementById("network").on("plotly_hover", event => window.hovered = event.points[0].customdata)"""
+HOVER = "plot => plot.on('plotly_hover', event => window.hovered = event.points[0].customdata)"
+SUMS = (
+    """() => document.getElementById("neuron").data.filter(trace => trace.type === "waterfall").map(trace => trace.y)"""
 )
-SUMS = """() => document.getElementById("neuron").data.filter(trace => trace.type === "waterfall").map(trace => ({
-  terms: trace.y.slice(0, -1), total: trace.y.at(-1), said: trace.text.at(-1)}))"""
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module", params=["digits", "points"])
-def loaded(
-    request: pytest.FixtureRequest, browser: Any, runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Page, list[str]]]:
+def loaded(request, browser, runs, tmp_path_factory):
     """The page of each run, opened offline, and what it says on the console or asks for beside itself."""
-    path = tmp_path_factory.mktemp("pages") / "page.html"
+    path, complaints = tmp_path_factory.mktemp("pages") / "page.html", []
     assert explain.main(["--checkpoint", str(runs[request.param]), "--index", "3", "--out", str(path)]) == 0
-    address = path.as_uri()
-    complaints: list[str] = []
     context = browser.new_context(offline=True, viewport={"width": 1200, "height": 1000})
     page = context.new_page()
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: complaints.append(request.url))
-    page.goto(address)
+    page.goto(path.as_uri())
     page.locator("body[data-ready=yes]").wait_for()
-    page.evaluate(HOVER)
-    complaints.remove(address)
+    page.locator("#network").evaluate(HOVER)
+    complaints.remove(path.as_uri())
     yield page, complaints
     context.close()
 
 
 @pytest.fixture
-def page(loaded: tuple[Page, list[str]]) -> Iterator[Page]:
+def page(loaded):
     """The page, with the neuron selected that it begins with; fails the test if it complains."""
     page, complaints = loaded
     page.evaluate("select(data.start)")
@@ -73,55 +53,52 @@ def page(loaded: tuple[Page, list[str]]) -> Iterator[Page]:
     assert complaints == []
 
 
-def click(page: Page, key: str) -> None:
+def click(page, key):
     """With the mouse, where the network shows this neuron ("2.7") or weight ("2:7:3")."""
     page.locator("#network").scroll_into_view_if_needed()
-    place = page.evaluate(PLACE, page.evaluate(FIND, key))
+    place = page.evaluate(PLACE, key)
     page.mouse.move(*place)
     page.wait_for_function("key => window.hovered === key", arg=key)  # a person is slower than Plotly, a test is not
     page.mouse.click(*place)
 
 
-def said(page: Page, id_: str) -> float:
+def title(page):
+    return page.locator("#card h3").first
+
+
+def said(page, id_):
     return as_number(page.locator(f"#card #{id_}").inner_text())
 
 
 @pytest.mark.long
-def test_every_figure_is_drawn(page: Page) -> None:
+def test_every_figure_is_drawn(page):
     figures = page.locator(".js-plotly-plot")
-    ids = figures.evaluate_all("all => all.map(one => one.id)")
-    assert ids == [
-        *("outputs", "network", "neuron", "adding_up_layer3", "adding_up_layer2", "sensitivity", "batch", "step")
-    ]
-    for figure in figures.all():
-        assert figure.locator(".main-svg").first.is_visible()
+    names = ("outputs", "network", "neuron", "adding_up_layer3", "adding_up_layer2", "sensitivity", "batch", "step")
+    assert figures.evaluate_all("all => all.map(one => one.id)") == list(names)
+    assert all(figure.locator(".main-svg").first.is_visible() for figure in figures.all())
     assert page.evaluate("document.documentElement.scrollWidth") <= 1200
-    assert page.locator("#card h3").first.inner_text().startswith("output ")
+    assert title(page).inner_text().startswith("output ")
 
 
 @pytest.mark.long
-def test_a_click_on_a_neuron_shows_its_terms_and_they_sum_to_the_total(page: Page) -> None:
-    for layer, sums in ((1, 2), (2, 2), (3, 1)):
+def test_a_click_on_a_neuron_shows_its_terms_and_they_sum_to_the_total(page):
+    for layer, sums, name in ((1, 2, "neuron 1 of layer 1"), (2, 2, "neuron 1 of layer 2"), (3, 1, r"output (1|blue)")):
         click(page, f"{layer}.1")
-        title = page.locator("#card h3").first
-        playwright.expect(title).to_have_text(
-            f"neuron 1 of layer {layer}" if layer < 3 else re.compile("output (1|blue)")
-        )
+        playwright.expect(title(page)).to_have_text(re.compile(f"^{name}$"))
         shown = page.evaluate(SUMS)
         assert len(shown) == sums
-        for found, id_ in zip(shown, ("z", "wish"), strict=False):
-            assert len(found["terms"]) > 1
-            assert sum(found["terms"]) == pytest.approx(found["total"], rel=1e-5)
-            assert said(page, id_) == pytest.approx(found["total"], rel=6e-3)
+        for (*terms, total), id_ in zip(shown, ("z", "wish"), strict=False):
+            assert len(terms) > 1
+            assert sum(terms) == pytest.approx(total, rel=1e-5)
+            assert said(page, id_) == pytest.approx(total, rel=6e-3)
         assert said(page, "delta") == said(page, "bias")
 
 
 @pytest.mark.long
-def test_a_click_on_a_weight_shows_its_gradient(page: Page) -> None:
+def test_a_click_on_a_weight_shows_its_gradient(page):
     key = page.evaluate("Object.keys(data.weights).find(key => key.startsWith('3:0:'))")
     click(page, key)
-    layer, j, k = key.split(":")
-    playwright.expect(page.locator("#card h3").first).to_contain_text(f"layer{layer}.weight[{j}, {k}]")
+    playwright.expect(title(page)).to_contain_text("layer{}.weight[{}, {}]".format(*key.split(":")))
     _, a, delta, gradient, *_ = page.evaluate("key => data.weights[key]", key)
     assert gradient == pytest.approx(a * delta, rel=1e-5)
     shown = page.locator("#gradient").inner_text().replace("−", "-")
@@ -131,21 +108,19 @@ def test_a_click_on_a_weight_shows_its_gradient(page: Page) -> None:
     playwright.expect(page.locator("#neuron")).to_be_visible()
 
 
-def test_a_click_in_a_sum_shows_that_neuron(page: Page) -> None:
+def test_a_click_in_a_sum_shows_that_neuron(page):
     page.locator("#adding_up_layer3").scroll_into_view_if_needed()
     box = page.locator("#adding_up_layer3 .nsewdrag").bounding_box()
     page.mouse.click(box["x"] + 5, box["y"] + 10)  # the first column
-    playwright.expect(page.locator("#card h3").first).to_have_text("neuron 0 of layer 2")
+    playwright.expect(title(page)).to_have_text("neuron 0 of layer 2")
 
 
 @pytest.mark.long
-def test_the_slider_shows_other_steps(page: Page) -> None:
+def test_the_slider_shows_other_steps(page):
     seen = set()
     for r in range(page.evaluate("data.steps.length")):
         page.locator("#rate").fill(str(r))
-        eta = page.locator("#eta").inner_text()
-        assert eta == page.evaluate("r => data.steps[r].eta", r)
-        drawn = page.evaluate("document.getElementById('step').data[2].y")
-        assert drawn == page.evaluate("r => data.steps[r].chart.data[2].y", r)
+        eta, drawn = page.locator("#eta").inner_text(), page.evaluate("document.getElementById('step').data[2].y")
+        assert [eta, drawn] == page.evaluate("r => [data.steps[r].eta, data.steps[r].chart.data[2].y]", r)
         seen.add((eta, page.locator("#step-text").inner_text()))
     assert len(seen) == 7

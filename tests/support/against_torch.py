@@ -1,43 +1,36 @@
 """A layer by hand against torch.nn.functional and autograd, at a random cotangent: outputs and all gradients."""
 
-from collections.abc import Callable, Sequence
-from types import ModuleType
-from typing import Any
-
 import pytest
 import torch
 from torch import Generator, Tensor
 
 
-def normal(seed: int, *shape: int) -> Tensor:
+def normal(seed, *shape):
     return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def by_autograd(
-    function: Callable[..., Tensor], arguments: Sequence[Any], fixed: Sequence[int] = ()
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+def by_autograd(function, arguments, fixed=()):
     """The output, a random cotangent, and the gradients of all tensors whose position is not in `fixed`."""
-    leaves = [
-        v.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-        if isinstance(v, Tensor) and i not in fixed
-        else v
-        for i, v in enumerate(arguments)
-    ]
+
+    def leaf(i, v):
+        if not isinstance(v, Tensor) or i in fixed:
+            return v
+        return v.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+
+    leaves = [leaf(i, v) for i, v in enumerate(arguments)]
     output = function(*leaves)
     cotangent = normal(output.numel() + 1, *output.shape)
     wanted = [v for v in leaves if isinstance(v, Tensor) and v.requires_grad]
     return output.detach(), cotangent, list(torch.autograd.grad(output, wanted, cotangent))
 
 
-def assert_same(actual: Tensor, expected: Tensor, what: str, tolerance: float = 1e-12) -> None:
+def assert_same(actual, expected, what, tolerance=1e-12):
     assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype), what
     error, size = (actual - expected).norm().item(), expected.norm().item()
     assert error <= tolerance * size + 1e-14, f"{what}: off by {error:.1e} of {size:.1e}"
 
 
-def assert_torchs(
-    layer: ModuleType, function: Callable[..., Tensor], *arguments: Any, fixed: Sequence[int] = ()
-) -> None:
+def assert_torchs(layer, function, *arguments, fixed=()):
     """`layer` gives what `function` does. Arguments at the positions in `fixed` are not differentiable."""
     said = ", ".join(str(tuple(v.shape)) if isinstance(v, Tensor) else str(v) for v in arguments)
     expected, cotangent, gradients = by_autograd(function, arguments, fixed)
@@ -50,7 +43,7 @@ def assert_torchs(
         assert_same(actual, gradient, f"gradient {i} of {said}")
 
 
-def refusal(function: Callable[..., Any], *shapes: Any, **options: Any) -> str:
+def refusal(function, *shapes, **options):
     """The sentence that refuses tensors of these shapes; a number and None stand for themselves."""
     arguments = [torch.zeros(shape) if isinstance(shape, tuple) else shape for shape in shapes]
     with pytest.raises(ValueError) as caught:  # noqa: PT011

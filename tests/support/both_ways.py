@@ -5,34 +5,24 @@ that a step computes, each δ by the name that the tape gives it. Of ids there i
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import prod, sqrt
-from types import ModuleType
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from manual_backprop import losses
-from manual_backprop.losses import Loss
-from manual_backprop.tape import Noise, Tape
+from manual_backprop.tape import Tape
 from reference.losses import LOSSES as REFERENCE_LOSSES
 from training.data import Split
-from training.families.model import Model
-from training.learners.base import Backpropagation
 from training.learners.reference import ReferenceLearner
 from training.learners.verification import examples_of
 
-LOSSES: dict[str, Loss] = {name: make() for name, make in losses.LOSSES.items()} | {
-    "smoothed": losses.SoftmaxCrossEntropy(label_smoothing=0.15)
-}
-TWIN_LOSSES: dict[str, Callable[..., Tensor]] = REFERENCE_LOSSES | {
-    "smoothed": partial(REFERENCE_LOSSES["softmax-cross-entropy"], label_smoothing=0.15)
-}
+SMOOTHING = {"label_smoothing": 0.15}
+LOSSES = {name: make() for name, make in losses.LOSSES.items()} | {"smoothed": losses.SoftmaxCrossEntropy(**SMOOTHING)}
+TWIN_LOSSES = {**REFERENCE_LOSSES, "smoothed": partial(REFERENCE_LOSSES["softmax-cross-entropy"], **SMOOTHING)}
 
 
-def random_parameters(model: Model, seed: int, gain: float = 1.0) -> dict[str, Tensor]:
+def random_parameters(model, seed, gain=1.0):
     """No default among them: weights N(0, gain²/fan_in), so that z is of order one, vectors ±[0.3, 1.2]."""
     generator = torch.Generator().manual_seed(seed)
     parameters = {}
@@ -46,26 +36,16 @@ def random_parameters(model: Model, seed: int, gain: float = 1.0) -> dict[str, T
     return parameters
 
 
-def random_batch(size: int, features: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+def random_batch(size, features, classes, seed):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(size, features, generator=generator, dtype=torch.float64)
     return x, torch.randint(0, classes, (size,), generator=generator)
 
 
-def by_hand(
-    model: Model,
-    loss: Loss,
-    params: Mapping[str, Tensor],
-    x: Tensor,
-    y: Tensor,
-    *,
-    count: int | None = None,
-    training: bool = True,
-    **pass_on: Any,
-) -> dict[str, Tensor]:
+def by_hand(model, loss, params, x, y, *, count=None, training=True, **pass_on):
     """The hand-written pass, under inference mode. `pass_on` (buffers, memory, noise) goes to its tape."""
     tape = Tape(training=training, observes=True, need_dx=x.is_floating_point(), **pass_on)
-    gradients: dict[str, Tensor] = {}
+    gradients = {}
     with torch.inference_mode():
         output = model.forward(params, x, tape)
         C, cache = loss.forward(output, y, count)
@@ -75,17 +55,7 @@ def by_hand(
     return _named(C, dx, {"output": d_output, **tape.deltas}, gradients, tape)
 
 
-def by_autograd(
-    model: Model,
-    loss: Loss,
-    params: Mapping[str, Tensor],
-    x: Tensor,
-    y: Tensor,
-    *,
-    count: int | None = None,
-    training: bool = True,
-    **pass_on: Any,
-) -> dict[str, Tensor]:
+def by_autograd(model, loss, params, x, y, *, count=None, training=True, **pass_on):
     """Autograd through the same forward; each δ is the gradient of an output that the tape kept."""
     x = x.clone().requires_grad_(x.is_floating_point())
     params = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
@@ -99,17 +69,7 @@ def by_autograd(
     return _named(C.detach(), dx, deltas, dict(zip(params, rest[len(seen) :], strict=True)), tape)
 
 
-def by_twin(
-    module: nn.Module,
-    loss: Callable[..., Tensor],
-    params: Mapping[str, Tensor],
-    x: Tensor,
-    y: Tensor,
-    *,
-    buffers: Mapping[str, Tensor] | None = None,
-    memory: Mapping[str, Tensor] | None = None,
-    noise: Noise | None = None,
-) -> dict[str, Tensor]:
+def by_twin(module, loss, params, x, y, *, buffers=None, memory=None, noise=None):
     """The independent nn.Module, at the same parameters; in training unless it was told `eval()`."""
     draw = None if noise is None else lambda steps, device, dtype: noise
     dtype = next(iter(params.values())).dtype
@@ -122,13 +82,13 @@ def by_twin(
     return _named(result.loss, x.grad, result.deltas, result.gradients, result)
 
 
-def differ(a: Tensor, b: Tensor) -> bool:
+def differ(a, b):
     """Whether two tensors, which must be of one shape and format, are further apart than any rounding of them."""
     assert (a.shape, a.dtype) == (b.shape, b.dtype)
     return bool((a - b).norm() > 1e-4 * b.norm())
 
 
-def assert_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
+def assert_equal(a, b):
     """The same names, and under each the same tensor in every bit."""
     assert a.keys() == b.keys()
     for name in a:
@@ -136,32 +96,25 @@ def assert_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
         assert torch.equal(a[name], b[name]), name
 
 
-def assert_not_trivial(gradients: Mapping[str, Tensor]) -> None:
+def assert_not_trivial(gradients):
     """Nothing is shown by agreeing with zeros."""
     for name, tensor in gradients.items():
         assert tensor.any(), f"{name} is all zeros"
 
 
-def layer_examples(package: ModuleType) -> Iterator[Any]:
+def layer_examples(package):
     """(id, forward, backward, arguments, not differentiable) of every example in `package`."""
-    count: Counter[str] = Counter()
+    count = Counter()
     for name, layer, arguments in examples_of(package, seed=0):
         fixed = getattr(layer, "not_differentiable", ())
         yield f"{name}-{count[name]}", layer.forward, layer.backward, arguments, fixed
         count[name] += 1
 
 
-def _named(
-    C: Tensor,
-    dx: Tensor | None,
-    deltas: Mapping[str, Tensor],
-    gradients: Mapping[str, Tensor],
-    after: Tape | Backpropagation,
-) -> dict[str, Tensor]:
-    if isinstance(after, Tape):
-        buffers, memory = {**after.buffers, **after.new_buffers}, after.new_memory
-    else:
-        buffers, memory = dict(after.buffers), after.memory
+def _named(C, dx, deltas, gradients, after):
+    """`after` is a tape, which has the buffers as they were too, or what a learner hands on."""
+    buffers = {**after.buffers, **getattr(after, "new_buffers", {})}
+    memory = after.new_memory if isinstance(after, Tape) else after.memory
     named = {"C": C} if dx is None else {"C": C, "dx": dx}
     named |= {f"δ {name}": delta for name, delta in deltas.items()}
     named |= {f"∂C/∂{name}": gradient for name, gradient in gradients.items()}

@@ -2,16 +2,13 @@
 
 import io
 import math
-from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training.config import Config
 from training.dashboard.tensorboard import MetricsWriter
 from training.data import Dataset
 from training.data.dataset import Split
@@ -22,7 +19,7 @@ RED, WHITE, BLUE, BLACK, GRAY = [178, 24, 43], [255, 255, 255], [33, 102, 172], 
 NOTHING = Backpropagation(torch.tensor(0.0), gradients={}, deltas={}, outputs={}, buffers={}, memory={})
 
 
-def random_pictures(shape: tuple[int, ...] = (4, 5), train: int = 24, test: int = 6) -> Dataset:
+def random_pictures(shape=(4, 5), train=24, test=6):
     """Of three classes in turn."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(256, (train + test, math.prod(shape)), generator=generator, dtype=torch.uint8)
@@ -31,9 +28,7 @@ def random_pictures(shape: tuple[int, ...] = (4, 5), train: int = 24, test: int 
 
 
 @contextmanager
-def writing(
-    run_dir: Path, start_step: int = 0, config: Config | None = None, data: Dataset | None = None
-) -> Iterator[MetricsWriter]:
+def writing(run_dir, start_step=0, config=None, data=None):
     run_dir.mkdir(exist_ok=True)
     environment = {"torch": torch.__version__, "threads": 1}
     config, data = config or configure(), data or random_pictures()
@@ -41,28 +36,37 @@ def writing(
         yield writer
 
 
-def events(run_dir: Path) -> EventAccumulator:
+def events(run_dir):
     everything = {"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}
     return EventAccumulator(str(run_dir), size_guidance=everything).Reload()
 
 
-def pixels(encoded: bytes) -> np.ndarray:
-    return colors_of(Image.open(io.BytesIO(encoded)))
+def images(reader):
+    """Of every image in the folder `images`, the only one, its steps and its pixels."""
+    found = {}
+    for tag in reader.Tags()["images"]:
+        folder, _, name = tag.partition("/")
+        assert folder == "images"
+        found[name] = [(e.step, colors_of(Image.open(io.BytesIO(e.encoded_image_string)))) for e in reader.Images(tag)]
+        assert [(e.height, e.width, 3) for e in reader.Images(tag)] == [colors.shape for _, colors in found[name]]
+    return found
 
 
-def colors_of(picture: Image.Image) -> np.ndarray:
+def image_steps(reader):
+    return {name: [step for step, _ in shown] for name, shown in images(reader).items()}
+
+
+def colors_of(picture):
     return np.asarray(picture.convert("RGB")).astype(int)
 
 
-def image(run_dir: Path, data: Dataset, call: str, *arguments: object) -> tuple[str, np.ndarray] | None:
-    """The tag and the pixels of the image that a call of the writer leaves for TensorBoard; None if it leaves none."""
+def image(run_dir, data, call, *arguments):
+    """Name and pixels of the one image that a call of the writer leaves for TensorBoard; None if it leaves none."""
     with writing(run_dir, data=data) as writer:
         getattr(writer, call)(7, *arguments)
-    reader = events(run_dir)
-    if not reader.Tags()["images"]:
+    found = images(events(run_dir))
+    if not found:
         return None
-    (tag,) = reader.Tags()["images"]
-    (event,) = reader.Images(tag)
-    colors = pixels(event.encoded_image_string)
-    assert (event.step, event.height, event.width) == (7, *colors.shape[:2])
-    return tag, colors
+    ((name, [(step, colors)]),) = found.items()
+    assert step == 7
+    return name, colors

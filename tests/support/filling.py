@@ -1,18 +1,17 @@
 """What train.py makes of settings that leave something out."""
 
 import train
-from training.config import Config
 from training.families import defaults
 from training.families.configure import configure, default_preset, load_preset
 
 CHOSEN = ("loss", "init", "lr", "l2")
 
 
-def parsed(line: str) -> Config:
+def parsed(line):
     return train.parse(line.split()).config
 
 
-def filled(model: str = "mlp", **asked: object) -> tuple[Config, list[str]]:
+def filled(model="mlp", **asked):
     """What is made of these options, and what is told of it: as `train.parse`, without a command line's cost."""
     usual = vars(load_preset(default_preset(model)))
     values = {**usual, **asked}

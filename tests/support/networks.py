@@ -3,22 +3,19 @@
 PROBLEMS are what tests/models asks of every model: those here, and all that the registered families yield.
 """
 
-from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from gradient_check import Report, compare_gradients
+from gradient_check import compare_gradients
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.models.cnn import CNN
 from manual_backprop.models.lenet5 import LeNet5
 from manual_backprop.models.mlp import MLP
-from manual_backprop.tape import Noise, Tape
+from manual_backprop.tape import Tape
 from tests.support.both_ways import LOSSES, TWIN_LOSSES, by_autograd, by_hand, by_twin, random_parameters
 from tests.support.text.recurrent import Recurrent, RecurrentTwin
 from tests.support.text.transformer import Transformer, TransformerTwin
@@ -30,7 +27,7 @@ from training.learners.verification import costs
 
 GAINS = {"relu": 1.5, "leaky_relu": 1.5, "sigmoid": 3.0, "gelu": 2.0, "silu": 2.0, "gelu_tanh": 2.0}
 COSTS = {name: (LOSSES[name], TWIN_LOSSES[name]) for name in LOSSES} | costs()
-TWINS: dict[type, Callable[[Any], nn.Module]] = {Recurrent: RecurrentTwin, Transformer: TransformerTwin}
+TWINS = {Recurrent: RecurrentTwin, Transformer: TransformerTwin}
 DRAWS = 20
 
 
@@ -42,46 +39,36 @@ class Problem:
     batch: int = 11
     seed: int = 1
 
-    @property
-    def model(self) -> Any:
-        return self.of.model
+    model = property(lambda self: self.of.model)
+    loss = property(lambda self: self.of.loss)
+    drops = property(lambda self: getattr(self.model, "dropout", 0.0) > 0)
+    noise = property(lambda self: dropout_noise(seed=3)(0, torch.device("cpu"), torch.float64))
 
     @property
-    def loss(self) -> str:
-        return self.of.loss
-
-    @property
-    def drops(self) -> bool:
-        return getattr(self.model, "dropout", 0.0) > 0
-
-    @property
-    def params(self) -> dict[str, Tensor]:
+    def params(self):
         names = set(getattr(self.model, "activations", ())) or {getattr(self.model, "activation", "gelu")}
         names = names - {"identity"} or names
         gain = GAINS.get(*names, 1.3) if len(names) == 1 else 1.3
         return random_parameters(self.model, seed=self.seed, gain=gain)
 
     @property
-    def data(self) -> tuple[Tensor, Tensor]:
+    def data(self):
         return self.of.draw(torch.Generator().manual_seed(self.seed + 1), self.batch)
 
     @property
-    def buffers(self) -> dict[str, Tensor]:
+    def buffers(self):
         """The model's, moved away from their zeros and ones."""
         generator = torch.Generator().manual_seed(self.seed + 2)
-        return {
-            name: tensor.double() + 0.2 + torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
-            if tensor.is_floating_point()
-            else tensor + 5
-            for name, tensor in self.model.buffers().items()
-        }
+
+        def moved(tensor):
+            if not tensor.is_floating_point():
+                return tensor + 5
+            return tensor.double() + 0.2 + torch.rand(tensor.shape, generator=generator, dtype=torch.float64)
+
+        return {name: moved(tensor) for name, tensor in self.model.buffers().items()}
 
     @property
-    def noise(self) -> Noise:
-        return dropout_noise(seed=3)(0, torch.device("cpu"), torch.float64)
-
-    @property
-    def memory(self) -> dict[str, Tensor]:
+    def memory(self):
         """What the batch before may have left."""
         x, _ = replace(self, seed=self.seed + 3).data
         tape = Tape(training=True, buffers=self.buffers, noise=self.noise)
@@ -89,58 +76,48 @@ class Problem:
         return tape.new_memory
 
     @property
-    def pass_on(self) -> dict[str, Any]:
+    def pass_on(self):
         """What a pass is given beside parameters and x."""
         return {"buffers": self.buffers, "memory": self.memory, "noise": self.noise}
 
     @property
-    def given(self) -> dict[str, Tensor]:
+    def given(self):
         """Every tensor that a pass is given."""
         return {**self.params, **self.buffers, **self.memory, "x": self.data[0]}
 
-    def twin(self) -> nn.Module:
+    def twin(self):
         return TWINS.get(type(self.model), make_twin)(self.model)
 
-    def dropped(self, probability: float) -> tuple["Problem", Noise]:
+    def dropped(self, probability):
         """The problem with dropout, and its noise."""
         return replace(self, of=replace(self.of, model=replace(self.model, dropout=probability))), self.noise
 
-    def zeros(self, gradients: Mapping[str, Tensor]) -> dict[str, float]:
+    def zeros(self, gradients):
         """For each gradient that is zero in exact arithmetic, the size of what cancels in it."""
         zeros = getattr(self.model, "zeros", {})
         return {f"∂C/∂{name}": sum(gradients[f"δ {d}"].norm().item() for d in of) for name, of in zeros.items()}
 
-    def by_hand(
-        self, x: Tensor | None = None, y: Tensor | None = None, dtype: torch.dtype = torch.float64, **pass_on: Any
-    ) -> dict[str, Tensor]:
+    def by_hand(self, x=None, y=None, dtype=torch.float64, **pass_on):
         """As in both_ways.py, of this problem; of another batch where one is given."""
         params, *data, rest = self._in(dtype, pass_on)
         batch = (given if new is None else new for given, new in zip(data, (x, y), strict=True))
         return by_hand(self.model, COSTS[self.loss][0], params, *batch, **rest)
 
-    def by_autograd(self, **pass_on: Any) -> dict[str, Tensor]:
+    def by_autograd(self, **pass_on):
         params, x, y, rest = self._in(torch.float64, pass_on)
         return by_autograd(self.model, COSTS[self.loss][0], params, x, y, **rest)
 
-    def by_twin(
-        self,
-        x: Tensor | None = None,
-        dtype: torch.dtype = torch.float64,
-        rounded: torch.dtype = torch.float64,
-        training: bool = True,
-    ) -> dict[str, Tensor]:
+    def by_twin(self, x=None, dtype=torch.float64, rounded=torch.float64, training=True):
         """In `dtype`, of numbers that were in `rounded` before."""
         params, given, y, rest = self._in(dtype, {}, rounded)
-        x = given if x is None else x
-        return by_twin(self.twin().train(training), COSTS[self.loss][1], params, x, y, **rest)
+        twin, cost = self.twin().train(training), COSTS[self.loss][1]
+        return by_twin(twin, cost, params, given if x is None else x, y, **rest)
 
-    def assert_agrees(
-        self, actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], truth: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def assert_agrees(self, actual, expected, truth=None):
         __tracebackhide__ = True
         self._compared(actual, expected, truth).assert_passed()
 
-    def judging(self, dtype: torch.dtype = torch.float64) -> "Problem":
+    def judging(self, dtype=torch.float64):
         """The first draw that can judge: there the twin agrees with itself, so that nothing is zero everywhere, nor
         so badly conditioned that a mistake would pass for rounding. In bfloat16 pixels tie that do not in truth, and
         max pooling then sends a whole δ elsewhere.
@@ -154,20 +131,16 @@ class Problem:
                 return one
         raise AssertionError(f"none of {DRAWS} draws can judge {self.of.title} in {dtype}")
 
-    def _compared(
-        self, actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], truth: Mapping[str, Tensor] | None
-    ) -> Report:
+    def _compared(self, actual, expected, truth):
         """Dropout may leave nothing of a gradient."""
         zeros = self.zeros(truth or expected)
         return compare_gradients(actual, expected, truth=truth, zeros=zeros, allow_trivial=self.drops)
 
-    def _in(
-        self, dtype: torch.dtype, pass_on: Mapping[str, Any], rounded: torch.dtype = torch.float64
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor, dict[str, Any]]:
-        def cast(tensor: Tensor) -> Tensor:
+    def _in(self, dtype, pass_on, rounded=torch.float64):
+        def cast(tensor):
             return tensor.to(rounded).to(dtype) if tensor.is_floating_point() else tensor
 
-        def all_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        def all_of(tensors):
             return {name: cast(tensor) for name, tensor in tensors.items()}
 
         x, y = self.data
@@ -176,15 +149,15 @@ class Problem:
         return all_of(self.params), cast(x), y, own | dict(pass_on)
 
 
-def perceptron(model: MLP, loss: str, batch: int, seed: int = 1) -> Problem:
+def perceptron(model, loss, batch, seed=1):
     return Problem(base.Problem("", loss, model, model.sizes[:1], model.sizes[-1], str(model)), batch, seed)
 
 
-def pictures(model: CNN | LeNet5, loss: str, batch: int) -> Problem:
+def pictures(model, loss, batch):
     return Problem(base.picture_problem(model, "", loss), batch)
 
 
-def text(model: Recurrent | Transformer, loss: str) -> Problem:
+def text(model, loss):
     return Problem(TextProblem("", loss, model, (5,), model.vocabulary, str(model)), 4)
 
 
@@ -198,7 +171,7 @@ CASES = [
 ]
 
 
-def stacked(depth: int, activation: str, loss: str, batch: int = 7) -> Problem:
+def stacked(depth, activation, loss, batch=7):
     names = list(ACTIVATIONS)
     activations = [names[l % len(names)] if activation == "mixed" else activation for l in range(depth)]
     if LOSSES[loss].from_logits:
@@ -227,15 +200,13 @@ LENETS = {
     "unpadded": pictures(LeNet5((1, 32, 32), 2, "softplus"), "squared-error", 2),
     "smoothed tanh": pictures(LeNet5((1, 28, 28), 4, "tanh"), "smoothed", 7),
 }
-BLOCK = Transformer(vocabulary=7, context=8, width=6, heads=2)
-TEXTS = {f"cell, {loss}": text(Recurrent(7, 3, 6), loss) for loss in LOSSES} | {
-    f"block, {loss}": text(replace(BLOCK, dropout=0.3), loss) for loss in LOSSES
+READERS = {"cell": Recurrent(7, 3, 6), "block": Transformer(vocabulary=7, context=8, width=6, heads=2, dropout=0.3)}
+TEXTS = {f"{name}, {loss}": text(model, loss) for name, model in READERS.items() for loss in LOSSES}
+WITHOUT_DROPOUT = {
+    f"{kind}, {name}": problem
+    for kind, problems in (("MLP", MLPS), ("LeNet-5", LENETS), ("CNN", CNNS))
+    for name, problem in problems.items()
 }
-WITHOUT_DROPOUT = (
-    {f"MLP, {name}": problem for name, problem in MLPS.items()}
-    | {f"LeNet-5, {name}": problem for name, problem in LENETS.items()}
-    | {f"CNN, {name}": problem for name, problem in CNNS.items()}
-)
 DROPPED = {
     f"{name}, dropout": problem.dropped(0.4)[0]
     for name, problem in WITHOUT_DROPOUT.items()
@@ -248,16 +219,15 @@ OF_FAMILIES = {
 PROBLEMS = WITHOUT_DROPOUT | TEXTS | DROPPED | OF_FAMILIES
 
 
-def each(problems: Mapping[str, Problem], fast: int = 8, rest: str = "slow") -> pytest.MarkDecorator:
+def each(problems, fast=8, rest="slow"):
     """A test for each of them. Of each kind of model about `fast` have no marker, and the others are `rest`."""
-    kinds: dict[type, list[str]] = {}
+    kinds = {}
     for name, problem in problems.items():
         kinds.setdefault(type(problem.model), []).append(name)
     return each_of(problems, [name for names in kinds.values() for name in names[:: ceil(len(names) / fast)]], rest)
 
 
-def each_of(problems: Mapping[str, Problem], fast: Collection[str], rest: str) -> pytest.MarkDecorator:
-    marks: dict[bool, Any] = {True: (), False: getattr(pytest.mark, rest)}
-    return pytest.mark.parametrize(
-        "problem", [pytest.param(problem, id=name, marks=marks[name in fast]) for name, problem in problems.items()]
-    )
+def each_of(problems, fast, rest):
+    marks = {True: (), False: getattr(pytest.mark, rest)}
+    cases = [pytest.param(problem, id=name, marks=marks[name in fast]) for name, problem in problems.items()]
+    return pytest.mark.parametrize("problem", cases)

@@ -1,18 +1,16 @@
 """How the tests see that something is refused: with one sentence for the user, or by a script with status 2."""
 
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 import train
-from tests.support.running import Done, flags, one_sentence, write_npz
+from tests.support.running import flags, one_sentence, write_npz
 from training.errors import UserError
 
 
 @contextmanager
-def refused(*words: str) -> Iterator[None]:
+def refused(*words):
     """The block has to end with a UserError of one sentence in which all of the words stand."""
     with pytest.raises(UserError) as error:
         yield
@@ -21,14 +19,14 @@ def refused(*words: str) -> Iterator[None]:
     assert [word for word in words if word not in sentence] == [], sentence
 
 
-def assert_refused(done: Done, *words: str, status: int = 2) -> None:
+def assert_refused(done, *words, status=2):
     """A script said one sentence on stderr in which all of the words stand."""
     assert done.status == status, done.err
     sentence = one_sentence(done.err)
     assert [word for word in words if word not in sentence] == [], sentence
 
 
-def small_run(folder: Path) -> Path:
+def small_run(folder):
     """A finished run of ten steps on arrays, which lie beside it."""
     npz = write_npz(folder / "arrays.npz")
     options = {"dataset": "npz", "data_dir": npz, "hidden": (4,), "max_steps": 10, "run_dir": folder / "run"}
@@ -36,5 +34,5 @@ def small_run(folder: Path) -> Path:
     return folder / "run"
 
 
-def contents(directory: Path) -> dict[str, bytes]:
+def contents(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir()}

@@ -2,12 +2,9 @@
 
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import train
 from tests.support.running import ROOT, flags, resolved, write_npz, write_pictures
-from training.config import Config
-from training.data import Dataset
 from training.families import FAMILIES
 from training.run import load_data
 from training.tasks import NEXT_TOKEN
@@ -19,14 +16,14 @@ TEXT = ROOT / "LICENSE"
 # 200 examples in batches of 30 are 7 steps an epoch, 300 characters in segments of 7 and batches of 5 are 8.
 COMMON = {"epochs": 2, "log_every": 4, "histogram_every": 5, "device": "cpu", "threads": 1, "schedule": "constant"}
 MOMENTUM = {"optimizer": "sgd", "momentum": 0.9, "l2": 1e-3}
-OPTIONS: dict[str, dict[str, object]] = {
+OPTIONS = {
     "mlp": {**MOMENTUM, "hidden": (4, 3), "activation": "tanh", "lr": 0.1, "dropout": 0.1, "clip_norm": 1.0},
     "cnn": {**MOMENTUM, "channels": (3, 4), "lr": 0.05, "dropout": 0.2, "shift": 1, "rotate": 10.0},
 }
-SHAPES: dict[str, tuple[int, ...]] = {"cnn": (7, 6)}  # of the other networks' pictures: 28×28
+SHAPES = {"cnn": (7, 6)}  # of the other networks' pictures: 28×28
 
 
-def options_of(name: str, folder: Path) -> dict[str, object]:
+def options_of(name, folder):
     """As a command line has them; the data are written into `folder`. What is not said here is as in the preset."""
     options = {"model": name, **COMMON, **OPTIONS.get(name, {})}
     if NEXT_TOKEN.name in FAMILIES[name].tasks:
@@ -38,12 +35,12 @@ def options_of(name: str, folder: Path) -> dict[str, object]:
 
 
 @cache
-def parsed(name: str, folder: Path) -> tuple[Config, Dataset]:
+def parsed(name, folder):
     config = train.parse(list(flags(options_of(name, folder)))).config
     return config, load_data(config)
 
 
-def small_run(name: str, folder: Path, **changes: object) -> tuple[Config, Dataset]:
+def small_run(name, folder, **changes):
     """The configuration with nothing left open, and the data."""
     config, data = parsed(name, folder)
     return resolved(replace(config, **changes), data), data

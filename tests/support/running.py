@@ -2,47 +2,36 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pytest
 import torch
 
 from lessons.runs import Silent
 from training import checkpoint
-from training.config import Config
 from training.dashboard.metrics import read_metrics
 from training.dashboard.tensorboard import MetricsWriter
-from training.data import Dataset
 from training.families.networks import make_model
-from training.learners.base import Learner
-from training.learners.factory import make_learner, make_manual, make_reference
-from training.learners.manual import ManualLearner
-from training.learners.reference import ReferenceLearner
-from training.loop import Loop, Outcome
+from training.learners.factory import make_learner, make_manual
+from training.loop import Loop
 from training.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def resolved(config: Config, data: Dataset) -> Config:
+def resolved(config, data):
     """The configuration with nothing left open, as a run has it."""
     return prepare(config, data)[0]
 
 
-def learner_of(config: Config, data: Dataset) -> Learner:
+def learner_of(config, data):
     return make_learner(config, data, make_model(config, data))
 
 
-def manual_of(config: Config, data: Dataset) -> ManualLearner:
+def manual_of(config, data):
     return make_manual(config, data, make_model(config, data))
-
-
-def reference_of(config: Config, data: Dataset) -> ReferenceLearner:
-    return make_reference(config, data, make_model(config, data), getattr(torch, config.dtype))
 
 
 class Done(NamedTuple):
@@ -51,10 +40,9 @@ class Done(NamedTuple):
     err: str
 
 
-def call(capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int], *arguments: object) -> Done:
+def call(capsys, main, *arguments):
     """A script's `main` in this process."""
     capsys.readouterr()
-    status: int | str | None
     try:
         status = main([str(argument) for argument in arguments])
     except SystemExit as exit:  # tyro's way to refuse a command line
@@ -62,19 +50,19 @@ def call(capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int], *
     return Done(status, *capsys.readouterr())
 
 
-def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+def start(script, *arguments):
     """A script as a process of its own, with pipes for its output."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
-def run(script: str, *arguments: object) -> Done:
+def run(script, *arguments):
     process = start(script, *arguments)
     out, err = process.communicate()
     return Done(process.returncode, out, err)
 
 
-def write_npz(path: Path, train: int = 200, test: int = 60, features: int = 5, classes: int = 3) -> Path:
+def write_npz(path, train=200, test=60, features=5, classes=3):
     """Arrays for --dataset npz: the class is the largest of the first features, so it can be learned."""
     generator = np.random.default_rng(0)
     x = generator.normal(size=(train + test, features)).astype(np.float32)
@@ -83,7 +71,7 @@ def write_npz(path: Path, train: int = 200, test: int = 60, features: int = 5, c
     return path
 
 
-def write_pictures(path: Path, shape: tuple[int, ...] = (7, 6), train: int = 200, test: int = 60) -> Path:
+def write_pictures(path, shape=(7, 6), train=200, test=60):
     """Pictures for --dataset npz: the class is the brightest third, from left to right."""
     generator = np.random.default_rng(0)
     x = generator.normal(size=(train + test, *shape)).astype(np.float32)
@@ -92,9 +80,7 @@ def write_pictures(path: Path, shape: tuple[int, ...] = (7, 6), train: int = 200
     return path
 
 
-def train_loop(
-    config: Config, data: Dataset, run_dir: Path, stop: Callable[[], bool] = lambda: False
-) -> tuple[Loop, Outcome]:
+def train_loop(config, data, run_dir, stop=lambda: False):
     """Only the loop of a run, without its pictures: from the beginning, or from where `last.pt` in `run_dir` stands.
 
     TensorBoard's files have tests of their own; without them a resumed loop need not wait for a later second.
@@ -112,39 +98,37 @@ def train_loop(
         return loop, loop.run()
 
 
-def at_poll(number: int) -> Callable[[], bool]:
+def at_poll(number):
     """A question that is answered with no until it has been asked that many times."""
     asked = iter(range(number))
     return lambda: next(asked, None) is None
 
 
-def train_in_pieces(config: Config, data: Dataset, run_dir: Path, polls: int = 4) -> list[int]:
+def train_in_pieces(config, data, run_dir, polls=4):
     """The loop, stopped at every so many-th question and gone on with, to the end; at which steps it was stopped."""
-    stopped_at: list[int] = []
-    while True:
-        _, outcome = train_loop(config, data, run_dir, stop=at_poll(polls))
-        if outcome.finished:
-            return stopped_at
+    stopped_at = []
+    while not (outcome := train_loop(config, data, run_dir, stop=at_poll(polls))[1]).finished:
         stopped_at.append(outcome.steps)
+    return stopped_at
 
 
-def forget_events(run_dir: Path) -> None:
+def forget_events(run_dir):
     for path in run_dir.glob("events.*"):
         path.unlink()
 
 
-def metrics(run_dir: Path) -> list[dict[str, Any]]:
+def metrics(run_dir):
     """The lines of metrics.jsonl, without the speed, which no two runs share."""
     lines = read_metrics(run_dir / "metrics.jsonl")
     return [{tag: value for tag, value in line.items() if tag != "examples_per_second"} for line in lines]
 
 
-def values(run_dir: Path, tag: str) -> dict[int, float]:
+def values(run_dir, tag):
     """step → value of one tag."""
     return {line["step"]: line[tag] for line in read_metrics(run_dir / "metrics.jsonl") if tag in line}
 
 
-def assert_same(a: Any, b: Any, where: str = "") -> None:
+def assert_same(a, b, where=""):
     """Equal in every bit: nested dicts and lists of tensors and plain values."""
     if isinstance(a, dict):
         assert a.keys() == b.keys(), where
@@ -157,14 +141,14 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
         assert a == b, where
 
 
-def assert_same_run(a: Path, b: Path) -> None:
+def assert_same_run(a, b):
     """The same parameters, optimizer state and progress, the same best epoch, the same curves."""
     for name in ("last.pt", "best.pt"):
         assert_same(checkpoint.load(a / name), checkpoint.load(b / name), name)
     assert metrics(a) == metrics(b)
 
 
-def one_sentence(err: str) -> str:
+def one_sentence(err):
     """What a script said on stderr, on one line and without tyro's box; fails if it is no sentence for a user."""
     assert "Traceback" not in err
     assert "Error:" not in err  # an exception's name
@@ -173,11 +157,11 @@ def one_sentence(err: str) -> str:
     return text
 
 
-def files(directory: Path) -> set[str]:
+def files(directory):
     return {path.name for path in directory.iterdir()}
 
 
-def flags(options: dict[str, object]) -> Iterable[str]:
+def flags(options):
     """{"batch_size": 30, "hidden": (4, 3)} as a command line."""
     for name, value in options.items():
         yield "--" + name.replace("_", "-")

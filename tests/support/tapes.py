@@ -2,11 +2,8 @@
 
 from types import SimpleNamespace
 
-from torch import Tensor
-
 from manual_backprop.layers import linear
 from manual_backprop.layers.activations import ACTIVATIONS
-from manual_backprop.tape import Tape
 from tests.support.against_torch import normal
 
 tanh = ACTIVATIONS["tanh"]
@@ -22,6 +19,6 @@ TWO = SimpleNamespace(
 )
 
 
-def two_layers(tape: Tape) -> Tensor:
+def two_layers(tape):
     z = tape.forward(linear, "first", X, W1, B1)
     return tape.forward(linear, "second", tape.forward(tanh, "first.a", z), W2, B2)

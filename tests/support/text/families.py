@@ -1,13 +1,10 @@
 """The two text families as training sees them, a text as a data set, and what registers both for a test."""
 
-from collections.abc import Iterator, Mapping
+import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import pytest
 import torch
-from torch import nn
 
 from tests.support.text.recurrent import Recurrent, RecurrentTwin
 from tests.support.text.transformer import Transformer, TransformerTwin
@@ -15,23 +12,15 @@ from training.config import Config
 from training.config.rules import COUNT, FRACTION, OneOf
 from training.data import LOADERS, Dataset, Streams
 from training.families import FAMILIES, base
-from training.families.base import Family, Problem
+from training.families.base import Family
 from training.families.text import TextProblem, segments
 from training.tasks import NEXT_TOKEN
 
-PRESET = """\
-dataset = "text"
-loss = "softmax-cross-entropy"
-init = "xavier"
-optimizer = "adam"
-lr = 0.01
-schedule = "constant"
-batch_size = 5
-epochs = 1
-"""
+PRESET = {"dataset": "text", "loss": "softmax-cross-entropy", "init": "xavier", "optimizer": "adam", "lr": 0.01}
+PRESET |= {"schedule": "constant", "batch_size": 5, "epochs": 1}
 
 
-def load_text(path: Path) -> Dataset:
+def load_text(path):
     """A file's characters, the last tenth for testing."""
     text = path.read_text(encoding="utf-8")
     vocabulary = sorted(set(text))
@@ -47,8 +36,6 @@ class RecurrentOptions:
 
     context: Annotated[int, COUNT] = 7
     """Characters in a segment."""
-    width: Annotated[int, COUNT] = 9
-    """Hidden units."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +47,16 @@ class Recurrents(Family):
     name, summary, preset, tasks = "cell", "a recurrent network", "cell", (NEXT_TOKEN.name,)
     config, options, model = RecurrentConfig, RecurrentOptions, Recurrent
 
-    def arrange(self, config: RecurrentConfig, data: Dataset) -> Dataset:
+    def arrange(self, config, data):
         return segments(data, config.context, carries=True)
 
-    def make(self, config: RecurrentConfig, data: Dataset) -> Recurrent:
-        return Recurrent(len(data.classes), 6, config.width)
+    def make(self, config, data):
+        return Recurrent(len(data.classes), 6, 9)
 
-    def twin(self, model: Recurrent) -> nn.Module:
+    def twin(self, model):
         return RecurrentTwin(model)
 
-    def problems(self) -> Iterator[Problem]:
+    def problems(self):
         yield TextProblem("5 steps", "softmax-cross-entropy", Recurrent(7, 4, 6), (5,), 7, "7-4-6, 5 steps")
 
 
@@ -79,8 +66,6 @@ class TransformerOptions:
 
     context: Annotated[int, COUNT] = 8
     """Characters in a segment."""
-    heads: Annotated[int, COUNT] = 3
-    """Attention heads."""
     dropout: Annotated[float, FRACTION] = 0.2
     """Probability with which an activation is dropped."""
 
@@ -94,21 +79,20 @@ class Transformers(Family):
     name, summary, preset, tasks = "block", "a transformer block", "block", (NEXT_TOKEN.name,)
     config, options, model = TransformerConfig, TransformerOptions, Transformer
 
-    def arrange(self, config: TransformerConfig, data: Dataset) -> Dataset:
+    def arrange(self, config, data):
         return segments(data, config.context, carries=False)
 
-    def make(self, config: TransformerConfig, data: Dataset) -> Transformer:
-        return Transformer(len(data.classes), config.context, 4 * config.heads, config.heads, config.dropout)
+    def make(self, config, data):
+        return Transformer(len(data.classes), config.context, 12, 3, config.dropout)
 
-    def twin(self, model: Transformer) -> nn.Module:
+    def twin(self, model):
         return TransformerTwin(model)
 
-    def problems(self) -> Iterator[Problem]:
-        model = Transformer(7, 5, 6, 2)
-        yield TextProblem("2 heads", "softmax-cross-entropy", model, (5,), 7, "2 heads, 5 places")
+    def problems(self):
+        yield TextProblem("2 heads", "softmax-cross-entropy", Transformer(7, 5, 6, 2), (5,), 7, "2 heads, 5 places")
 
 
-def register(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Mapping[str, Any]:
+def register(monkeypatch, directory):
     """Both families with their presets, and `--dataset text`, as long as the test runs."""
     for path in base.PRESETS.glob("*.toml"):
         (directory / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
@@ -116,6 +100,6 @@ def register(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Mapping[str, A
     monkeypatch.setattr("training.families.configure.PRESETS", directory)
     monkeypatch.setitem(LOADERS, "text", load_text)
     for family in (Recurrents(), Transformers()):
-        (directory / f"{family.name}.toml").write_text(f'model = "{family.name}"\n{PRESET}', encoding="utf-8")
+        lines = (f"{name} = {json.dumps(value)}\n" for name, value in {"model": family.name, **PRESET}.items())
+        (directory / f"{family.name}.toml").write_text("".join(lines), encoding="utf-8")
         monkeypatch.setitem(FAMILIES, family.name, family)
-    return FAMILIES

@@ -7,15 +7,12 @@ The gradients of the cell's parameters are sums over its T calls; what comes bac
     BT1  dh_t = (from the output at t) + (from the cell at t + 1)
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from manual_backprop.layers import linear
-from manual_backprop.parameters import Receiver, Shape
-from manual_backprop.tape import Tape
 from tests.support.text.layers import embedding, recurrent_cell
 
 CELL = ("cell.weight_x", "cell.weight_h", "cell.bias")
@@ -28,20 +25,15 @@ class Recurrent:
     hidden: int
 
     @property
-    def shapes(self) -> dict[str, Shape]:
-        return {
-            "embedding.weight": (self.vocabulary, self.embedded),
-            "cell.weight_x": (self.hidden, self.embedded),
-            "cell.weight_h": (self.hidden, self.hidden),
-            "cell.bias": (self.hidden,),
-            "linear.weight": (self.vocabulary, self.hidden),
-            "linear.bias": (self.vocabulary,),
-        }
+    def shapes(self):
+        V, E, N = self.vocabulary, self.embedded, self.hidden
+        cell = dict(zip(CELL, ((N, E), (N, N), (N,)), strict=True))
+        return {"embedding.weight": (V, E), **cell, "linear.weight": (V, N), "linear.bias": (V,)}
 
-    def buffers(self) -> dict[str, Tensor]:
+    def buffers(self):
         return {}
 
-    def forward(self, p: Mapping[str, Tensor], x: Tensor, tape: Tape) -> Tensor:
+    def forward(self, p, x, tape):
         """Logits (B·T, vocabulary) for ids x (B, T)."""
         embedded = tape.forward(embedding, "embedding", x, p["embedding.weight"])
         h = tape.memory.get("h", embedded.new_zeros(len(x), self.hidden))
@@ -50,11 +42,10 @@ class Recurrent:
             h = tape.forward(recurrent_cell, f"cell[{t}]", embedded[:, t], h, *(p[name] for name in CELL))
             states.append(h)
         tape.new_memory["h"] = h
-        return tape.forward(
-            linear, "linear", torch.stack(states, 1).flatten(0, 1), p["linear.weight"], p["linear.bias"]
-        )
+        states = torch.stack(states, 1).flatten(0, 1)
+        return tape.forward(linear, "linear", states, p["linear.weight"], p["linear.bias"])
 
-    def backward(self, p: Mapping[str, Tensor], d_output: Tensor, g: Receiver, tape: Tape) -> None:
+    def backward(self, p, d_output, g, tape):
         d_states, g["linear.weight"], g["linear.bias"] = tape.backward(linear, "linear", d_output)
         B, T = tape.caches["embedding"][0].shape
         d_states = d_states.view(B, T, self.hidden)
@@ -73,34 +64,32 @@ class Recurrent:
 
 
 class Cell(nn.Module):
-    def __init__(self, embedded: int, hidden: int) -> None:
+    def __init__(self, embedded, hidden):
         super().__init__()
         self.weight_x = nn.Parameter(torch.zeros(hidden, embedded))
         self.weight_h = nn.Parameter(torch.zeros(hidden, hidden))
         self.bias = nn.Parameter(torch.zeros(hidden))
 
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+    def forward(self, x, h):
         return torch.tanh(nn.functional.linear(x, self.weight_x, self.bias) + nn.functional.linear(h, self.weight_h))
 
 
 class RecurrentTwin(nn.Module):
-    def __init__(self, model: Recurrent) -> None:
+    def __init__(self, model):
         super().__init__()
         self.embedding = nn.Embedding(model.vocabulary, model.embedded)
         self.cell = Cell(model.embedded, model.hidden)
         self.linear = nn.Linear(model.hidden, model.vocabulary)
-        self.hidden = model.hidden
 
-    def forward(self, ids: Tensor, memory: dict[str, Tensor] | None = None) -> Tensor:
+    def forward(self, ids, memory=None):
         memory = {} if memory is None else memory
-        x = self.embedding(ids)
-        h = memory.get("h", x.new_zeros(len(ids), self.hidden))
-        states = []
+        x, states = self.embedding(ids), []
+        h = memory.get("h", x.new_zeros(len(ids), self.linear.in_features))
         for x_t in x.unbind(1):
             h = self.cell(x_t, h)
             states.append(h)
         memory["h"] = h
         return self.linear(torch.stack(states, 1).flatten(0, 1))
 
-    def observed(self) -> dict[str, nn.Module]:
+    def observed(self):
         return {"cell[]" if name == "cell" else name: module for name, module in self.named_children()}

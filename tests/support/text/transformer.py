@@ -9,18 +9,17 @@ by the tape's memory, and x is then what follows them.
     TX2  dE = (from the output) + (from the embedding)
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from manual_backprop.layers import dropout, layer_norm, linear
 from manual_backprop.layers.activations import ACTIVATIONS
-from manual_backprop.parameters import Receiver, Shape
-from manual_backprop.tape import Tape
-from reference.mlp import Dropout, Noise
+from reference.mlp import Dropout
 from tests.support.text.layers import attention, embedding, matmul
+
+GELU = ACTIVATIONS["gelu"]
 
 
 @dataclass(frozen=True)
@@ -32,25 +31,25 @@ class Transformer:
     dropout: float = 0.0
 
     @property
-    def zeros(self) -> dict[str, list[str]]:
+    def zeros(self):
         """A bias of the keys adds the same to all scores of a query, and softmax takes it away."""
         return {"k.bias": ["k"]}
 
     @property
-    def shapes(self) -> dict[str, Shape]:
+    def shapes(self):
         V, C = self.vocabulary, self.width
-        shapes: dict[str, Shape] = {"wte.weight": (V, C), "wpe.weight": (self.context, C)}
-        sizes = {"q": (C, C), "k": (C, C), "v": (C, C), "project": (C, C), "fc": (4 * C, C), "out": (C, 4 * C)}
+        sizes = {**dict.fromkeys(("q", "k", "v", "project"), (C, C)), "fc": (4 * C, C), "out": (C, 4 * C)}
+        shapes = {"wte.weight": (V, C), "wpe.weight": (self.context, C)}
         for name in ("norm1", "norm2", "norm3"):
             shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (C,)
         for name, size in sizes.items():
             shapes[f"{name}.weight"], shapes[f"{name}.bias"] = size, size[:1]
         return shapes
 
-    def buffers(self) -> dict[str, Tensor]:
+    def buffers(self):
         return {}
 
-    def forward(self, p: Mapping[str, Tensor], x: Tensor, tape: Tape) -> Tensor:
+    def forward(self, p, x, tape):
         """Logits (B·T, vocabulary) for ids x (B, T)."""
         before = tape.memory["k"].shape[2] if tape.memory else 0
         places = torch.arange(before, before + x.shape[1], device=x.device).expand_as(x)
@@ -70,7 +69,7 @@ class Transformer:
         a = tape.forward(layer_norm, "norm3", x, *of("norm3", p))
         return tape.forward(matmul, "head", a.flatten(0, 1), p["wte.weight"])
 
-    def backward(self, p: Mapping[str, Tensor], d_output: Tensor, g: Receiver, tape: Tape) -> None:
+    def backward(self, p, d_output, g, tape):
         da, dE = tape.backward(matmul, "head", d_output)
         ids, _ = tape.caches["wte"]
         dx, g["norm3.weight"], g["norm3.bias"] = tape.backward(layer_norm, "norm3", da.view(*ids.shape, -1))
@@ -93,46 +92,47 @@ class Transformer:
         g["wpe.weight"] = tape.backward(embedding, "wpe", dx)
         g["wte.weight"] = dE + tape.backward(embedding, "wte", dx)  # TX2
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def _heads(self, x):
         """(B, T, C) as (B, heads, T, C/heads)."""
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-    def _noise(self, call: str, shape: Shape, tape: Tape) -> tuple[Tensor, float] | tuple[()]:
+    def _noise(self, call, shape, tape):
         keep = 1 - self.dropout
         return (tape.noise(call, shape, keep), keep) if tape.training and self.dropout else ()
 
-    def _dropped(self, call: str, x: Tensor, tape: Tape) -> Tensor:
+    def _dropped(self, call, x, tape):
         noise = self._noise(call, tuple(x.shape), tape)
         return tape.forward(dropout, call, x, *noise) if noise else x
 
-    def _undropped(self, call: str, dx: Tensor, tape: Tape) -> Tensor:
+    def _undropped(self, call, dx, tape):
         return tape.backward(dropout, call, dx) if tape.training and self.dropout else dx
 
 
-GELU = ACTIVATIONS["gelu"]
-
-
-def of(name: str, p: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def of(name, p):
     return p[f"{name}.weight"], p[f"{name}.bias"]
 
 
 class Attention(nn.Module):
     """Written out, because dropout's mask comes from outside."""
 
-    def __init__(self, dropout: float) -> None:
+    def __init__(self, dropout):
         super().__init__()
         self.dropout = Dropout("attention", dropout)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, noise: Noise | None = None) -> Tensor:
+    def forward(self, q, k, v, noise=None):
         T = q.shape[2]
         scores = q @ k.transpose(2, 3) / q.shape[3] ** 0.5
         hidden = torch.ones(T, T, dtype=torch.bool).triu(1)
-        probabilities = scores.masked_fill(hidden, float("-inf")).softmax(dim=-1)
-        return self.dropout(probabilities, noise) @ v
+        return self.dropout(scores.masked_fill(hidden, float("-inf")).softmax(dim=-1), noise) @ v
+
+
+class Head(nn.Module):
+    def forward(self, x, E):
+        return nn.functional.linear(x, E)
 
 
 class TransformerTwin(nn.Module):
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model):
         super().__init__()
         C = model.width
         self.heads = model.heads
@@ -144,25 +144,17 @@ class TransformerTwin(nn.Module):
         self.drop1, self.drop2 = (Dropout(f"{name}.dropout", model.dropout) for name in ("wte", "project"))
         self.head = Head()
 
-    def forward(self, ids: Tensor, noise: Noise | None = None) -> Tensor:
+    def forward(self, ids, noise=None):
+        drops = self.training and self.drop1.p > 0
         x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]).expand_as(ids))
-        x = self.drop1(x, noise) if self.drops else x
+        x = self.drop1(x, noise) if drops else x
         a = self.norm1(x)
         q, k, v = (layer(a).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        y = self.project(self.attention(q, k, v, noise if self.drops else None).transpose(1, 2).flatten(2))
-        x = x + (self.drop2(y, noise) if self.drops else y)
+        y = self.project(self.attention(q, k, v, noise if drops else None).transpose(1, 2).flatten(2))
+        x = x + (self.drop2(y, noise) if drops else y)
         x = x + self.out(self.gelu(self.fc(self.norm2(x))))
         return self.head(self.norm3(x).flatten(0, 1), self.wte.weight)
 
-    @property
-    def drops(self) -> bool:
-        return self.training and self.drop1.p > 0
-
-    def observed(self) -> dict[str, nn.Module]:
+    def observed(self):
         names = {"gelu": "fc.a", "drop1": "wte.dropout", "drop2": "project.dropout"}
         return {names.get(name, name): module for name, module in self.named_children()}
-
-
-class Head(nn.Module):
-    def forward(self, x: Tensor, E: Tensor) -> Tensor:
-        return nn.functional.linear(x, E)

@@ -10,19 +10,13 @@
 Source: Vaswani et al. 2017.
 """
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
-from torch import Generator, Tensor
 
 EQUATIONS = ("AT1", "AT2", "AT3")
 not_differentiable = ("mask",)
 
-Cache = tuple[Any, ...]
 
-
-def forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, keep: float = 1.0) -> tuple[Tensor, Cache]:
+def forward(q, k, v, mask=None, keep=1.0):
     T, S, s = q.shape[2], k.shape[2], q.shape[3] ** -0.5
     seen = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
     P = (s * q @ k.mT).masked_fill(~seen, -torch.inf).softmax(-1)
@@ -30,7 +24,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, keep: f
     return dropped @ v, (q, k, v, P, dropped, mask, keep, s)
 
 
-def backward(dy: Tensor, cache: Cache) -> tuple[Tensor, Tensor, Tensor]:
+def backward(dy, cache):
     q, k, v, P, dropped, mask, keep, s = cache
     dP = dy @ v.mT
     dP = dP if mask is None else dP * mask / keep
@@ -38,7 +32,7 @@ def backward(dy: Tensor, cache: Cache) -> tuple[Tensor, Tensor, Tensor]:
     return s * dS @ k, s * dS.mT @ q, dropped.mT @ dy  # AT1, AT2, AT3
 
 
-def examples(generator: Generator) -> Iterator[tuple[Any, ...]]:
+def examples(generator):
     for (B, H, T, S, D), keep in (((2, 3, 5, 5, 4), 1.0), ((3, 2, 4, 6, 5), 0.7)):
         q, k, v = (torch.randn(B, H, n, D, generator=generator, dtype=torch.float64) for n in (T, S, S))
         mask = (torch.rand(B, H, T, S, generator=generator) < keep).double()

@@ -11,28 +11,23 @@
 Source: Elman 1990.
 """
 
-from collections.abc import Iterator
-
 import torch
-from torch import Generator, Tensor
 
 EQUATIONS = ("RN1", "RN2", "RN3", "RN4", "RN5")
 
-Cache = tuple[Tensor, ...]
 
-
-def forward(x: Tensor, h: Tensor, W_x: Tensor, W_h: Tensor, b: Tensor) -> tuple[Tensor, Cache]:
+def forward(x, h, W_x, W_h, b):
     h_new = torch.tanh(x @ W_x.T + h @ W_h.T + b)
     return h_new, (x, h, W_x, W_h, h_new)
 
 
-def backward(dh_new: Tensor, cache: Cache) -> tuple[Tensor, ...]:
+def backward(dh_new, cache):
     x, h, W_x, W_h, h_new = cache
     dz = dh_new * (1 - h_new * h_new)
     return dz @ W_x, dz @ W_h, dz.T @ x, dz.T @ h, dz.sum(dim=0)  # RN1 … RN5
 
 
-def examples(generator: Generator) -> Iterator[tuple[Tensor, ...]]:
+def examples(generator):
     B, inputs, N = 3, 4, 5
     sizes = ((B, inputs), (B, N), (N, inputs), (N, N), (N,))
     for scale in (0.5, 1.0):
