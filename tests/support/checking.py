@@ -1,9 +1,14 @@
 """What the tests of the gradient check share."""
 
+from functools import wraps
+
 import torch
 from torch import Tensor
 
+from gallery import ENTRIES
 from gradient_check import Report, Row
+
+MISTAKES = {entry.name: entry for entry in ENTRIES}
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -13,3 +18,19 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 def first_failure(report: Report) -> Row:
     assert not report.passed
     return report.failures[0]
+
+
+def function_of(forward, backward):
+    """A hand-written pair as an `autograd.Function`, whose arguments are called as forward's."""
+
+    class Pair(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *arguments):
+            output, ctx.cache = forward(*arguments)
+            return output
+
+        @staticmethod
+        def backward(ctx, d_output):
+            return backward(d_output, ctx.cache)
+
+    return wraps(forward)(lambda *arguments: Pair.apply(*arguments))
