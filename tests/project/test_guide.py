@@ -40,7 +40,7 @@ def stable(text: str) -> str:
     return " ".join(re.sub(r"-?\d+\.\d+(e[+-]\d+)?|\b(line|rows of|ok too:) \d+", "#", text).split())
 
 
-@pytest.mark.sweep(3)
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("number", range(3))
 def test_the_three_examples_print_what_the_guide_shows_and_catch_a_bug(number):
     assert len(sections()) == 3
