@@ -98,7 +98,7 @@ def test_a_page():
 def test_a_weak_test_lets_mistakes_through(tmp_path):
     for path, text in {
         "cube/__init__.py": "def slope(z):\n    return 3 * z * z\n",
-        "tests/test_cube.py": "from cube import slope\n\n\ndef test_slope():\n    assert slope(1) > 2 > slope(0) == 0\n",
+        "tests/test_cube.py": "from cube import slope\n\ndef test_slope():\n    assert slope(1) > 2 > slope(0) == 0\n",
         "pyproject.toml": '[tool.mutmut]\nsource_paths = ["cube"]\n',
     }.items():
         (tmp_path / path).parent.mkdir(exist_ok=True)

@@ -8,6 +8,8 @@ import torch
 
 from gallery import named
 from gallery.affine import LINEAR
+from gallery.attention import EMBEDDING
+from gallery.diagnosed import NOISE, RELU
 from gallery.elementwise import TANH
 from gallery.losses import SOFTMAX
 from gradient_check import check_backward, check_function, directional_derivative
@@ -16,20 +18,6 @@ from tests.support.checking import MISTAKES, draw, first_failure, function_of
 
 EXAMPLE = LINEAR.arguments(0)
 linear, linear_backward = LINEAR.forward, LINEAR.backward
-
-
-def relu(z):
-    return torch.relu(z), z
-
-
-def swap(**names):
-    """The linear backward with one gradient replaced: `swap(dW=lambda dz, x, W: …)`."""
-
-    def changed(dz, cache):
-        right = dict(zip(("dx", "dW", "db"), linear_backward(dz, cache), strict=True))
-        return tuple((right | {n: f(dz, *cache) for n, f in names.items()}).values())
-
-    return changed
 
 
 def test_the_rows_of_the_example():
@@ -74,20 +62,13 @@ def test_a_mistake_of_the_gallery_is_named_in_lower_precision_too(name, dtype):
 
 
 def test_all_that_is_promised_is_fed_or_what_is_chosen():
-    def forward(x, ids):
-        return x[ids].tanh(), (x, ids)
-
-    def backward(da, cache):
-        x, ids = cache
-        return torch.zeros_like(x).index_add(0, ids, da * (1 - x[ids].tanh() ** 2))
-
-    report = check_backward(forward, backward, [draw(6, 4), torch.tensor([0, 5, 2])])
+    report = check_backward(EMBEDDING.forward, EMBEDDING.backward, [torch.tensor([0, 5, 2]), draw(6, 4)])
     report.assert_passed()
     assert " | ".join(dict.fromkeys(row.case for row in report.rows)) == (
         " | cotangent transposed | cotangent sliced | cotangent offset | cotangent expanded"
-        " | cotangent expanded from one number | inputs transposed | inputs sliced | inputs offset | x expanded"
+        " | cotangent expanded from one number | inputs transposed | inputs sliced | inputs offset | W expanded"
         " | one example less | one example | no example"
-        " | x zeros | x all zero | x next to zero | x tied | x ±1e4 | x of all sizes | ids repeated"
+        " | W zeros | W all zero | W next to zero | W tied | W ±1e4 | W of all sizes | ids repeated"
     )
     report = check_backward(linear, linear_backward, EXAMPLE, cases=["batch"])
     assert {row.case for row in report.rows} == {"", "one example less", "one example", "no example"}
@@ -101,24 +82,18 @@ def test_repeated_ids_are_fed_even_where_the_example_has_none():
 
 
 def test_arrays_are_given_to_a_numpy_layer():
-    def forward(x, W):
+    def forward(x, W, b):
         assert isinstance(x, np.ndarray)
-        return np.tanh(x @ W.T), (x, W)
+        return linear(x, W, b)
 
-    def backward(da, cache):
-        x, W = cache
-        dz = da * (1 - np.tanh(x @ W.T) ** 2)
-        return dz @ W, dz.T @ x
-
-    example = [draw(5, 3).numpy(), draw(2, 3, seed=1).numpy()]
-    report = check_backward(forward, backward, example)
+    example = [v.numpy() for v in EXAMPLE]
+    report = check_backward(forward, linear_backward, example)
     report.assert_passed()
     assert {row.oracle for row in report.rows} == {"differences", ""}
-    with_reference = check_backward(forward, backward, example, reference=lambda x, W: torch.tanh(x @ W.T))
+    with_reference = check_backward(forward, linear_backward, example, reference=lambda x, W, b: x @ W.T + b)
     with_reference.assert_passed()
     assert "reference" in {row.oracle for row in with_reference.rows}
-    wrong = check_backward(forward, lambda da, cache: (backward(da, cache)[0], da.T @ cache[0]), example)
-    assert first_failure(wrong).name == "dW"
+    assert first_failure(check_backward(forward, MISTAKES["weight: sign"].pair(right=False)[1], example)).name == "dW"
 
 
 def test_a_gradient_that_is_zero_in_exact_arithmetic_is_declared_and_that_hides_nothing():
@@ -136,12 +111,12 @@ def test_a_gradient_that_is_zero_in_exact_arithmetic_is_declared_and_that_hides_
     check_backward(forward, backward, example, zeros=["b"]).assert_passed()
     wrong = check_backward(forward, lambda da, z: (backward(da, z)[0], da.sum(dim=0)), example, zeros=["b"])
     assert first_failure(wrong).name == "db"
-    none = check_backward(linear, swap(db=lambda dz, x, W: 0 * dz.sum(0)), EXAMPLE, zeros=["b"])
-    assert first_failure(none).name == "db"
+    zero = lambda dz, cache: (*linear_backward(dz, cache)[:2], 0 * dz.sum(0))  # noqa: E731
+    assert first_failure(check_backward(linear, zero, EXAMPLE, zeros=["b"])).name == "db"
 
 
 def test_a_gradient_that_is_zero_everywhere_shows_nothing():
-    report = check_backward(relu, lambda da, z: da * (z > 0), [-draw(5, 3).abs() - 0.1])
+    report = check_backward(RELU.forward, lambda da, z: da * (z > 0), [-draw(5, 3).abs() - 0.1])
     assert "nothing is shown" in first_failure(report).reason
 
 
@@ -149,7 +124,9 @@ def test_a_gradient_that_is_zero_everywhere_shows_nothing():
 def test_at_a_kink_every_slope_between_the_two_is_right_and_named_and_no_other(slope, right):
     z = draw(5, 3)
     z[1, 2] = 0
-    report = check_backward(relu, lambda da, z: da * torch.where(z == 0, slope, (z > 0).double()), [z], cases=[])
+    report = check_backward(
+        RELU.forward, lambda da, z: da * torch.where(z == 0, slope, (z > 0).double()), [z], cases=[]
+    )
     assert report.passed == right
     if right:
         assert [row.verdict for row in report.kinks] == ["kink"] * len(report.kinks)
@@ -159,17 +136,10 @@ def test_at_a_kink_every_slope_between_the_two_is_right_and_named_and_no_other(s
         assert (report.failures[0].index, report.failures[0].diagnosis.kind) == ((1, 2), "kink")
 
 
-def test_what_is_not_differentiable_is_declared():
-    def forward(x, mask, ids):
-        return (x * mask)[ids], (mask, ids)
-
-    def backward(dy, cache):
-        mask, ids = cache
-        return torch.zeros_like(mask).index_add(0, ids, dy) * mask
-
-    arguments = [draw(4), draw(4, seed=1), torch.tensor([2, 0, 2])]
-    check_backward(forward, backward, arguments, not_differentiable=["mask"], cases=[]).assert_passed()
-    assert not check_backward(forward, backward, arguments, cases=[]).passed
+def test_what_is_not_differentiable_has_to_be_declared():
+    pair, example = (NOISE.forward, NOISE.backward), NOISE.arguments(0)
+    check_backward(*pair, example, not_differentiable=["noise"], cases=[]).assert_passed()
+    assert not check_backward(*pair, example, cases=[]).passed
 
 
 def test_the_directional_derivative_is_the_jacobian_times_the_direction():
@@ -272,24 +242,27 @@ def test_a_steep_forward_is_no_kink_where_autograd_has_its_slope():
 
 
 def test_a_failure_fits_on_a_screen_and_says_what_was_not_looked_at():
-    text = str(check_backward(linear, swap(**dict.fromkeys(("dx", "dW", "db"), lambda dz, x, W: dz)), EXAMPLE))
-    assert len(text.splitlines()) <= 24
-    assert max(map(len, text.splitlines())) <= 120
-    assert text.splitlines()[-1] == "note: nothing else was fed, because the example itself failed"
+    lines = str(check_backward(linear, lambda dz, cache: (dz, dz, dz), EXAMPLE)).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 120
+    assert lines[-1] == "note: nothing else was fed, because the example itself failed"
 
 
 def test_the_report_as_json_and_as_an_exit_status():
-    good, bad = (check_backward(linear, b, EXAMPLE) for b in (linear_backward, swap(db=lambda dz, x, W: None)))
+    good, bad = (MISTAKES["RMS norm: weight never trained"].ours(right) for right in (True, False))
     assert (good.exit_status, bad.exit_status) == (0, 1)
     said = json.loads(bad.to_json())
     row = next(row for row in said["rows"] if row["verdict"] == "WRONG")
-    assert (said["passed"], row["name"], row["diagnosis"]["kind"]) == (False, "db", "missing")
+    assert (said["passed"], row["name"], row["diagnosis"]["kind"]) == (False, "dgamma", "missing")
     assert row["relative_error"] is None, "JSON has no infinity"
 
 
 def test_labels_and_candidates_reach_the_report():
+    def wrong(dz, cache):
+        dx, dW, db = linear_backward(dz, cache)
+        return dx, dW - 0.3 * extra, db
+
     extra, labels = draw(3, 5, seed=7), {"W": "BP4, layer 1, ∂C/∂W"}
-    wrong = swap(dW=lambda dz, x, W: dz.T @ x - 0.3 * extra)
     row = first_failure(check_backward(linear, wrong, EXAMPLE, labels=labels, candidates={"the penalty": extra}))
     assert (row.label, row.diagnosis.kind) == ("BP4, layer 1, ∂C/∂W", "term")
     assert "the penalty" in row.diagnosis.text
