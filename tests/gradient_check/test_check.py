@@ -242,9 +242,11 @@ def test_a_steep_forward_is_no_kink_where_autograd_has_its_slope():
 
 
 def test_a_failure_fits_on_a_screen_and_says_what_was_not_looked_at():
-    lines = str(check_backward(linear, lambda dz, cache: (dz, dz, dz), EXAMPLE)).splitlines()
+    wrong = lambda dz, cache: tuple(-2.5 * gradient for gradient in linear_backward(dz, cache))  # noqa: E731
+    lines = str(check_backward(linear, wrong, EXAMPLE, dtypes=["float64", "float32"])).splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 120
+    assert any(line.startswith("wrong too: ") for line in lines)
     assert lines[-1] == "note: nothing else was fed, because the example itself failed"
 
 
