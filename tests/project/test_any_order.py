@@ -10,8 +10,6 @@ import torch
 
 from tests.conftest import shared_state
 
-interrupt = partial(signal.signal, signal.SIGINT)
-
 
 def assert_fresh():
     assert torch.get_num_threads() == 1
@@ -50,7 +48,9 @@ CHANGES = {
     "inference mode": torch.inference_mode,
     "default dtype": lambda: switched(torch.set_default_dtype, torch.float64, torch.float32),
     "warn always": lambda: switched(torch.set_warn_always, False, True),
-    "signal handlers": lambda: switched(interrupt, signal.SIG_IGN, signal.default_int_handler),
+    "signal handlers": lambda: switched(
+        partial(signal.signal, signal.SIGINT), signal.SIG_IGN, signal.default_int_handler
+    ),
     "directory": lambda: chdir(Path("/")),
 }
 
