@@ -12,7 +12,6 @@ from gallery.elementwise import ABS, CLAMP, LARGER, LEAKY
 from gradient_check import check_backward
 
 MODELS = [entry for entry in ENTRIES if isinstance(entry, WrongModel)]
-entries = pytest.mark.parametrize("entry", ENTRIES, ids=[entry.name for entry in ENTRIES])
 
 
 def test_the_gallery_is_large_and_its_names_are_distinct():
@@ -21,12 +20,14 @@ def test_the_gallery_is_large_and_its_names_are_distinct():
 
 
 @pytest.mark.sweep(10)
-@entries
-def test_ours_rejects_it_and_gives_it_no_wrong_name(entry):
+@pytest.mark.parametrize("entry", ENTRIES, ids=[entry.name for entry in ENTRIES])
+def test_ours_rejects_it_and_gives_it_no_wrong_name_and_the_naive_test_misses_it(entry):
     report = entry.ours(right=False)
     assert not report.passed
     said = verdict(entry, named(report))
     assert said in ("right", "–") if isinstance(entry, Wrong) and entry.where == OWN else said != "wrong"
+    assert entry.misses(right=True)
+    assert entry.misses(right=False)
 
 
 @pytest.mark.sweep(4)
@@ -37,38 +38,30 @@ def test_the_first_row_that_fails_is_where_the_network_is_wrong(entry, seed):
     assert entry.ours(right=False, seed=seed).failures[0].name == entry.place
 
 
-@pytest.mark.long
-def test_ours_accepts_the_right_ones():
-    layers = {id(entry.layer if isinstance(entry, Wrong) else entry): entry for entry in ENTRIES}
-    alarms = [f"{entry.name}\n{report}" for entry in layers.values() if not (report := entry.ours(True)).passed]
-    assert len(layers) > 40
-    assert not alarms, "\n".join(alarms)
-
-
 def last_of_a_tie(dy, cache):
     pairs, _ = cache
     second = (pairs[..., 1] >= pairs[..., 0]).to(dy.dtype)
     return (dy[..., None] * torch.stack([1 - second, second], -1)).flatten(-2)
 
 
+CHOICES = {
+    "all to the last": (MAX_POOL, last_of_a_tie),
+    "all to the first": (LARGER, lambda dy, cache: (dy * (cache[0] >= cache[1]), dy * (cache[0] < cache[1]))),
+    "the right slope": (LEAKY, lambda dy, x: torch.where(x >= 0, dy, 0.1 * dy)),
+    "the right slope of |x|": (ABS, lambda dy, x: dy * torch.where(x >= 0, 1.0, -1.0)),
+    "no slope at the border": (CLAMP, lambda dy, x: dy * (x.abs() < 0.5)),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("layer", "backward"),
-    [
-        (MAX_POOL, last_of_a_tie),
-        (LARGER, lambda dy, cache: (dy * (cache[0] >= cache[1]), dy * (cache[0] < cache[1]))),
-        (LEAKY, lambda dy, x: torch.where(x >= 0, dy, 0.1 * dy)),
-        (ABS, lambda dy, x: dy * torch.where(x >= 0, 1.0, -1.0)),
-        (CLAMP, lambda dy, x: dy * (x.abs() < 0.5)),
-    ],
-    ids=["all to the last", "all to the first", "the right slope", "the right slope of |x|", "no slope at the border"],
-)
-def test_another_choice_at_a_kink_is_no_mistake(layer, backward):
+@pytest.mark.parametrize("choice", CHOICES)
+def test_another_choice_at_a_kink_is_no_mistake(choice):
+    layer, backward = CHOICES[choice]
     check_backward(layer.forward, backward, layer.arguments(0)).assert_passed()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(5))
 def test_the_numbers_do_not_matter(seed):
     alarms = [f"{entry.name}\n{report}" for entry in ENTRIES if not (report := entry.ours(True, seed)).passed]
     missed = [entry.name for entry in ENTRIES if entry.ours(False, seed).passed]
@@ -76,13 +69,6 @@ def test_the_numbers_do_not_matter(seed):
     assert not alarms, "\n".join(alarms)
     assert not missed
     assert not seen, "the naive test sees these"
-
-
-@pytest.mark.sweep(6)
-@entries
-def test_the_naive_test_misses_it(entry):
-    assert entry.misses(right=True)
-    assert entry.misses(right=False)
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""`check_backward`: what is right passes, what is fed and judged by, and what the report says."""
+"""`check_backward`: what is right passes, what is fed and judged by, what is found so, and what the report says."""
 
 import json
 
@@ -6,37 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from gallery import ENTRIES, named
+from gallery import named
 from gallery.affine import LINEAR
+from gallery.attention import EMBEDDING
+from gallery.diagnosed import NOISE, RELU
+from gallery.elementwise import TANH
 from gallery.losses import SOFTMAX
-from gradient_check import check_backward, directional_derivative
+from gradient_check import check_backward, check_function, directional_derivative
 from tests.support.both_ways import differ
-from tests.support.checking import draw, first_failure
+from tests.support.checking import MISTAKES, draw, first_failure, function_of
 
 EXAMPLE = LINEAR.arguments(0)
 linear, linear_backward = LINEAR.forward, LINEAR.backward
 
 
-def relu(z):
-    return torch.relu(z), z
-
-
-def swap(**names):
-    """The linear backward with one gradient replaced: `swap(dW=lambda dz, x, W: …)`."""
-
-    def changed(dz, cache):
-        right = dict(zip(("dx", "dW", "db"), linear_backward(dz, cache), strict=True))
-        return tuple((right | {n: f(dz, *cache) for n, f in names.items()}).values())
-
-    return changed
-
-
 def test_the_rows_of_the_example():
     report = check_backward(SOFTMAX.forward, SOFTMAX.backward, SOFTMAX.arguments(0))
     report.assert_passed()
-    assert [(row.name, row.oracle) for row in report.rows if not row.case] == [
-        ("dz", "autograd"), ("gradients", "differences"), ("dot product", "dot product"), ("pure", ""), ("linear", ""),
-    ]  # fmt: skip
+    rows = " | ".join(f"{row.name}: {row.oracle}" for row in report.rows if not row.case)
+    assert rows == "dz: autograd | gradients: differences | dot product: dot product | pure:  | linear: "
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
@@ -46,37 +34,26 @@ def test_a_right_backward_passes_in_every_precision(dtype):
     assert {row.oracle for row in report.rows if not row.case} == {"autograd", "differences", "dot product", ""}
 
 
-def test_several_precisions_are_told_apart_in_the_report():
-    report = check_backward(linear, linear_backward, EXAMPLE, dtypes=["float64", torch.float32], cases=[])
-    assert {row.label for row in report.rows if row.name == "dW"} == {"dW in float64", "dW in float32"}
-    errors = [row.relative_error for row in report.rows if row.label == "dW in float32" and row.oracle == "autograd"]
+def test_precisions_are_told_apart_and_unless_one_is_asked_for_the_examples_own_is_checked():
+    asked = check_backward(linear, linear_backward, EXAMPLE, dtypes=["float64", torch.float32], cases=[])
+    assert {row.label for row in asked.rows if row.name == "dW"} == {"dW in float64", "dW in float32"}
+    own = check_backward(linear, linear_backward, [v.float() for v in EXAMPLE], cases=[])
+    own.assert_passed()
+    rows = [row for row in (*asked.rows, *own.rows) if row.oracle == "autograd"]
+    errors = [row.relative_error for row in rows if row.label in ("dW in float32", "dW", "dx")]
+    assert len(errors) == 3
     assert all(1e-9 < error < 1e-6 for error in errors)
 
 
-def test_the_example_is_checked_in_its_own_precision_unless_another_is_asked_for():
-    report = check_backward(linear, linear_backward, [v.float() for v in EXAMPLE], cases=[])
-    report.assert_passed()
-    assert all(row.relative_error > 1e-9 for row in report.rows if row.oracle == "autograd" and row.name != "db")
-
-
-MISTAKES = {entry.name: entry for entry in ENTRIES}
+SIMPLE = (
+    "bias: mean instead of sum | weight: divided by the batch again | weight: sign | squared error: ½ | dx: zeros | "
+    "dW transposed | bias: forgotten | bias: shape (1, n) | cotangent ignored | last example lost"
+)
 
 
 @pytest.mark.sweep(5)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "bias: mean instead of sum",
-        "weight: sign",
-        "squared error: ½",
-        "dx: zeros",
-        "bias: forgotten",
-        "bias: shape (1, n)",
-        "cotangent ignored",
-        "last example lost",
-    ],
-)
+@pytest.mark.parametrize("name", SIMPLE.split(" | "))
 def test_a_mistake_of_the_gallery_is_named_in_lower_precision_too(name, dtype):
     entry = MISTAKES[name]
     arguments, fixed = entry.layer.arguments(0), entry.layer.not_differentiable
@@ -84,71 +61,42 @@ def test_a_mistake_of_the_gallery_is_named_in_lower_precision_too(name, dtype):
     assert named(report).kind in entry.diagnosis
 
 
-def test_all_that_is_promised_is_fed():
-    def forward(x, ids):
-        return x[ids].tanh(), (x, ids)
-
-    def backward(da, cache):
-        x, ids = cache
-        return torch.zeros_like(x).index_add(0, ids, da * (1 - x[ids].tanh() ** 2))
-
-    report = check_backward(forward, backward, [draw(6, 4), torch.tensor([0, 5, 2])])
+def test_all_that_is_promised_is_fed_or_what_is_chosen():
+    report = check_backward(EMBEDDING.forward, EMBEDDING.backward, [torch.tensor([0, 5, 2]), draw(6, 4)])
     report.assert_passed()
-    assert list(dict.fromkeys(row.case for row in report.rows)) == [
-        "",
-        "cotangent transposed", "cotangent sliced", "cotangent offset", "cotangent expanded",
-        "cotangent expanded from one number",
-        "inputs transposed", "inputs sliced", "inputs offset", "x expanded",
-        "one example less", "one example", "no example",
-        "x zeros", "x all zero", "x next to zero", "x tied", "x ±1e4", "x of all sizes",
-        "ids repeated",
-    ]  # fmt: skip
-
-
-def test_cases_are_chosen():
+    assert " | ".join(dict.fromkeys(row.case for row in report.rows)) == (
+        " | cotangent transposed | cotangent sliced | cotangent offset | cotangent expanded"
+        " | cotangent expanded from one number | inputs transposed | inputs sliced | inputs offset | W expanded"
+        " | one example less | one example | no example"
+        " | W zeros | W all zero | W next to zero | W tied | W ±1e4 | W of all sizes | ids repeated"
+    )
     report = check_backward(linear, linear_backward, EXAMPLE, cases=["batch"])
     assert {row.case for row in report.rows} == {"", "one example less", "one example", "no example"}
 
 
+def test_repeated_ids_are_fed_even_where_the_example_has_none():
+    pair, distinct = MISTAKES["embedding: `dW[ids] += dy`"].pair(right=False), [torch.tensor([0, 1, 3]), draw(7, 4)]
+    assert check_backward(*pair, distinct, cases=[]).passed
+    row = first_failure(check_backward(*pair, distinct))
+    assert (row.case, row.diagnosis.kind) == ("ids repeated", "repeated indices")
+
+
 def test_arrays_are_given_to_a_numpy_layer():
-    def forward(x, W):
+    def forward(x, W, b):
         assert isinstance(x, np.ndarray)
-        return np.tanh(x @ W.T), (x, W)
+        return linear(x, W, b)
 
-    def backward(da, cache):
-        x, W = cache
-        dz = da * (1 - np.tanh(x @ W.T) ** 2)
-        return dz @ W, dz.T @ x
-
-    example = [draw(5, 3).numpy(), draw(2, 3, seed=1).numpy()]
-    report = check_backward(forward, backward, example)
+    example = [v.numpy() for v in EXAMPLE]
+    report = check_backward(forward, linear_backward, example)
     report.assert_passed()
     assert {row.oracle for row in report.rows} == {"differences", ""}
-    with_reference = check_backward(forward, backward, example, reference=lambda x, W: torch.tanh(x @ W.T))
+    with_reference = check_backward(forward, linear_backward, example, reference=lambda x, W, b: x @ W.T + b)
     with_reference.assert_passed()
     assert "reference" in {row.oracle for row in with_reference.rows}
-    wrong = check_backward(forward, lambda da, cache: (backward(da, cache)[0], da.T @ cache[0]), example)
-    assert first_failure(wrong).name == "dW"
+    assert first_failure(check_backward(forward, MISTAKES["weight: sign"].pair(right=False)[1], example)).name == "dW"
 
 
-def test_several_outputs():
-    def forward(x, h):
-        c = x * h
-        return torch.tanh(c), c, (x, h, c)
-
-    def backward(dh, dc, cache):
-        x, h, c = cache
-        dc = dc + dh * (1 - torch.tanh(c) ** 2)
-        return dc * h, dc * x
-
-    check_backward(forward, backward, [draw(5, 3), draw(5, 3, seed=1)], outputs=2).assert_passed()
-    lost = check_backward(
-        forward, lambda dh, dc, cache: backward(dh, 0 * dc, cache), [draw(5, 3), draw(5, 3, seed=1)], outputs=2
-    )
-    assert not lost.passed
-
-
-def test_a_gradient_that_is_zero_in_exact_arithmetic_is_declared():
+def test_a_gradient_that_is_zero_in_exact_arithmetic_is_declared_and_that_hides_nothing():
     def forward(x, b):  # what is added before centring is taken away again
         z = x + b
         return torch.tanh(z - z.mean(dim=0)), z
@@ -159,20 +107,16 @@ def test_a_gradient_that_is_zero_in_exact_arithmetic_is_declared():
         return dz, dz.sum(dim=0)
 
     example = [draw(9, 4), draw(4, seed=1)]
-    undeclared = first_failure(check_backward(forward, backward, example))
-    assert undeclared.name == "db"
+    assert first_failure(check_backward(forward, backward, example)).name == "db"
     check_backward(forward, backward, example, zeros=["b"]).assert_passed()
     wrong = check_backward(forward, lambda da, z: (backward(da, z)[0], da.sum(dim=0)), example, zeros=["b"])
     assert first_failure(wrong).name == "db"
-
-
-def test_declaring_a_zero_that_is_none_hides_nothing():
-    report = check_backward(linear, swap(db=lambda dz, x, W: 0 * dz.sum(0)), EXAMPLE, zeros=["b"])
-    assert first_failure(report).name == "db"
+    zero = lambda dz, cache: (*linear_backward(dz, cache)[:2], 0 * dz.sum(0))  # noqa: E731
+    assert first_failure(check_backward(linear, zero, EXAMPLE, zeros=["b"])).name == "db"
 
 
 def test_a_gradient_that_is_zero_everywhere_shows_nothing():
-    report = check_backward(relu, lambda da, z: da * (z > 0), [-draw(5, 3).abs() - 0.1])
+    report = check_backward(RELU.forward, lambda da, z: da * (z > 0), [-draw(5, 3).abs() - 0.1])
     assert "nothing is shown" in first_failure(report).reason
 
 
@@ -180,7 +124,9 @@ def test_a_gradient_that_is_zero_everywhere_shows_nothing():
 def test_at_a_kink_every_slope_between_the_two_is_right_and_named_and_no_other(slope, right):
     z = draw(5, 3)
     z[1, 2] = 0
-    report = check_backward(relu, lambda da, z: da * torch.where(z == 0, slope, (z > 0).double()), [z], cases=[])
+    report = check_backward(
+        RELU.forward, lambda da, z: da * torch.where(z == 0, slope, (z > 0).double()), [z], cases=[]
+    )
     assert report.passed == right
     if right:
         assert [row.verdict for row in report.kinks] == ["kink"] * len(report.kinks)
@@ -190,19 +136,10 @@ def test_at_a_kink_every_slope_between_the_two_is_right_and_named_and_no_other(s
         assert (report.failures[0].index, report.failures[0].diagnosis.kind) == ((1, 2), "kink")
 
 
-def test_what_is_not_differentiable_is_declared():
-    def forward(x, mask, ids):
-        return (x * mask)[ids], (mask, ids)
-
-    def backward(dy, cache):
-        mask, ids = cache
-        return torch.zeros_like(mask).index_add(0, ids, dy) * mask
-
-    arguments = [draw(4), draw(4, seed=1), torch.tensor([2, 0, 2])]
-    check_backward(forward, backward, arguments, not_differentiable=["mask"], cases=[]).assert_passed()
-    assert not check_backward(forward, backward, arguments, cases=[]).passed
-    with pytest.raises(ValueError, match="none of the arguments is differentiable"):
-        check_backward(forward, backward, arguments, not_differentiable=["x", "mask"])
+def test_what_is_not_differentiable_has_to_be_declared():
+    pair, example = (NOISE.forward, NOISE.backward), NOISE.arguments(0)
+    check_backward(*pair, example, not_differentiable=["noise"], cases=[]).assert_passed()
+    assert not check_backward(*pair, example, cases=[]).passed
 
 
 def test_the_directional_derivative_is_the_jacobian_times_the_direction():
@@ -214,43 +151,120 @@ def test_the_directional_derivative_is_the_jacobian_times_the_direction():
 @pytest.mark.parametrize("seed", range(3))
 def test_the_cotangent_is_never_the_example_itself(seed):
     """As it would be if both were drawn from the same seed; batch norm takes such a cotangent to zero."""
-    z = draw(3, 4, seed=seed)
-    seen = []
-
-    def backward(dz, cache):
-        seen.append(dz.clone())
-        return dz
-
-    check_backward(lambda z: (z + 0, z), backward, [z], seed=seed).assert_passed()
+    z, seen = draw(3, 4, seed=seed), []
+    check_backward(lambda z: (z + 0, z), lambda dz, z: seen.append(dz.clone()) or dz, [z], seed=seed).assert_passed()
     assert differ(seen[0], z)
 
 
+# What is found
+
+
+def test_a_forward_that_writes_to_its_argument_is_rejected():
+    def forward(z):
+        a = torch.tanh(z)
+        if torch.is_inference_mode_enabled():
+            z.add_(1)
+        return a, a
+
+    row = check_backward(forward, TANH.backward, [draw(3, 4)]).failures[-1]
+    assert (row.name, row.reason) == ("pure", "an argument, an output or the cotangent was written to")
+    negate = function_of(lambda x: (x.neg_().clone(), None), lambda dy, cache: -dy)
+    assert "in place" in {row.diagnosis.kind for row in check_function(negate, [draw(5, 3)]).failures if row.diagnosis}
+
+
+def test_a_backward_that_leans_on_autograd_is_rejected():
+    def forward(z):
+        z = z.detach().requires_grad_()
+        return torch.tanh(z), (torch.tanh(z), z)
+
+    row = first_failure(check_backward(forward, lambda da, cache: torch.autograd.grad(*cache, da)[0], [draw(3, 4)]))
+    assert row.diagnosis.kind == "raised"
+    assert "RuntimeError" in row.reason
+
+
+def test_noise_that_is_drawn_inside_is_found():
+    def forward(x):
+        mask = (torch.rand(x.shape) < 0.5).to(x)
+        return x * mask, mask
+
+    assert not check_backward(forward, lambda dy, mask: dy * mask, [draw(8, 9)], oracles=["differences"]).passed
+
+
+def test_a_wrong_forward_with_its_own_right_derivative_needs_the_reference():
+    entry = MISTAKES["GELU: wrong forward, its own derivative"]
+    check_backward(*entry.pair(right=False), entry.layer.arguments(0), cases=[]).assert_passed()
+    row = first_failure(entry.ours(right=False))
+    assert (row.name, row.oracle) == ("output", "reference")
+    assert row.reason.startswith("forward is wrong: at [")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_lower_precision_without_an_oracle_is_judged_by_its_own_float64(dtype):
+    """And quickly: differences look at float64 only."""
+
+    def backward(dz, cache):
+        dx, dW, db = linear_backward(dz, cache)
+        if dz.dtype != torch.float64:
+            dW[17, 23] += factor * dW.norm() / 40
+        return dx, dW, db
+
+    example, function = [draw(30, 40), draw(40, 40, seed=1), draw(40, seed=2)], function_of(linear, backward)
+    factor = 0.0
+    report = check_function(function, example, dtypes=[dtype])
+    report.assert_passed()
+    assert not report.kinks
+    factor = 1.0
+    row = first_failure(check_function(function, example, dtypes=[dtype]))
+    assert (row.name, row.index) == ("dW", (17, 23))
+    assert row.origin.startswith("beside its float64, which differences confirm")
+
+
+def test_16_bits_do_not_let_a_gradient_of_zeros_pass():
+    x = 3 + 0.01 * draw(50)
+    report = check_backward(lambda x: (x.var(), x), lambda d, x: 0 * x, [x], dtypes=["bfloat16"], oracles=["autograd"])
+    assert not report.passed
+
+
+def test_a_layout_that_gives_garbage_is_not_excused_as_rounding():
+    entry = MISTAKES["expanded weight misread"]
+    report = check_function(function_of(*entry.pair(right=False)), entry.layer.arguments(0))
+    assert {(row.case, row.name) for row in report.failures} >= {("gamma expanded", "dx"), ("inputs sliced", "dx")}
+    assert {row.diagnosis.kind for row in report.failures} == {"strided"}
+
+
+def test_a_steep_forward_is_no_kink_where_autograd_has_its_slope():
+    x = 1e-11 * (draw(5, 6).abs() + 0.1)
+    row = first_failure(check_backward(lambda x: (x.log(), x), lambda dy, x: 7 * dy / x, [x], cases=[]))
+    assert (row.oracle, row.diagnosis.kind) == ("autograd", "factor")
+
+
+# What the report says
+
+
 def test_a_failure_fits_on_a_screen_and_says_what_was_not_looked_at():
-    wrong = swap(**{name: lambda dz, x, W: dz for name in ("dx", "dW", "db")})
-    text = str(check_backward(linear, wrong, EXAMPLE))
-    assert len(text.splitlines()) <= 24
-    assert max(map(len, text.splitlines())) <= 120
-    assert text.splitlines()[-1] == "note: nothing else was fed, because the example itself failed"
+    wrong = lambda dz, cache: tuple(-2.5 * gradient for gradient in linear_backward(dz, cache))  # noqa: E731
+    lines = str(check_backward(linear, wrong, EXAMPLE, dtypes=["float64", "float32"])).splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 120
+    assert any(line.startswith("wrong too: ") for line in lines)
+    assert lines[-1] == "note: nothing else was fed, because the example itself failed"
 
 
 def test_the_report_as_json_and_as_an_exit_status():
-    good, bad = (check_backward(linear, b, EXAMPLE) for b in (linear_backward, swap(db=lambda dz, x, W: None)))
+    good, bad = (MISTAKES["RMS norm: weight never trained"].ours(right) for right in (True, False))
     assert (good.exit_status, bad.exit_status) == (0, 1)
     said = json.loads(bad.to_json())
-    assert said["passed"] is False
-    wrong = [row for row in said["rows"] if row["verdict"] == "WRONG"]
-    assert wrong[0]["name"] == "db"
-    assert wrong[0]["relative_error"] is None, "JSON has no infinity"
-    assert wrong[0]["diagnosis"]["kind"] == "missing"
+    row = next(row for row in said["rows"] if row["verdict"] == "WRONG")
+    assert (said["passed"], row["name"], row["diagnosis"]["kind"]) == (False, "dgamma", "missing")
+    assert row["relative_error"] is None, "JSON has no infinity"
 
 
 def test_labels_and_candidates_reach_the_report():
-    extra = draw(3, 5, seed=7)
-    wrong = swap(dW=lambda dz, x, W: dz.T @ x - 0.3 * extra)
-    report = check_backward(
-        linear, wrong, EXAMPLE, labels={"W": "BP4, layer 1, ∂C/∂W"}, candidates={"the penalty": extra}
-    )
-    row = first_failure(report)
-    assert row.label == "BP4, layer 1, ∂C/∂W"
-    assert row.diagnosis.kind == "term"
+    def wrong(dz, cache):
+        dx, dW, db = linear_backward(dz, cache)
+        return dx, dW - 0.3 * extra, db
+
+    extra, labels = draw(3, 5, seed=7), {"W": "BP4, layer 1, ∂C/∂W"}
+    row = first_failure(check_backward(linear, wrong, EXAMPLE, labels=labels, candidates={"the penalty": extra}))
+    assert (row.label, row.diagnosis.kind) == ("BP4, layer 1, ∂C/∂W", "term")
     assert "the penalty" in row.diagnosis.text

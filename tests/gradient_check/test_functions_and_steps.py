@@ -7,66 +7,47 @@ import pytest
 import torch
 from torch import nn
 
+import gradient_check
 from gallery.affine import LINEAR
-from gradient_check import (
-    Step,
-    assert_backward,
-    assert_function,
-    assert_gradients,
-    assert_step,
-    check_function,
-    check_step,
-)
-from tests.support.checking import draw, first_failure
+from gradient_check import Step, check_function, check_step
+from tests.support.checking import MISTAKES, draw, first_failure, function_of
 
 EXAMPLE = LINEAR.arguments(0)
+X, W, B = EXAMPLE
 
 
-class Square(torch.autograd.Function):
-    factor = 2.0
-
-    @staticmethod
-    def forward(ctx, x, scale):
-        ctx.save_for_backward(x)
-        ctx.scale = scale
-        return scale * x * x
-
-    @staticmethod
-    def backward(ctx, dy):
-        (x,) = ctx.saved_tensors
-        return Square.factor * ctx.scale * x * dy, None
+def square(factor=2.0):
+    """scale · x², with a right backward where the factor is 2."""
+    backward = lambda dy, cache: (factor * cache[1] * cache[0] * dy, None)  # noqa: E731
+    return function_of(lambda x, scale: (scale * x * x, (x, scale)), backward)
 
 
-def test_an_autograd_function_with_and_without_a_reference(monkeypatch):
-    example = [draw(5, 3), 1.5]
-    check_function(Square.apply, example).assert_passed()
-    report = check_function(Square.apply, example, reference=lambda x, scale: scale * x**2)
+def test_an_autograd_function_with_and_without_a_reference():
+    example, reference = [draw(5, 3), 1.5], lambda x, scale: scale * x**2
+    report = check_function(square(), example)
+    report.assert_passed()
+    assert any(re.match("dot product could not be asked: .*jvp", note) for note in report.notes)
+    report = check_function(square(), example, reference=reference)
     report.assert_passed()
     assert [row.oracle for row in report.rows if row.name == "dx" and not row.case] == ["reference"]
-    monkeypatch.setattr(Square, "factor", 1.0)
-    assert first_failure(check_function(Square.apply, example)).oracle == "differences"
-    row = first_failure(check_function(Square.apply, example, reference=lambda x, scale: scale * x**2))
-    assert row.diagnosis.kind == "factor"
+    assert first_failure(check_function(square(1.0), example)).oracle == "differences"
+    assert first_failure(check_function(square(1.0), example, reference=reference)).diagnosis.kind == "factor"
 
 
-def test_differences_that_are_lost_in_the_rounding_of_forward_show_nothing(monkeypatch):
-    monkeypatch.setattr(Square, "factor", 6.0)
-    row = first_failure(check_function(lambda x: Square.apply(x, 1.0) + 1e12, [draw(5, 3)], cases=[]))
+def test_differences_that_are_lost_in_the_rounding_of_forward_show_nothing():
+    row = first_failure(check_function(lambda x: square(6.0)(x, 1.0) + 1e12, [draw(5, 3)], cases=[]))
     assert row.reason.startswith("nothing is shown: forward is too steep, or its values too large")
 
 
-def test_outputs_may_be_nested_and_left_out():
-    report = check_function(nn.LSTM(3, 2).double(), [draw(4, 5, 3)], cases=[])
-    report.assert_passed()
+def test_outputs_may_be_nested_and_left_out_or_without_a_gradient():
+    check_function(nn.LSTM(3, 2).double(), [draw(4, 5, 3)], cases=[]).assert_passed()
     assert not check_function(lambda x: (x.sin(), None, {"y": x * x.detach()}), [draw(3)], cases=[]).passed
+    check_function(lambda x: (x * x, x.detach()), [draw(5, 3)]).assert_passed()
 
 
-def test_a_gradient_in_single_precision_beside_others_in_double():
+def test_arguments_may_be_of_several_precisions_and_a_numpy_scalar_is_a_number():
     check_function(lambda x, y: x.double() * y, [draw(3).float(), draw(3, seed=1)], cases=[]).assert_passed()
-
-
-def test_a_numpy_scalar_is_a_number():
-    report = check_function(Square.apply, [draw(5, 3), np.float64(1.5)], cases=[])
+    report = check_function(square(), [draw(5, 3), np.float64(1.5)], cases=[])
     report.assert_passed()
     assert [row.name for row in report.rows if row.oracle] == ["dx"]
 
@@ -79,15 +60,6 @@ def test_a_modules_parameters_are_checked_too():
     report.assert_passed()
     assert {row.name for row in report.rows} >= {"dinput", "d0.weight", "d0.bias", "d1.weight", "d1.bias"}
     assert module[1].num_batches_tracked == 0
-
-
-def test_what_cannot_be_asked_is_noted():
-    report = check_function(Square.apply, [draw(5, 3), 2.0], cases=[])
-    assert any(re.match("dot product could not be asked: .*jvp", note) for note in report.notes)
-
-
-def test_an_output_without_a_gradient_is_no_output():
-    check_function(lambda x: (x * x, x.detach()), [draw(5, 3)]).assert_passed()
 
 
 class Split(torch.autograd.Function):
@@ -109,15 +81,9 @@ class Split(torch.autograd.Function):
         return 2 * x * dsquare if dcube is None else 2 * x * dsquare + 3 * x * x * dcube
 
 
-def test_every_output_is_fed_alone(monkeypatch):
-    check_function(Split.apply, [draw(5, 3)]).assert_passed()
-    monkeypatch.setattr(Split, "right", False)
-    row = first_failure(check_function(Split.apply, [draw(5, 3)]))
-    assert row.name == "linear"
-    assert row.reason.startswith("dx is not linear in the cotangent: for the outputs one by one it is off by ")
-
-
 class Frozen(torch.autograd.Function):
+    """x Wᵀ; the wrong one's dW is another where dx is not asked for."""
+
     right = True
 
     @staticmethod
@@ -133,21 +99,29 @@ class Frozen(torch.autograd.Function):
         return dx, scratch * dz.T @ x if ctx.needs_input_grad[1] else None
 
 
-def test_every_gradient_is_asked_for_alone(monkeypatch):
-    check_function(Frozen.apply, EXAMPLE[:2]).assert_passed()
-    monkeypatch.setattr(Frozen, "right", False)
-    row = first_failure(check_function(Frozen.apply, EXAMPLE[:2]))
-    assert (row.name, row.reason[:40]) == ("alone", "dW is another where no other gradient is")
+@pytest.mark.parametrize(
+    ("function", "example", "name", "reason"),
+    [
+        (Split, [X], "linear", "dx is not linear in the cotangent: for the outputs one by one it is off by "),
+        (Frozen, [X, W], "alone", "dW is another where no other gradient is"),
+    ],
+)
+def test_every_output_is_fed_and_every_gradient_asked_for_alone(function, example, name, reason, monkeypatch):
+    check_function(function.apply, example).assert_passed()
+    monkeypatch.setattr(function, "right", False)
+    row = first_failure(check_function(function.apply, example))
+    assert row.name == name
+    assert row.reason.startswith(reason)
 
 
 # Steps
 
 
-def by_hand(scale=1.0, W=EXAMPLE[1], b=EXAMPLE[2]):
+def by_hand(scale=1.0):
     """The step of `Net`, with δ times `scale`."""
 
     def run(x, y):
-        z = x @ W.T + b
+        z = x @ W.T + B
         delta = scale * (z - y) / len(x)
         gradients = {"layer.weight": delta.T @ x, "layer.bias": delta.sum(0)}
         return Step(((z - y) ** 2).sum() / 2 / len(x), gradients, {"layer": z, "δ layer": delta})
@@ -156,7 +130,7 @@ def by_hand(scale=1.0, W=EXAMPLE[1], b=EXAMPLE[2]):
 
 
 class Net(nn.Module):
-    def __init__(self, W, b):
+    def __init__(self, W=W, b=B):
         super().__init__()
         self.layer = nn.Linear(5, 3).double()
         self.layer.load_state_dict({"weight": W, "bias": b})
@@ -165,52 +139,49 @@ class Net(nn.Module):
         return ((self.layer(x) - y) ** 2).sum() / 2 / len(x)
 
 
+BATCH = [X, draw(7, 3, seed=3)]
+
+
 def test_two_implementations_of_a_step():
-    batch = [EXAMPLE[0], draw(7, 3, seed=3)]
-    report = check_step(by_hand(), Net(*EXAMPLE[1:]), batch)
+    report = check_step(by_hand(), Net(), BATCH)
     report.assert_passed()
     assert [row.name for row in report.rows] == ["layer", "loss", "δ layer", "dlayer.weight", "dlayer.bias"]
-    row = first_failure(check_step(by_hand(2.0), Net(*EXAMPLE[1:]), batch))
+    row = first_failure(check_step(by_hand(2.0), Net(), BATCH))
     assert (row.name, row.diagnosis.kind) == ("δ layer", "factor")
 
 
 def test_intermediates_of_one_side_only_are_noted_and_a_missing_gradient_fails():
-    batch = [EXAMPLE[0], draw(7, 3, seed=3)]
-
     def without(x, y):
         made = by_hand()(x, y)
         return Step(made.loss, {"layer.weight": made.gradients["layer.weight"]}, {"mine": x})
 
-    report = check_step(without, Net(*EXAMPLE[1:]), batch)
+    report = check_step(without, Net(), BATCH)
     assert [(row.name, row.diagnosis.kind) for row in report.failures] == [("dlayer.bias", "missing")]
     assert report.notes == ("only step_a has mine: not compared", "only step_b has layer, δ layer: not compared")
-    row = first_failure(check_step(Net(*EXAMPLE[1:]), without, batch))
-    assert row.name == "dlayer.bias"
+    assert first_failure(check_step(Net(), without, BATCH)).name == "dlayer.bias"
 
 
 def test_a_step_in_single_precision_is_judged_by_one_in_double():
-    batch = [EXAMPLE[0].float(), draw(7, 3, seed=3).float()]
-    W, b = EXAMPLE[1].float(), EXAMPLE[2].float()
-    a, truth = Net(W.double(), b.double()).float(), Net(W.double(), b.double())
-    check_step(a, Net(W.double(), b.double()).float(), batch, truth=truth).assert_passed()
+    batch = [v.float() for v in BATCH]
+    a, b, truth = (Net(W.float().double(), B.float().double()) for _ in range(3))
+    check_step(a.float(), b.float(), batch, truth=truth).assert_passed()
     with pytest.raises(ValueError, match="give `truth`"):
         check_step(a, a, batch)
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: assert_backward(LINEAR.forward, lambda dz, c: tuple(-g for g in LINEAR.backward(dz, c)), EXAMPLE),
-        lambda: assert_function(Square.apply, [draw(5), 1.0], reference=lambda x, s: s * x**3),
-        lambda: assert_gradients({"db": -EXAMPLE[2]}, {"db": EXAMPLE[2]}),
-        lambda: assert_step(by_hand(-1.0), Net(*EXAMPLE[1:]), [EXAMPLE[0], draw(7, 3)]),
-    ],
-    ids=["backward", "function", "gradients", "step"],
-)
-def test_the_assert_forms_hold_the_report(call):
-    assert_backward(LINEAR.forward, LINEAR.backward, EXAMPLE, cases=[])
+ASSERTED = {
+    "backward": lambda: gradient_check.assert_backward(*MISTAKES["weight: sign"].pair(right=False), EXAMPLE),
+    "function": lambda: gradient_check.assert_function(square(1.0), [draw(5), 1.0]),
+    "gradients": lambda: gradient_check.assert_gradients({"db": -B}, {"db": B}),
+    "step": lambda: gradient_check.assert_step(by_hand(-1.0), Net(), BATCH),
+}
+
+
+@pytest.mark.parametrize("form", ASSERTED)
+def test_the_assert_forms_hold_the_report(form):
+    gradient_check.assert_backward(LINEAR.forward, LINEAR.backward, EXAMPLE, cases=[])
     with pytest.raises(AssertionError, match="WRONG"):
-        call()
+        ASSERTED[form]()
 
 
 @pytest.mark.parametrize("seed", [0, 5, None])
@@ -223,14 +194,9 @@ def test_check_step_leaves_the_random_state_of_its_caller(seed):
         drawn.append(torch.rand(()).item())
         return Step(torch.tensor(drawn[-1], dtype=torch.float64), {})
 
-    report = check_step(step, step, (), seed=seed)
+    passed = check_step(step, step, (), seed=seed).passed
     after = torch.rand(()).item()
     torch.manual_seed(7)
     expected = [torch.rand(()).item() for _ in range(3)]
-    if seed is None:
-        assert [*drawn, after] == expected
-        assert not report.passed
-    else:
-        assert drawn[0] == drawn[1]
-        assert after == expected[0]
-        assert report.passed
+    assert passed == (drawn[0] == drawn[1]) == (seed is not None)
+    assert [*drawn, after] == expected if seed is None else after == expected[0]

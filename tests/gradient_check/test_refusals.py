@@ -2,17 +2,17 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from gallery.affine import LINEAR
-from gradient_check import check_backward, check_function, check_step
+from gradient_check import check_backward, check_function, check_step, compare_gradients
+from gradient_check.differences import judge_slopes
 from tests.support.checking import draw
 
-
-def relu(z):
-    return torch.relu(z), z
+ONE = draw(1)
 
 
 def relu_backward(da, z):
@@ -24,8 +24,24 @@ def backward_of(forward, *example):
     return partial(check_backward, forward, relu_backward, [*example] or [draw(3)])
 
 
-def with_(**options):
+def relu(z):
+    return torch.relu(z), z
+
+
+def relu_with(**options):
     return partial(check_backward, relu, relu_backward, [draw(3)], **options)
+
+
+def tanh_with(**options):
+    return partial(check_function, torch.tanh, [draw(3)], **options)
+
+
+def comparing(actual, expected=ONE, **options):
+    return partial(compare_gradients, {"v": actual}, {"v": expected}, **options)
+
+
+def slopes(point, gradient):
+    return partial(judge_slopes, torch.relu, point, gradient, generator=torch.Generator())
 
 
 @pytest.mark.parametrize(
@@ -40,44 +56,40 @@ def with_(**options):
         (backward_of(lambda z: (None, z)), "forward returned a NoneType where"),
         (backward_of(lambda z: (z > 0, z)), "an output of forward is torch.bool"),
         (backward_of(lambda z: (z / 0, z)), "forward gives values that are not"),
-        (
-            backward_of(LINEAR.forward, draw(7, 3), draw(5, 4), draw(5)),
-            r"forward raised RuntimeError: .*it was given x \(7, 3\), W \(5, 4\)",
-        ),
-        (with_(not_differentiable=["z"]), "declared as not"),
-        (with_(not_differentiable=["y"]), "'y' in not_differentiable"),
-        (with_(zeros="z"), "zeros is the string 'z'"),
-        (with_(oracles=["oracle"]), "'oracle' in oracles is unknown"),
-        (with_(oracles=[]), "oracles is empty"),
-        (with_(oracles=["reference"]), "give `reference`"),
-        (with_(cases=["all"]), "'all' in cases is unknown"),
-        (with_(dtypes=["double"]), "dtype 'double' is unknown"),
-        (with_(dtypes=[]), "dtypes is empty"),
-        (with_(outputs=0), "outputs is 0: give how many"),
-        (with_(reference=3), "reference is a int: give a function"),
-        (with_(seed="a"), "seed is 'a': give a whole number"),
-        (with_(candidates=[draw(3)]), "candidates is a list: give a"),
-        (with_(labels=["z"]), "labels is a list: give a dictionary"),
+        (backward_of(LINEAR.forward, draw(7, 3), draw(5, 4), ONE), r"forward raised Runt.* x \(7, 3\), W \(5, 4\)"),
+        (relu_with(not_differentiable=["z"]), r"none of the arguments is differentiable.*declared as not"),
+        (relu_with(not_differentiable=["y"]), "'y' in not_differentiable"),
+        (relu_with(zeros="z"), "zeros is the string 'z'"),
+        (relu_with(oracles=["oracle"]), "'oracle' in oracles is unknown"),
+        (relu_with(oracles=[]), "oracles is empty"),
+        (relu_with(oracles=["reference"]), "give `reference`"),
+        (relu_with(cases=["all"]), "'all' in cases is unknown"),
+        (relu_with(dtypes=["double"]), "dtype 'double' is unknown"),
+        (relu_with(dtypes=[]), "dtypes is empty"),
+        (relu_with(outputs=0), "outputs is 0: give how many"),
+        (relu_with(reference=3), "reference is a int: give a function"),
+        (relu_with(seed="a"), "seed is 'a': give a whole number"),
+        (relu_with(candidates=[draw(3)]), "candidates is a list: give a"),
+        (relu_with(labels=["z"]), "labels is a list: give a dictionary"),
         (partial(check_function, lambda x: x.detach(), [draw(3)]), "no output of the function has a gradient function"),
         (partial(check_function, lambda x: None, [draw(3)]), "forward returned a NoneType"),
-        (
-            partial(check_function, torch.tanh, [draw(3)], oracles=["autograd"]),
-            "autograd through this function is",
-        ),
         (partial(check_function, torch.tanh, [draw(3).numpy()]), "give tensors in the example"),
-        (
-            partial(check_function, torch.tanh, [draw(3)], reference=lambda x: x[:2]),
-            "the reference could not be asked: RuntimeError: Mismatch in shape",
-        ),
-        (
-            partial(check_function, torch.tanh, [draw(3)], reference=lambda x, y: x),
-            "the reference could not be asked: TypeError",
-        ),
-        (partial(check_step, lambda x: x, lambda x: x, [draw(3)]), "step_a returned a Tensor: return a gradient_check"),
-        (
-            partial(check_step, nn.Linear(3, 2).double(), lambda x: x, [draw(3)]),
-            "step_a returned a tensor of shape",
-        ),
+        (tanh_with(oracles=["autograd"]), "autograd through this function is"),
+        (tanh_with(reference=lambda x: x[:2]), "the reference could not be asked: RuntimeError: Mismatch in shape"),
+        (tanh_with(reference=lambda x, y: x), "the reference could not be asked: TypeError"),
+        (partial(check_step, lambda x: x, lambda x: x, [ONE]), "step_a returned a Tensor: return a gradient_check"),
+        (partial(check_step, nn.Identity(), lambda x: x, [ONE]), "step_a returned a tensor of shape"),
+        (partial(compare_gradients, {}, {}), "nothing to compare"),
+        (partial(compare_gradients, [ONE], {"v": ONE}), "actual is a list: give a dictionary by name"),
+        (comparing([1.0]), "actual v is a list: give a tensor"),
+        (comparing(np.array(["a"])), "actual v is an array of"),
+        (comparing(ONE, zeros=["v"]), "zeros is a list: give a dictionary"),
+        (comparing(ONE, condition="x"), "condition is 'x': give a finite"),
+        (comparing(ONE, condition=0.1), "condition is 0.1: give a finite"),
+        (comparing(ONE, truth={"v": ONE[:0]}), "the truth of v is of shape"),
+        *((comparing(v, v), f"v is {v.dtype}: give `truth`, the") for v in (ONE.float(), ONE.half(), ONE.bfloat16())),
+        (slopes(torch.zeros(2), torch.zeros(3)), r"shape \(3,\), not \(2,\)"),
+        (slopes(torch.zeros(2, dtype=torch.long), torch.zeros(2)), r"floating-point tensor, not torch\.int64"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )

@@ -1,48 +1,41 @@
 """No test can tell which ran before it."""
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, chdir, contextmanager
+from contextlib import chdir, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from tests.conftest import shared_state
 
-interrupt = partial(signal.signal, signal.SIGINT)
 
-
-def assert_fresh() -> None:
+def assert_fresh():
     assert torch.get_num_threads() == 1
     assert torch.equal(torch.rand(5), torch.rand(5, generator=torch.Generator().manual_seed(0)))
+    assert torch.is_warn_always_enabled()
     torch.set_num_threads(2)
 
 
 @pytest.mark.parametrize("time", ["once", "again"])
-def test_threads_and_random_numbers_are_the_same_whatever_the_test_before_did(time: str) -> None:
+def test_threads_and_random_numbers_are_the_same_whatever_the_test_before_did(time):
     """Whichever of the two runs last finds what the other left."""
     assert_fresh()
 
 
 @pytest.fixture(scope="module")
-def shared_by_tests() -> None:
+def shared_by_tests():
     assert_fresh()
 
 
 @pytest.mark.parametrize("time", ["once", "again"])
-def test_so_they_are_in_what_tests_share_and_after_it_was_made(time: str, shared_by_tests: None) -> None:
+def test_so_they_are_in_what_tests_share_and_after_it_was_made(time, shared_by_tests):
     assert_fresh()
 
 
-def test_torch_gives_its_warnings_every_time() -> None:
-    assert torch.is_warn_always_enabled()
-
-
 @contextmanager
-def switched(switch: Callable[[Any], object], there: Any, back: Any) -> Iterator[None]:
+def switched(switch, there, back):
     switch(there)
     try:
         yield
@@ -50,21 +43,21 @@ def switched(switch: Callable[[Any], object], there: Any, back: Any) -> Iterator
         switch(back)
 
 
-@pytest.mark.parametrize(
-    ("name", "changed"),
-    [
-        ("grad mode", torch.no_grad),
-        ("inference mode", torch.inference_mode),
-        ("default dtype", lambda: switched(torch.set_default_dtype, torch.float64, torch.float32)),
-        ("warn always", lambda: switched(torch.set_warn_always, False, True)),
-        ("signal handlers", lambda: switched(interrupt, signal.SIG_IGN, signal.default_int_handler)),
-        ("directory", lambda: chdir(Path("/"))),
-    ],
-)
-def test_what_a_test_leaves_to_the_others_is_seen(
-    name: str, changed: Callable[[], AbstractContextManager[object]]
-) -> None:
+CHANGES = {
+    "grad mode": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "default dtype": lambda: switched(torch.set_default_dtype, torch.float64, torch.float32),
+    "warn always": lambda: switched(torch.set_warn_always, False, True),
+    "signal handlers": lambda: switched(
+        partial(signal.signal, signal.SIGINT), signal.SIG_IGN, signal.default_int_handler
+    ),
+    "directory": lambda: chdir(Path("/")),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_test_leaves_to_the_others_is_seen(name):
     before = shared_state()
-    with changed():
+    with CHANGES[name]():
         assert shared_state()[name] != before[name]
     assert shared_state() == before

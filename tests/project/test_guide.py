@@ -40,19 +40,15 @@ def stable(text: str) -> str:
     return " ".join(re.sub(r"-?\d+\.\d+(e[+-]\d+)?|\b(line|rows of|ok too:) \d+", "#", text).split())
 
 
-@pytest.mark.sweep(3)
-@pytest.mark.parametrize("title", sections())
-def test_the_examples_print_what_the_guide_shows(title):
-    blocks = sections()[title]
+@pytest.mark.sweep(4)
+@pytest.mark.parametrize("number", range(3))
+def test_the_three_examples_print_what_the_guide_shows_and_catch_a_bug(number):
+    assert len(sections()) == 3
+    blocks = [*sections().values()][number]
     for (_, shown), output in zip(blocks, printed(blocks), strict=True):
         assert stable(shown) == stable(output), f"{output}\n`python -m tests.project.test_guide` writes it anew"
-
-
-def test_there_are_three_and_each_catches_a_bug():
-    assert len(sections()) == 3
-    for blocks in sections().values():
-        assert any("WRONG" in shown and "diagnosis: " in shown for _, shown in blocks)
-        assert "WRONG" not in blocks[-1][1]
+    assert any("WRONG" in shown and "diagnosis: " in shown for _, shown in blocks)
+    assert "WRONG" not in blocks[-1][1]
 
 
 @pytest.mark.long
@@ -60,9 +56,8 @@ def test_the_test_file_passes(tmp_path):
     """The example of the section on pytest, with the plugin loaded as an installed wheel loads it."""
     (code,) = re.findall(r"^## In pytest\n.*?^```python\n(.*?)^```", GUIDE.read_text(), re.M | re.S)
     (tmp_path / "test_mine.py").write_text(code)
-    plugin = ["-p", "gradient_check.pytest_plugin"]
-    command = [sys.executable, "-m", "pytest", "-q", *plugin, "--rootdir", tmp_path, tmp_path]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "gradient_check.pytest_plugin", "--rootdir", tmp_path]
+    done = subprocess.run([*command, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
 
@@ -72,8 +67,8 @@ def rewrite() -> None:
     guide = GUIDE.read_text()
     for blocks in sections().values():
         for (code, shown), output in zip(blocks, printed(blocks), strict=True):
-            old = f"```python\n{code}```\n" + (f"\n```text\n{shown}```\n" if shown else "")
-            new = f"```python\n{code}```\n" + (f"\n```text\n{output}```\n" if output else "")
+            code = f"```python\n{code}```\n"
+            old, new = (code + (f"\n```text\n{text}```\n" if text else "") for text in (shown, output))
             guide = guide.replace(old, new)
     GUIDE.write_text(guide)
 

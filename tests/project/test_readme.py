@@ -16,7 +16,7 @@ PYTHON = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_lines_quoted_for_each_equation_are_in_mlp_py_under_its_label() -> None:
+def test_the_lines_quoted_for_each_equation_are_in_mlp_py_under_its_label():
     lines = (ROOT / "manual_backprop/models/mlp.py").read_text(encoding="utf-8").splitlines()
     rows = re.findall(r"^\| (BP\d) \| .* \| `(.*)`.* \|$", TEXT, re.MULTILINE)
     assert [label for label, _ in rows] == ["BP1", "BP2", "BP3", "BP4"]
@@ -24,18 +24,15 @@ def test_the_lines_quoted_for_each_equation_are_in_mlp_py_under_its_label() -> N
         assert any(line.strip().startswith(code) and label in line.partition("#")[2] for line in lines), (label, code)
 
 
-def test_the_library_example_runs_and_its_gradient_is_right() -> None:
-    names: dict = {}
-    exec(PYTHON[0], names)
+def test_the_library_example_runs_and_its_gradient_is_right():
+    exec(PYTHON[0], names := {})
     assert names["params"].theta.numel() == 13_002
-    z3 = names["tape"].outputs["layer3"]
-    a3, y = names["output"], names["y"]
-    rows = (y.unsqueeze(1) == torch.arange(10)).float()
+    z3, a3, rows = names["tape"].outputs["layer3"], names["output"], torch.eye(10)[names["y"]]
     expected = (a3 - rows) / 100 * z3.sigmoid() * (1 - z3.sigmoid())
     assert (names["tape"].deltas["layer3"] - expected).norm() < 1e-6 * expected.norm()
 
 
-def test_the_gradient_check_prints_what_the_readme_shows(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_gradient_check_prints_what_the_readme_shows(capsys):
     exec(PYTHON[1], {})
     said = capsys.readouterr().out
     assert said.splitlines()[0].startswith("dx  7×5  autograd")
@@ -44,34 +41,30 @@ def test_the_gradient_check_prints_what_the_readme_shows(capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_local_link_leads_somewhere(document: Path) -> None:
+def test_every_local_link_leads_somewhere(document):
     prose = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose):
         if "://" not in target:
             assert (document.parent / target).exists(), target
 
 
-def test_the_first_screen_says_what_it_is_in_80_words_and_sets_up_with_two_commands() -> None:
+def test_the_first_screen_says_what_it_is_in_80_words_and_sets_up_with_two_commands_and_the_rest_stands_below():
     before, _, after = TEXT.partition("```\n")
     assert len(before.split("\n\n")[1].split()) <= 80
     assert len(after.partition("```")[0].splitlines()) == 2
-
-
-def test_the_set_up_of_other_systems_and_the_time_of_the_tests_stand_below_the_test_command() -> None:
     below = TEXT.partition("\n```\npytest\n```\n")[2].partition("\n![")[0]
     assert re.search(r"That takes (about )?\d+ minutes", below)
     for words in (r".venv\Scripts\activate", "macOS", "https://pytorch.org/get-started/locally/", "5.9 GB"):
         assert words in below
 
 
-def test_make_help_lists_every_target() -> None:
+def test_make_help_lists_every_target():
     out = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert {line.split()[0] for line in out.splitlines()} >= {
-        *("help", "setup", "train", "test", "verify", "lint", "dashboard")
-    }
+    named = "help setup train test verify lint dashboard"
+    assert {line.split()[0] for line in out.splitlines()} >= {*named.split()}
 
 
-def test_generated_sections_are_written_between_their_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_sections_are_written_between_their_markers(tmp_path, monkeypatch):
     copy = tmp_path / "README.md"
     copy.write_text("a\n<!-- x -->\nold\n<!-- end of x -->\nb\n", encoding="utf-8")
     monkeypatch.setattr(readme, "README", copy)
@@ -81,24 +74,19 @@ def test_generated_sections_are_written_between_their_markers(tmp_path: Path, mo
         readme.write_section("y", "new")
 
 
-def test_every_dependency_is_imported_somewhere() -> None:
+def test_every_dependency_is_imported_somewhere_and_ci_tests_the_oldest_version_allowed():
     modules = {"pillow": "PIL", "docstring-parser": "docstring_parser"}
-    names = {*re.findall(r"^([a-z-]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)}
+    requirements, versions = (ROOT / "requirements.txt").read_text(), (ROOT / ".ci" / "oldest.txt").read_text()
+    names = {*re.findall(r"^([a-z-]+)", requirements, re.MULTILINE)}
     names.remove("pytest-xdist")  # which is pytest's -n, in pyproject.toml
     source = "".join(path.read_text(encoding="utf-8") for path in ROOT.rglob("*.py") if ".venv" not in path.parts)
     for name in names:
         module = modules.get(name, name)
         assert re.search(rf"(^\s*(import|from) |importorskip\(\"){module}\b", source, re.MULTILINE), name
-
-
-def test_ci_tests_the_oldest_versions_that_the_requirements_allow() -> None:
-    required = re.findall(r"^([a-z-]+)>=([\d.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
-    oldest = dict(re.findall(r"^([a-z-]+)==([\d.]+)", (ROOT / ".ci" / "oldest.txt").read_text(), re.MULTILINE))
-    for name, version in required:
+    oldest = dict(re.findall(r"^([a-z-]+)==([\d.]+)", versions, re.MULTILINE))
+    for name, version in re.findall(r"^([a-z-]+)>=([\d.]+)", requirements, re.MULTILINE):
         assert re.fullmatch(rf"{re.escape(version)}(\.0)*", oldest[name]), name
 
 
-def test_presets_named_in_the_readme_are_there() -> None:
-    named = set(re.findall(r"--preset ([\w-]+)", TEXT))
-    assert named
-    assert named <= set(preset_names())
+def test_presets_named_in_the_readme_are_there():
+    assert set() < set(re.findall(r"--preset ([\w-]+)", TEXT)) <= set(preset_names())
