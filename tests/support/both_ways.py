@@ -136,12 +136,6 @@ def assert_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
         assert torch.equal(a[name], b[name]), name
 
 
-def assert_not_trivial(gradients: Mapping[str, Tensor]) -> None:
-    """Nothing is shown by agreeing with zeros."""
-    for name, tensor in gradients.items():
-        assert tensor.any(), f"{name} is all zeros"
-
-
 def layer_examples(package: ModuleType) -> Iterator[Any]:
     """(id, forward, backward, arguments, not differentiable) of every example in `package`."""
     count: Counter[str] = Counter()
