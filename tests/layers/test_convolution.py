@@ -1,15 +1,13 @@
-"""The convolution against torch's and against the unfold form, over strides, paddings, dilations, groups and sizes."""
+"""The convolution against torch's, over strides, paddings, dilations, groups and sizes."""
 
 from random import Random
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from manual_backprop.layers import conv2d
 from reference.layers import conv2d as twin
-from tests.support.against_torch import assert_same, assert_torchs, normal, refusal
+from tests.support.against_torch import assert_torchs, normal, refusal
 
 
 def configuration(seed: int) -> tuple:
@@ -30,34 +28,25 @@ def configuration(seed: int) -> tuple:
     return x, W, b, stride, padding, dilation, groups
 
 
-def unfolded(x: Tensor, W: Tensor, b: Tensor, stride: int, padding: int, dilation: int) -> Tensor:
-    """z = W · unfold(x): the columns of unfold(x) are what the windows see. Without groups."""
-    (_, _, H, width), (O, _, kh, kw) = x.shape, W.shape
-    rows = (H + 2 * padding - dilation * (kh - 1) - 1) // stride + 1
-    columns = (width + 2 * padding - dilation * (kw - 1) - 1) // stride + 1
-    seen = F.unfold(x, (kh, kw), dilation, padding, stride)  # (B, C·kh·kw, H′·W′)
-    return (W.flatten(1) @ seen + b.unsqueeze(1)).view(len(x), O, rows, columns)
-
-
 @pytest.mark.parametrize("seed", range(0, 100, 10))
 def test_any_configuration_is_torchs(seed):
     for each in range(seed, seed + 10):
         assert_torchs(conv2d, twin, *configuration(each))
 
 
-@pytest.mark.parametrize(
-    ("size", "kernel", "options"),
-    [
-        pytest.param((1, 1), (1, 1), {}, id="one pixel"),
-        pytest.param((1, 1), (3, 3), {"padding": 1}, id="one pixel, padded"),
-        pytest.param((5, 7), (5, 7), {}, id="kernel as large as the image"),
-        pytest.param((6, 7), (2, 2), {"stride": 4}, id="stride beyond the kernel"),
-        pytest.param((7, 6), (1, 1), {"stride": (2, 3)}, id="1x1 with a stride"),
-        pytest.param((7, 7), (3, 2), {"dilation": (3, 5), "stride": (1, 2)}, id="dilated over the whole image"),
-        pytest.param((4, 3), (2, 2), {"padding": (3, 4)}, id="padding beyond the kernel"),
-        pytest.param((8, 5), (3, 3), {"stride": (3, 2), "padding": (0, 1), "dilation": (2, 1)}, id="rows behind"),
-    ],
-)
+BORDERS = {
+    "one pixel": ((1, 1), (1, 1), {}),
+    "one pixel, padded": ((1, 1), (3, 3), {"padding": 1}),
+    "kernel as large as the image": ((5, 7), (5, 7), {}),
+    "stride beyond the kernel": ((6, 7), (2, 2), {"stride": 4}),
+    "1x1 with a list of strides": ((7, 6), (1, 1), {"stride": [2, 3]}),
+    "dilated over the whole image": ((7, 7), (3, 2), {"dilation": (3, 5), "stride": (1, 2)}),
+    "padding beyond the kernel": ((4, 3), (2, 2), {"padding": (3, 4)}),
+    "rows behind": ((8, 5), (3, 3), {"stride": (3, 2), "padding": (0, 1), "dilation": (2, 1)}),
+}
+
+
+@pytest.mark.parametrize(("size", "kernel", "options"), BORDERS.values(), ids=BORDERS)
 @pytest.mark.parametrize("groups", [1, 3], ids=["dense", "depthwise"])
 def test_the_borders_of_what_fits(size, kernel, options, groups):
     settings = {"stride": 1, "padding": 0, "dilation": 1} | options
@@ -70,12 +59,6 @@ def test_no_image_one_and_more_than_are_taken_together(batch):
     assert_torchs(conv2d, twin, normal(0, batch, 4, 5, 6), normal(1, 6, 2, 3, 2), normal(2, 6), 2, 1, 1, 2)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_it_is_a_matrix_product_with_what_the_windows_see(stride):
-    x, W, b = normal(0, 2, 3, 7, 8), normal(1, 4, 3, 3, 2), normal(2, 4)
-    assert_torchs(conv2d, unfolded, x, W, b, stride, 1, 2)
-
-
 @pytest.mark.parametrize("seed", [0, 1], ids=["without a bias", "with a bias"])
 def test_dx_can_be_left_out(seed):
     z, cache = conv2d.forward(*configuration(seed))
@@ -86,55 +69,34 @@ def test_dx_can_be_left_out(seed):
     assert all(torch.equal(a, e) for a, e in zip(rest, expected, strict=True))
 
 
-def test_numbers_stand_for_pairs_and_the_defaults_are_torchs():
-    x, W = normal(0, 2, 4, 7, 7), normal(1, 4, 4, 3, 3)
-    assert_same(conv2d.forward(x, W)[0], F.conv2d(x, W), "z by default")
-    assert_same(conv2d.forward(x, W, None, 2)[0], F.conv2d(x, W, None, (2, 2)), "z with a stride")
-    assert_same(conv2d.forward(x, W, None, [2, 1])[0], F.conv2d(x, W, None, (2, 1)), "z with a list of strides")
+FOUR, DIVISOR = "give (B, C, H, W) and (O, C/groups, kh, kw)", "give a divisor of both"
+MISFITS = [
+    (((3, 7, 7), (4, 3, 3, 3)), {}, f"x is (3, 7, 7) and W (4, 3, 3, 3): {FOUR}"),
+    (((2, 3, 7, 7), (4, 3, 9)), {}, f"x is (2, 3, 7, 7) and W (4, 3, 9): {FOUR}"),
+    (((2, 3, 7, 7), (4, 3, 3, 3)), {"groups": 2}, f"2 groups for 3 channels and 4 outputs: {DIVISOR}"),
+    (((2, 4, 7, 7), (3, 2, 3, 3)), {"groups": 2}, f"2 groups for 4 channels and 3 outputs: {DIVISOR}"),
+    (((2, 4, 7, 7), (3, 2, 3, 3)), {"groups": 0}, f"0 groups for 4 channels and 3 outputs: {DIVISOR}"),
+    (((2, 6, 7, 7), (6, 4, 3, 3)), {"groups": 2}, "W sees 4 channels and x has 3 per group: give W as many"),
+    (((2, 3, 7, 7), (4, 3, 3, 3), (3,)), {}, "b is (3,): give (4,), a number for each output of W"),
+]
+TOO_LARGE = [
+    ((5, 6), (3, 3), {"dilation": 3}, "of 3, dilated by 3, does not fit into 5 places padded by 0"),
+    ((5, 3), (1, 6), {"padding": 1}, "of 6, dilated by 1, does not fit into 3 places padded by 1"),
+]
+NUMBERS = [("stride", 0, 1), ("stride", (1, 0), 1), ("padding", -1, 0), ("padding", (1, 1, 1), 0), ("dilation", 0, 1)]
 
 
-SHAPES = "give (B, C, H, W) and (O, C/groups, kh, kw)"
-DIVISOR = "give a divisor of both"
-
-
-@pytest.mark.parametrize(
-    ("shapes", "options", "said"),
-    [
-        (((3, 7, 7), (4, 3, 3, 3)), {}, f"x is (3, 7, 7) and W (4, 3, 3, 3): {SHAPES}"),
-        (((2, 3, 7, 7), (4, 3, 9)), {}, f"x is (2, 3, 7, 7) and W (4, 3, 9): {SHAPES}"),
-        (((2, 3, 7, 7), (4, 3, 3, 3)), {"groups": 2}, f"2 groups for 3 channels and 4 outputs: {DIVISOR}"),
-        (((2, 4, 7, 7), (3, 2, 3, 3)), {"groups": 2}, f"2 groups for 4 channels and 3 outputs: {DIVISOR}"),
-        (((2, 4, 7, 7), (3, 2, 3, 3)), {"groups": 0}, f"0 groups for 4 channels and 3 outputs: {DIVISOR}"),
-        (((2, 6, 7, 7), (6, 4, 3, 3)), {"groups": 2}, "W sees 4 channels and x has 3 per group: give W as many"),
-        (((2, 3, 7, 7), (4, 3, 3, 3), (3,)), {}, "b is (3,): give (4,), a number for each output of W"),
-    ],
-)
+@pytest.mark.parametrize(("shapes", "options", "said"), MISFITS)
 def test_shapes_that_do_not_fit_are_said(shapes, options, said):
     assert refusal(conv2d.forward, *shapes, **options) == said
 
 
-@pytest.mark.parametrize(
-    ("size", "kernel", "options", "said"),
-    [
-        ((5, 6), (3, 3), {"dilation": 3}, "of 3, dilated by 3, does not fit into 5 places padded by 0"),
-        ((5, 3), (1, 6), {"padding": 1}, "of 6, dilated by 1, does not fit into 3 places padded by 1"),
-    ],
-)
+@pytest.mark.parametrize(("size", "kernel", "options", "said"), TOO_LARGE)
 def test_a_kernel_that_does_not_fit_is_said(size, kernel, options, said):
     assert refusal(conv2d.forward, (2, 3, *size), (4, 3, *kernel), **options) == f"a kernel {said}: make it smaller"
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "least"),
-    [
-        ("stride", 0, 1),
-        ("stride", (1, 0), 1),
-        ("padding", -1, 0),
-        ("padding", (1, 1, 1), 0),
-        ("dilation", 0, 1),
-        ("dilation", (1.5, 1), 1),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "least"), [*NUMBERS, ("dilation", (1.5, 1), 1)])
 def test_numbers_that_are_none_are_said(name, value, least):
     said = f"{name} is {value}: give a whole number from {least}, or two of them"
     assert refusal(conv2d.forward, (2, 3, 5, 5), (4, 3, 3, 3), **{name: value}) == said

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from manual_backprop.layers import batch_norm, group_norm, layer_norm
 from reference import layers as twins
 from tests.support.against_torch import assert_same, assert_torchs, normal, refusal
-from training.learners import verification
 
 SHAPES = [(2, 3), (7, 5), (4, 1, 3), (1, 3, 4), (3, 2, 5), (2, 3, 1, 2), (3, 4, 2, 5), (2, 3, 2, 2, 3)]
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -52,17 +51,6 @@ def test_running_statistics_are_those_of_torchs_module_over_several_steps(shape,
     assert_same(batch_norm.evaluate(x, gamma, beta, mean, var)[0], module(x).detach(), "y in evaluation")
 
 
-@pytest.mark.slow
-def test_evaluation_is_verified_as_a_layer_of_its_own(monkeypatch):
-    """`verify.py --all` sees that its way back is that of training, BN3 for BN4."""
-    examples = {e[0]: e for e in verification.layer_examples(seed=0) if e[0].startswith("batch_norm")}
-    monkeypatch.setattr(verification, "layer_examples", lambda seed: iter(examples.values()))
-    monkeypatch.setattr(batch_norm.evaluation, "backward", batch_norm.backward)
-    checks = verification.verify_layers(torch.float64, [0])
-    passed = {check.title: check.passed for check in checks}
-    assert passed == {"batch_norm": True, "batch_norm_evaluation": False}
-
-
 @each_shape
 def test_layer_norm_is_torchs(shape):
     for dims in range(1, len(shape) + 1):
@@ -95,16 +83,13 @@ def test_constant_values_come_out_as_beta_exactly(value, dtype):
     x = torch.full((7, 6, 5), value, dtype=dtype)
     gamma, beta, mean, var = (v.to(dtype) for v in vectors(6, 4))
     y, _, _, new_var = batch_norm.forward(x, gamma, beta, mean, var)
-    assert torch.equal(y, beta.view(6, 1).expand(7, 6, 5))
+    expected = beta.view(6, 1).expand(7, 6, 5)
+    assert torch.equal(y, expected)
     torch.testing.assert_close(new_var, 0.9 * var)
-    assert torch.equal(group_norm.forward(x, gamma, beta, 2)[0], beta.view(6, 1).expand(7, 6, 5))
+    assert torch.equal(group_norm.forward(x, gamma, beta, 2)[0], expected)
     assert torch.equal(layer_norm.forward(x, gamma[:5], beta[:5])[0], beta[:5].expand(7, 6, 5))
-
-
-def test_every_channel_may_be_another_constant():
-    x = torch.linspace(0.1, 1e4 / 3, 6).view(6, 1).expand(7, 6, 5)
-    gamma, beta, mean, var = (v.float() for v in vectors(6, 4))
-    assert torch.equal(batch_norm.forward(x, gamma, beta, mean, var)[0], beta.view(6, 1).expand(7, 6, 5))
+    each_another = torch.linspace(0.1, value, 6, dtype=dtype).view(6, 1).expand(7, 6, 5)
+    assert torch.equal(batch_norm.forward(each_another, gamma, beta, mean, var)[0], expected)
 
 
 def test_half_precision_holds_values_whose_squares_it_does_not():
@@ -131,20 +116,18 @@ def test_vectors_that_do_not_fit_the_channels(function, wrong):
 
 LAST = "give γ and β of the shape of the last dimensions of x"
 CHANNELS = "give (B, C, …), (C,) and (C,)"
+MISFITS = [
+    (layer_norm, ((4, 3), (2,), (2,)), f"x is (4, 3), γ (2,) and β (2,): {LAST}"),
+    (layer_norm, ((4, 3), (3,), (1,)), f"x is (4, 3), γ (3,) and β (1,): {LAST}"),
+    (layer_norm, ((4, 3), (), ()), f"x is (4, 3), γ () and β (): {LAST}"),
+    (group_norm, ((2, 4, 3), (3,), (4,), 2), f"x is (2, 4, 3), γ (3,) and β (4,): {CHANNELS}"),
+    (group_norm, ((2, 4, 3), (4,), (3,), 2), f"x is (2, 4, 3), γ (4,) and β (3,): {CHANNELS}"),
+    (group_norm, ((4,), (4,), (4,), 2), f"x is (4,), γ (4,) and β (4,): {CHANNELS}"),
+    (group_norm, ((2, 4, 3), (4,), (4,), 3), "3 groups for 4 channels: give a divisor"),
+    (group_norm, ((2, 4, 3), (4,), (4,), 0), "0 groups for 4 channels: give a divisor"),
+]
 
 
-@pytest.mark.parametrize(
-    ("layer", "given", "said"),
-    [
-        (layer_norm, ((4, 3), (2,), (2,)), f"x is (4, 3), γ (2,) and β (2,): {LAST}"),
-        (layer_norm, ((4, 3), (3,), (1,)), f"x is (4, 3), γ (3,) and β (1,): {LAST}"),
-        (layer_norm, ((4, 3), (), ()), f"x is (4, 3), γ () and β (): {LAST}"),
-        (group_norm, ((2, 4, 3), (3,), (4,), 2), f"x is (2, 4, 3), γ (3,) and β (4,): {CHANNELS}"),
-        (group_norm, ((2, 4, 3), (4,), (3,), 2), f"x is (2, 4, 3), γ (4,) and β (3,): {CHANNELS}"),
-        (group_norm, ((4,), (4,), (4,), 2), f"x is (4,), γ (4,) and β (4,): {CHANNELS}"),
-        (group_norm, ((2, 4, 3), (4,), (4,), 3), "3 groups for 4 channels: give a divisor"),
-        (group_norm, ((2, 4, 3), (4,), (4,), 0), "0 groups for 4 channels: give a divisor"),
-    ],
-)
+@pytest.mark.parametrize(("layer", "given", "said"), MISFITS)
 def test_shapes_and_groups_that_do_not_fit_are_said(layer, given, said):
     assert refusal(layer.forward, *given) == said

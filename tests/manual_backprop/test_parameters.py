@@ -1,7 +1,6 @@
 """Named tensors and the one vector θ that they share."""
 
 import re
-from collections.abc import Mapping
 
 import pytest
 import torch
@@ -11,25 +10,24 @@ from manual_backprop.parameters import Parameters
 SHAPES = {"layer1.weight": (3, 2), "layer1.bias": (3,), "layer2.weight": (1, 3), "layer2.bias": (1,)}
 
 
+NAMES = f"the parameters are {', '.join(SHAPES)}"
+
+
 @pytest.fixture
-def parameters() -> Parameters:
+def parameters():
     result = Parameters(SHAPES, dtype=torch.float64)
     result.theta.copy_(torch.arange(13, dtype=torch.float64))
     return result
 
 
-def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+def shapes_of(tensors):
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def test_theta_holds_the_tensors_in_order(parameters):
-    assert list(parameters) == list(SHAPES)
+def test_theta_holds_the_tensors_in_order_and_is_written_to_through_them(parameters):
+    assert list(shapes_of(parameters).items()) == list(SHAPES.items())
     assert len(parameters) == 4
-    assert shapes_of(parameters) == SHAPES
     assert torch.equal(torch.cat([tensor.flatten() for tensor in parameters.values()]), parameters.theta)
-
-
-def test_writing_to_one_view_writes_to_the_other(parameters):
     parameters["layer1.bias"][1] = -5
     assert parameters.theta[7] == -5
     parameters.theta[0] = 99
@@ -38,29 +36,22 @@ def test_writing_to_one_view_writes_to_the_other(parameters):
     assert parameters.theta[9:12].tolist() == [1, 2, 3]
 
 
-def test_a_fresh_one_is_zero_and_of_the_same_dtype_and_device(parameters):
-    other = parameters.zeros_like()
-    assert other.theta.dtype == torch.float64
-    assert other.shapes == SHAPES
+def test_a_fresh_one_is_zero_and_of_the_same_dtype_and_device_and_its_shapes_are_its_own(parameters):
+    other, shapes = parameters.zeros_like(), dict(SHAPES)
+    assert (other.theta.dtype, other.shapes) == (torch.float64, SHAPES)
     assert not other.theta.any()
     assert parameters.theta[12] == 12
-    elsewhere = Parameters(SHAPES, device="meta")
+    elsewhere = Parameters(shapes, device="meta")
     for each in (elsewhere, elsewhere.zeros_like()):
         assert each.theta.device == each["layer1.weight"].device == torch.device("meta")
-
-
-def test_the_shapes_are_its_own():
-    shapes = dict(SHAPES)
-    parameters = Parameters(shapes)
     shapes.clear()
-    assert parameters.split(parameters.theta).keys() == SHAPES.keys()
+    assert elsewhere.split(elsewhere.theta).keys() == SHAPES.keys()
 
 
 def test_the_setter_casts_and_broadcasts_nothing(parameters):
     before = parameters.theta.clone()
     for value in (torch.zeros(1).double(), torch.zeros(3, 1).double(), torch.zeros(3)):
-        given = f"{tuple(value.shape)} {value.dtype}"
-        said = f"layer1.bias is (3,) torch.float64, so {given} cannot be put there"
+        said = f"layer1.bias is (3,) torch.float64, so {tuple(value.shape)} {value.dtype} cannot be put there"
         with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
             parameters["layer1.bias"] = value
     with pytest.raises(KeyError, match=r"layer3\.bias"):
@@ -96,24 +87,19 @@ def test_a_state_dict_is_a_copy_that_loads_back_and_into_another_dtype(parameter
         assert torch.equal(other.theta, torch.arange(13, dtype=dtype))
 
 
-NAMES = f"the parameters are {', '.join(SHAPES)}"
+MISFITS = {
+    "a name missing": ("layer2.bias", None, f"layer2.bias is missing; {NAMES}"),
+    "a name too many": ("layer3.bias", (1,), f"layer3.bias is not a parameter here; {NAMES}"),
+    "transposed": ("layer1.weight", (2, 3), "layer1.weight is (2, 3), this network's is (3, 2)"),
+    "a scalar": ("layer2.bias", (), "layer2.bias is (), this network's is (1,)"),
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "said"),
-    [
-        pytest.param("layer2.bias", None, f"layer2.bias is missing; {NAMES}", id="a name missing"),
-        pytest.param("layer3.bias", (1,), f"layer3.bias is not a parameter here; {NAMES}", id="a name too many"),
-        pytest.param("layer1.weight", (2, 3), "layer1.weight is (2, 3), this network's is (3, 2)", id="transposed"),
-        pytest.param("layer2.bias", (), "layer2.bias is (), this network's is (1,)", id="a scalar"),
-    ],
-)
+@pytest.mark.parametrize(("name", "shape", "said"), MISFITS.values(), ids=MISFITS)
 def test_loading_is_strict_and_all_or_nothing(parameters, name, shape, said):
-    state = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
+    state = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()} | {name: torch.zeros(shape or ())}
     if shape is None:
         del state[name]
-    else:
-        state[name] = torch.zeros(shape)
     before = parameters.theta.clone()
     with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         parameters.load_state_dict(state)

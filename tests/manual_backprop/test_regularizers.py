@@ -1,13 +1,108 @@
-"""L1, max-norm and clipping, against hand calculation and torch."""
+"""L1, max-norm and clipping against hand calculation and torch, and the norm of long vectors by which they divide."""
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from manual_backprop import clipping
 from manual_backprop.models.mlp import MLP
+from manual_backprop.norm import norm
+from manual_backprop.optimizers import orthogonalized
 from manual_backprop.regularizers import l1_subgradient, max_norm
-from tests.support.problems import manual_learner, random_batches, rates, reference_learner, relative_difference
+from reference import optimizers, regularizers
+from reference.norm import norm as twin_norm
+from tests.support.against_torch import normal
+from tests.support.problems import checked_learner, manual_learner, random_batches, rates
+from training.data import Split
+from training.learners.checked import MAX_ERROR
+
+LONG = 2_000_000
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+each_norm = pytest.mark.parametrize("norm", [norm, twin_norm], ids=["manual", "twin"])
+
+
+def true_norm(x: Tensor) -> Tensor:
+    return x.double().square().sum().sqrt()
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    return (true_norm(actual.double() - expected) / true_norm(expected)).item()
+
+
+@each_norm
+@each_dtype
+def test_a_norm_is_exact_in_every_format_and_no_less_than_torchs(norm, dtype):
+    for size in (7, 1_000, 100_000, LONG):
+        x = normal(0, size).to(dtype)
+        unit = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+        assert error(norm(x), true_norm(x)) <= error(x.norm(), true_norm(x)) + unit
+    assert error(norm(x), true_norm(x)) < (1e-15 if dtype == torch.float64 else 1e-7)
+
+
+@each_norm
+def test_a_norm_in_half_precision_does_not_overflow_in_a_square(norm):
+    assert norm(torch.tensor([300.0, 400.0], dtype=torch.float16)).item() == 500
+
+
+def test_a_norm_along_a_dimension_is_each_rows():
+    x = torch.tensor([[3.0, 4.0], [0.0, -3.0]])
+    assert norm(x, dim=1).tolist() == twin_norm(x, (1,)).tolist() == [[5], [3]]
+    assert norm(x, dim=0).tolist() == twin_norm(x, (0,)).tolist() == [[3, 5]]
+
+
+# What divides by it, in float32 against the same in float64
+
+
+def clipped_by_the_twin(gradient: Tensor) -> Tensor:
+    module = nn.ParameterList(gradient.chunk(2))
+    for p in module:
+        p.grad = p.detach().clone()
+    regularizers.prepare_gradients(module, l1=0.0, clip_norm=0.1, clip_value=0.0)
+    return torch.cat([p.grad for p in module])
+
+
+def bounded_by_the_twin(W: Tensor) -> Tensor:
+    module = nn.ParameterList([W.clone()])
+    regularizers.max_norm(module, 1.0)
+    return module[0].detach()
+
+
+EXACT = {
+    "clipping by norm": (lambda g: clipping.by_norm(g, 0.1), (LONG,), 1e-6),
+    "the twin's clipping by norm": (clipped_by_the_twin, (LONG,), 1e-6),
+    "max-norm of long rows": (lambda W: max_norm(W, 1.0), (2, LONG // 2), 1e-6),
+    "the twin's max-norm of long rows": (bounded_by_the_twin, (2, LONG // 2), 1e-6),
+    "orthogonalization": (orthogonalized, (20, LONG // 20), 1e-5),
+    "the twin's orthogonalization": (optimizers._newton_schulz, (20, LONG // 20), 1e-5),
+}
+
+
+@pytest.mark.sweep(3)
+@pytest.mark.parametrize(("function", "shape", "limit"), EXACT.values(), ids=EXACT)
+def test_what_divides_by_a_norm_is_as_exact_as_the_format(function, shape, limit):
+    x = normal(0, *shape).float()
+    assert error(function(x), function(x.double())) < limit
+
+
+@pytest.mark.parametrize("clip", [clipping.by_norm, max_norm])
+@each_dtype
+def test_clipping_and_max_norm_keep_the_format(clip, dtype):
+    assert clip(torch.ones(3, 4, dtype=dtype), 1.0).dtype == dtype
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "limit"), [*zip(DTYPES, [1e-14, 1e-6, 0.02], strict=False)], ids=str)
+def test_no_false_alarm_where_a_gradient_of_two_million_elements_is_clipped(dtype, limit):
+    train, loss = Split(normal(0, 60, 2_000), torch.arange(60) % 10), "softmax-cross-entropy"
+    model = MLP((2_000, 1_000, 10), ("tanh", "identity"))
+    manual = manual_learner(model, loss, train, dtype=dtype, momentum=0.9, rules={"clip_norm": 0.1})
+    learner = checked_learner(manual, loss)
+    learner.advance(random_batches(1, 4, 60), rates(1, 0.1))
+    assert 0 < learner.metrics[MAX_ERROR] < limit
+
+
+# What they do. Lock step compares them in a learner, in tests/learners
 
 
 def test_l1_pulls_by_the_same_amount_whatever_the_size_and_not_at_all_at_zero():
@@ -16,33 +111,18 @@ def test_l1_pulls_by_the_same_amount_whatever_the_size_and_not_at_all_at_zero():
     assert l1_subgradient(theta, decay).tolist() == [0.5, -0.5, 0.0, 0.0, 0.0]
 
 
-def test_l1_is_autograds_of_the_penalty():
-    theta = torch.randn(30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    theta[::7] = 0
-    decay = torch.linspace(0, 1, 30, dtype=torch.float64)
-    leaf = theta.clone().requires_grad_()
-    (decay * leaf.abs()).sum().backward()
-    assert torch.equal(l1_subgradient(theta, decay), leaf.grad)
-
-
-def test_max_norm_shortens_the_rows_that_are_too_long():
+def test_max_norm_shortens_the_rows_that_are_too_long_and_of_a_kernel_all_that_leads_into_one_output():
     W = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0], [0.0, -2.0]], dtype=torch.float64)
     expected = torch.tensor([[1.2, 1.6], [0.3, 0.4], [0.0, 0.0], [0.0, -2.0]], dtype=torch.float64)
     torch.testing.assert_close(max_norm(W, 2.0), expected, rtol=1e-15, atol=0)
-    torch.testing.assert_close(max_norm(W, 2.0), W.renorm(2, 0, 2.0), rtol=1e-6, atol=0)
-
-
-def test_max_norm_takes_a_kernel_as_all_that_leads_into_one_output():
-    W = torch.randn(3, 2, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    bounded = max_norm(W, 1.5)
-    assert bounded.shape == W.shape
-    torch.testing.assert_close(bounded.flatten(1).norm(dim=1), torch.full((3,), 1.5, dtype=torch.float64))
+    kernel = normal(0, 3, 2, 5, 4)
+    torch.testing.assert_close(max_norm(kernel, 1.5), kernel.renorm(2, 0, 1.5), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("limit", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e6])
 def test_clipping_is_torchs(limit, scale):
-    gradient = scale * torch.randn(50, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    gradient = scale * normal(3, 50)
     by_norm, by_value = (nn.Parameter(torch.zeros(50, dtype=torch.float64)) for _ in range(2))
     by_norm.grad, by_value.grad = gradient.clone(), gradient.clone()
     nn.utils.clip_grad_norm_([by_norm], limit)
@@ -54,58 +134,4 @@ def test_clipping_is_torchs(limit, scale):
 @pytest.mark.parametrize("clip", [clipping.by_norm, clipping.by_value])
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan], ids=str)
 def test_clipping_hides_no_value_that_is_not_finite(clip, value):
-    clipped = clip(torch.tensor([1.0, value, -2.0]), 0.5)
-    assert clipped[1].isnan()
-
-
-# In a learner: the order is L1, clipping, the optimizer with L2, max-norm
-
-
-def one_layer(sample, **rules):
-    return manual_learner(MLP((784, 10), ("identity",)), "softmax-cross-entropy", sample.train, rules=rules)
-
-
-def test_the_norm_that_is_clipped_is_that_of_all_parameters_together_and_l1_counts(sample):
-    learner = one_layer(sample, l1=0.1, clip_norm=0.5)
-    before = learner.params.theta.clone()
-    learner.advance(random_batches(1, 16, 100), rates(1, 1.0))
-    assert (learner.params.theta - before).norm().item() == pytest.approx(0.5, rel=1e-5)
-
-
-def test_l1_is_on_weights_only(sample):
-    learners = [one_layer(sample, l1=l1) for l1 in (0.0, 0.1)]
-    for learner in learners:
-        learner.advance(random_batches(1, 16, 100), rates(1, 1.0))
-    plain, pulled = (learner.parameters for learner in learners)
-    assert torch.equal(plain["layer1.bias"], pulled["layer1.bias"])
-    start = one_layer(sample).parameters["layer1.weight"]
-    difference = pulled["layer1.weight"] - plain["layer1.weight"]
-    torch.testing.assert_close(difference, -0.1 * start.sign(), rtol=1e-10, atol=0)
-
-
-def test_max_norm_holds_after_every_step_and_is_no_matter_for_biases(sample):
-    learner = one_layer(sample, max_norm=0.5)
-    learner.params["layer1.bias"].add_(3.0)
-    learner.advance(random_batches(5, 16, 100), rates(5, 1.0))
-    assert learner.parameters["layer1.weight"].norm(dim=1).max() <= 0.5 * (1 + 1e-12)
-    assert learner.parameters["layer1.bias"].norm() > 5
-
-
-RULES = {
-    "l1": {"l1": 1e-3},
-    "clipping by norm": {"clip_norm": 0.2, "l1": 1e-3},
-    "clipping by value": {"clip_value": 0.01},
-    "max-norm": {"max_norm": 0.7},
-}
-
-
-@pytest.mark.sweep(3)
-@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
-def test_a_hundred_steps_apart_end_at_the_same_parameters(sample, rules):
-    model = MLP((784, 12, 10), ("tanh", "identity"), dropout=0.2)
-    manual = manual_learner(model, "softmax-cross-entropy", sample.train, rules=rules)
-    reference = reference_learner(manual, "softmax-cross-entropy")
-    batches = random_batches(100, 16, len(sample.train))
-    manual.advance(batches, rates(100, 0.1))
-    reference.advance(batches, rates(100, 0.1))
-    assert relative_difference(manual.state_dict()["model"], reference.state_dict()["model"]) < 1e-11
+    assert clip(torch.tensor([1.0, value, -2.0]), 0.5)[1].isnan()

@@ -96,12 +96,6 @@ def assert_equal(a, b):
         assert torch.equal(a[name], b[name]), name
 
 
-def assert_not_trivial(gradients):
-    """Nothing is shown by agreeing with zeros."""
-    for name, tensor in gradients.items():
-        assert tensor.any(), f"{name} is all zeros"
-
-
 def layer_examples(package):
     """(id, forward, backward, arguments, not differentiable) of every example in `package`."""
     count = Counter()
