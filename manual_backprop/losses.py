@@ -60,7 +60,8 @@ def minus_targets(output: Tensor, y: Tensor) -> Tensor:
     """output − Y; for class indices without making Y: 1 less at each row's class."""
     if y.shape == output.shape:
         return output - y
-    return output.scatter(1, places(y, output), -1, reduce="add")
+    ones = places(y, output)
+    return output.scatter_add(1, ones, output.new_full(ones.shape, -1))
 
 
 def places(y: Tensor, output: Tensor) -> Tensor:
