@@ -12,19 +12,24 @@ from gallery import (
     memory,
     normalization,
     optimizers,
+    parts,
     perceptron,
     recurrent,
+    steps,
 )
 from gallery.entry import ENTRIES, OWN, Entry, Wrong, WrongRule, named, verdict
 from gallery.perceptron import WrongModel
+from gallery.steps import STEPS, WrongStep
 
 __all__ = [
     "ENTRIES",
     "OWN",
+    "STEPS",
     "Entry",
     "Wrong",
     "WrongModel",
     "WrongRule",
+    "WrongStep",
     "affine",
     "attention",
     "convolution",
@@ -37,7 +42,9 @@ __all__ = [
     "named",
     "normalization",
     "optimizers",
+    "parts",
     "perceptron",
     "recurrent",
+    "steps",
     "verdict",
 ]
