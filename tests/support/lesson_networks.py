@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gallery.parts import sigmoid_of_slope
 from lessons.measure import outputs
 from lessons.runs import learner
-from manual_backprop.layers.activations import ACTIVATIONS, Activation
+from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.models.mlp import MLP
 from training.data import Dataset
 from training.families.configure import configure
@@ -51,5 +52,4 @@ def with_mistake(monkeypatch: pytest.MonkeyPatch, wrong: type[MLP]) -> None:
 
 def with_slope(monkeypatch: pytest.MonkeyPatch, slope: float) -> None:
     """Give every sigmoid a backward pass in which σ′ is this number."""
-    value = ACTIVATIONS["sigmoid"].value
-    monkeypatch.setitem(ACTIVATIONS, "sigmoid", Activation(value, lambda z, a: torch.full_like(a, slope)))
+    monkeypatch.setitem(ACTIVATIONS, "sigmoid", sigmoid_of_slope(slope))
