@@ -268,6 +268,10 @@ def test_one_step_for_one_is_at_the_cost_of_others_only_once_the_outputs_have_se
     assert [change.tolist() for change in step.of_others] == [[1, 2], [3, -1]]
     assert (step.mean_of_others.tolist(), step.rising) == ([1.5, 1], 0.75)
     x, y = batch(sample.train, 500)
+    predictions = network.outputs(x).argmax(dim=1)
+    share = (predictions == predictions[0]).double().mean().item()
+    assert one_example.called(network, x, predictions[0]) == share < 1
+    assert one_example.called(network, x, predictions) == 1
     step = one_example.one_step(network, x, y)
     assert step.rising < 0.01, "at random initial values all want the same"
     assert step.averaged.mean() < 0
@@ -281,10 +285,6 @@ def test_one_step_for_one_is_at_the_cost_of_others_only_once_the_outputs_have_se
 
 def test_listening_to_one_example_calls_everything_its_class(settled, sample):
     x, _ = batch(sample.test, 100)
-    predictions = settled.outputs(x).argmax(dim=1)
-    digit = predictions[0]
-    assert one_example.called(settled, x, digit) == (predictions == digit).double().mean().item()
-    assert one_example.called(settled, x, predictions) == 1
     before = settled.state_dict()
     curve = one_example.alone(settled, 5, x)
     assert [step for step, _ in curve] == list(range(101))
