@@ -8,9 +8,9 @@ from torch.testing import assert_close
 from gallery import perceptron as wrong_ones
 from gallery.perceptron import SpelledMLP
 from lessons import fire_together, linear_backward, measure, one_example, sensitivity, shared_nodes, three_ways
+from lessons.descent import descend
 from lessons.measure import AGREE, distance, new_network, outputs, train_to, wiggle
 from lessons.runs import batch, first, train
-from manual_backprop.tape import Tape
 from tests.support.lesson_networks import EXACT, costs_by_torch, gradient_by_torch, with_mistake
 from training import checkpoint
 from training.data import load
@@ -98,6 +98,9 @@ def test_training_goes_on_as_a_run_does(sample, tmp_path):
     data = first(sample, 350, 20)  # three full batches and a smaller one
     options = {"loss": "squared-error", "lr": 3.0, "schedule": "constant", "dtype": "float64", "seed": 4}
     train(configure(hidden=(16, 16), max_steps=9, **options), data, tmp_path / "run")
+    assert list(descend(new_network(data, seed=4), 100, 3.0, epochs=2, seed=4)) == list(range(9)), (
+        "also before the first"
+    )
     network = new_network(data, seed=4)
     for steps in (0, 5, 9):
         train_to(network, steps, seed=4)
@@ -205,17 +208,6 @@ def test_linear_backward_notices_a_forward_pass_that_adds_up(monkeypatch, sample
     network.model = type(network.model)(network.model.sizes, ("identity",) * 3)
     monkeypatch.setattr(linear_backward, "learner", lambda config, data: network)
     assert not linear_backward.run(sample, 0, tmp_path).holds
-
-
-def test_the_backward_pass_is_the_matrix_that_autograd_finds(network, sample):
-    x, _ = batch(sample.train, 1)
-    rows = []
-    for wish in torch.eye(10, dtype=x.dtype).split(1):
-        tape = Tape(need_dx=True)
-        network.model.forward(network.params, x, tape)
-        rows.append(network.model.backward(network.params, wish, {}, tape))
-    expected = torch.autograd.functional.jacobian(lambda x: outputs(network.model, network.params, x), x)
-    assert distance(torch.cat(rows), expected[0, :, 0]) < EXACT
 
 
 # fire-together

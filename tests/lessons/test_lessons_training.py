@@ -6,27 +6,13 @@ from itertools import combinations
 
 import pytest
 import torch
-from torch.testing import assert_close
 
+from gallery.parts import SumOfExamples
 from lessons import batch_sizes, learning_rates
-from lessons.descent import descend
 from lessons.measure import outputs
 from lessons.runs import batch, first, learner
 from manual_backprop.losses import Quadratic
 from tests.support.lesson_networks import by_autograd, network_of, with_slope
-from training.data.order import epoch_order
-from training.families.configure import configure
-
-
-def test_descent_yields_every_step_and_takes_them_in_the_loops_order(few):
-    config = configure(hidden=(7,), batch_size=30, lr=0.5, dtype="float64")
-    network, other = learner(config, few), learner(config, few)
-    assert list(descend(network, 30, 0.5, epochs=2, seed=3)) == list(range(15))  # 7 batches of 200, the last of 20
-    for epoch in (0, 1):
-        for indices in epoch_order(3, epoch, 200).split(30):
-            other.params.theta.sub_(0.5 * by_autograd(other, *few.train.batch(indices, torch.float64)))
-    assert_close(network.params.theta, other.params.theta, rtol=0, atol=1e-12)
-
 
 # Batch sizes
 
@@ -45,16 +31,14 @@ def test_noise_law_is_exact_over_all_subsets_and_obeyed_by_drawn_batches(few):
     for size in (1, 20, 150):
         noise = batch_sizes.drawn_noise(network, x, y, size, generator)
         error = noise.std().item() / len(noise) ** 0.5
-        assert noise.std() > 0
         assert abs(noise.mean().item() - batch_sizes.law(of_one, size, 200)) < 5 * error
 
 
 def test_batches_average_to_the_gradient_unless_the_cost_is_no_mean(few, monkeypatch):
-    network = network_of(few)
-    x, y = batch(few.train, 200)
-    assert batch_sizes.off_on_average(network, x, y, 10, seed=0) < batch_sizes.AGREE
-    monkeypatch.setattr(Quadratic, "backward", lambda self, dC, cache: cache[0] * dC)  # the sum of the examples
-    assert batch_sizes.off_on_average(network, x, y, 10, seed=0) > 0.5
+    network, examples = network_of(few), batch(few.train, 200)
+    assert batch_sizes.off_on_average(network, *examples, 10, seed=0) < batch_sizes.AGREE
+    monkeypatch.setattr(Quadratic, "backward", SumOfExamples.backward)
+    assert batch_sizes.off_on_average(network, *examples, 10, seed=0) > 0.5
 
 
 @pytest.mark.parametrize("power", [-2.0, -1.0, -0.5, 0.0])
@@ -72,8 +56,7 @@ def test_exponent_is_found_with_its_error(power):
 def test_path_is_recorded_with_the_true_cost(few, monkeypatch):
     monkeypatch.setattr(batch_sizes, "LOOKS", 2)
     course = batch_sizes.course(few, 40, 1.0, seed=0)
-    assert course.steps == [0, 7, 14, 15]
-    assert course.examples == [0, 280, 560, 600]
+    assert (course.steps, course.examples) == ([0, 7, 14, 15], [0, 280, 560, 600])
     network = learner(batch_sizes.NETWORK, few)
     x, y = batch(few.train, 200, torch.float32)
     for theta, cost in zip(course.thetas, course.costs, strict=True):
@@ -89,13 +72,11 @@ def test_path_is_recorded_with_the_true_cost(few, monkeypatch):
 )
 def test_batch_sizes_can_fail(changed):
     found = {"off": 1e-15, "k": -1.01, "miss": 0.03, "small": 0.1} | changed
-
-    def course_to(cost: float, size: int) -> batch_sizes.Course:
-        return batch_sizes.Course(size, 1.0, [0, 1], [1.0, cost], torch.zeros(2, 1), 0.0)
-
-    courses = [course_to(0.1, 1), course_to(found["small"], 10), course_to(0.4, 100)]
-    holds = batch_sizes.confirmed(found["off"], found["k"], found["miss"], courses, course_to(0.4, 2000))
-    assert holds is (not changed)
+    ends = {1: 0.1, 10: found.pop("small"), 100: 0.4, 2000: 0.4}
+    *courses, whole = (
+        batch_sizes.Course(size, 1.0, [0, 1], [1.0, cost], torch.zeros(2, 1), 0.0) for size, cost in ends.items()
+    )
+    assert batch_sizes.confirmed(**found, courses=courses, whole=whole) is (not changed)
 
 
 # Learning rates
@@ -128,15 +109,11 @@ def test_small_steps_keep_the_promise_of_the_slope_and_a_wrong_gradient_breaks_i
     assert abs(learning_rates.promise_kept(network, x, y, 1e-4) - 1) > 0.1
 
 
-def test_course_looks_at_start_and_end(few):
+def test_course_looks_at_start_and_end_and_the_gradient_dies_at_100_because_outputs_saturate(few, sample, monkeypatch):
     config = replace(learning_rates.NETWORK, lr=1.0)
     course = learning_rates.course(learner(config, few), config, few)
     assert [look.step for look in course] == [0, 1, 2, 3, 4, 6, 7, 10, 13, 18, 24, 32, 42, 56, 60]
-
-
-def test_gradient_dies_at_100_because_outputs_saturate(sample, monkeypatch):
-    data = first(sample, 1000, 500)
-    config = replace(learning_rates.NETWORK, lr=learning_rates.HIGH)
+    data, config = first(sample, 1000, 500), replace(config, lr=learning_rates.HIGH)
     course = learning_rates.course(learner(config, data), config, data)
     assert course[-1].gradient < learning_rates.DEAD * course[0].gradient
     assert course[-1].slope < 1e-3
@@ -145,24 +122,23 @@ def test_gradient_dies_at_100_because_outputs_saturate(sample, monkeypatch):
     assert broken[-1].gradient > learning_rates.DEAD * broken[0].gradient
 
 
-@pytest.mark.parametrize(
-    ("rate", "look"),
-    [
-        pytest.param(None, (), id="as told"),
-        pytest.param(0, (2.1, 0.1, 0.9), id="too low: does not even crawl"),
-        pytest.param(0, (1.7, 0.9, 0.9), id="too low: learns"),
-        pytest.param(1, (0.1, 0.4, 0.1), id="right: does not learn"),
-        pytest.param(2, (0.5, 0.8, 1e-8), id="too high: learns"),
-        pytest.param(2, (0.5, 0.1, 0.5), id="too high: its gradient lives"),
-    ],
-)
-def test_learning_rates_can_fail(rate, look):
+ENDS = {
+    "as told": {},
+    "too low: does not even crawl": {0: (2.1, 0.1, 0.9)},
+    "too low: learns": {0: (1.7, 0.9, 0.9)},
+    "right: does not learn": {1: (0.1, 0.4, 0.1)},
+    "too high: learns": {2: (0.5, 0.8, 1e-8)},
+    "too high: its gradient lives": {2: (0.5, 0.1, 0.5)},
+}
+
+
+@pytest.mark.parametrize("changed", ENDS.values(), ids=ENDS)
+def test_learning_rates_can_fail(changed):
     """From a cost of 2, one right in ten, and a gradient of 1, to the cost, accuracy and gradient of each rate."""
-    ends = [(1.7, 0.1, 0.9), (0.1, 0.8, 0.1), (0.5, 0.1, 1e-8)]
-    if rate is not None:
-        ends[rate] = look
+    ends = {0: (1.7, 0.1, 0.9), 1: (0.1, 0.8, 0.1), 2: (0.5, 0.1, 1e-8)} | changed
+    start = learning_rates.Look(0, 2.0, 0.1, 0.1, 1.0)
     courses = {
-        rate: [learning_rates.Look(0, 2.0, 0.1, 0.1, 1.0), learning_rates.Look(9, cost, accuracy, 0.1, gradient)]
-        for rate, (cost, accuracy, gradient) in zip(learning_rates.RATES, ends, strict=True)
+        rate: [start, learning_rates.Look(9, cost, accuracy, 0.1, gradient)]
+        for rate, (cost, accuracy, gradient) in zip(learning_rates.RATES, ends.values(), strict=True)
     }
-    assert learning_rates.confirmed(courses) is (rate is None)
+    assert learning_rates.confirmed(courses) is (not changed)
