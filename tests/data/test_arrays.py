@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,15 +16,15 @@ Save = Callable[..., Path]
 
 
 @pytest.fixture
-def npz(tmp_path: Path) -> Save:
-    def save(**arrays: Any) -> Path:
+def npz(tmp_path):
+    def save(**arrays):
         np.savez(tmp_path / "arrays.npz", **arrays)
         return tmp_path / "arrays.npz"
 
     return save
 
 
-def test_npz_without_a_test_set_tests_on_the_last_fifth(npz: Save) -> None:
+def test_npz_without_a_test_set_tests_on_the_last_fifth(npz):
     dataset = load("npz", npz(x=X, y=Y))
     assert (len(dataset.train), len(dataset.test), dataset.shape) == (8, 2, (2, 3))
     assert dataset.classes == ("0", "1", "2", "3")
@@ -35,7 +34,7 @@ def test_npz_without_a_test_set_tests_on_the_last_fifth(npz: Save) -> None:
     assert len(load("npz", npz(x=np.ones((3, 1)), y=np.arange(3))).test) == 1
 
 
-def test_npz_with_a_test_set_counts_its_classes_too(npz: Save) -> None:
+def test_npz_with_a_test_set_counts_its_classes_too(npz):
     dataset = load("npz", npz(x=X, y=Y, x_test=X[:3], y_test=np.array([0, 6, 1], dtype=np.uint8)))
     assert (len(dataset.train), len(dataset.test), len(dataset.classes)) == (10, 3, 7)
     assert dataset.test.y.tolist() == [0, 6, 1]
@@ -45,7 +44,7 @@ def test_npz_with_a_test_set_counts_its_classes_too(npz: Save) -> None:
     ("saved", "kept"),
     [("uint8", torch.uint8), ("float16", torch.float32), (">f4", torch.float32), ("float64", torch.float64)],
 )
-def test_npz_keeps_bytes_and_doubles(saved: str, kept: torch.dtype, npz: Save) -> None:
+def test_npz_keeps_bytes_and_doubles(saved, kept, npz):
     x = load("npz", npz(x=X.astype(saved), y=Y)).train.x
     assert x.dtype == kept
     assert x[7].tolist() == [42, 43, 44, 45, 46, 47]
@@ -75,14 +74,14 @@ BAD_ARRAYS = {
 
 
 @pytest.mark.parametrize(("arrays", "words"), BAD_ARRAYS.values(), ids=BAD_ARRAYS)
-def test_arrays_that_do_not_fit_are_refused(arrays: dict[str, np.ndarray], words: list[str], npz: Save) -> None:
+def test_arrays_that_do_not_fit_are_refused(arrays, words, npz):
     path = npz(**arrays)
     with refused(str(path), *words):
         load("npz", path)
 
 
 @pytest.mark.parametrize("name", ["single.npy", "text.npz", "empty.npz", "cut.npz", "missing.npz", "."])
-def test_files_that_are_no_npz_are_refused(name: str, tmp_path: Path, npz: Save) -> None:
+def test_files_that_are_no_npz_are_refused(name, tmp_path, npz):
     np.save(tmp_path / "single.npy", X)
     (tmp_path / "text.npz").write_text("x, y")
     (tmp_path / "empty.npz").write_bytes(b"")

@@ -9,15 +9,17 @@ from training.errors import UserError
 IDS = torch.arange(50, 150)  # ids that tell where they stand
 
 
-def batches(text: Streams, size: int, epoch: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def batches(text, size, epoch=0):
     order = text.order(3, epoch, size)
     return [text.batch(indices, torch.float32) for indices in order.split(size)]
 
 
 @pytest.mark.parametrize(("context", "size"), [(4, 3), (1, 1), (7, 2), (5, 19), (99, 1)])
-def test_every_id_is_read_once_and_in_order(context: int, size: int) -> None:
+def test_every_id_is_read_once_and_in_order(context, size):
     text = Streams(IDS, context)
     assert text.carries, "a batch continues the streams of the one before"
+    assert torch.equal(text.order(3, 0, size), text.order(8, 5, size)), "in every epoch, for every seed"
+    assert text.order(0, 0, size).dtype == torch.int64
     read = batches(text, size)
     assert len(read) == text.steps(size)
     streams = torch.cat([x for x, _ in read], dim=1)  # (size, steps·context): a stream a row
@@ -26,21 +28,7 @@ def test_every_id_is_read_once_and_in_order(context: int, size: int) -> None:
     assert 0 <= text.leftover(size) < context * size + context
 
 
-@pytest.mark.parametrize("carries", [True, False])
-def test_targets_are_the_ids_that_follow(carries: bool) -> None:
-    text = Streams(IDS, 4, carries)
-    for x, y in batches(text, 3):
-        assert y.shape == (len(x) * text.targets,)
-        assert torch.equal(y.view(x.shape), x + 1)
-
-
-def test_the_order_of_streams_is_the_same_in_every_epoch_and_for_every_seed() -> None:
-    text = Streams(IDS, 4)
-    assert torch.equal(text.order(3, 0, 3), text.order(8, 5, 3))
-    assert text.order(0, 0, 3).dtype == torch.int64
-
-
-def test_windows_are_shuffled_segments_each_of_them_once() -> None:
+def test_windows_are_shuffled_segments_each_of_them_once():
     text = Streams(IDS, 4, carries=False)
     assert not text.carries
     assert text.steps(5) == 5
@@ -53,7 +41,7 @@ def test_windows_are_shuffled_segments_each_of_them_once() -> None:
     assert text.leftover(5) == 3  # of 100 ids, 96 are read as x, and one more as a target
 
 
-def test_lengths() -> None:
+def test_lengths():
     assert len(Streams(IDS, 4)) == 24
     assert len(Streams(IDS[:97], 4)) == 24
     assert len(Streams(IDS[:96], 4)) == 23, "the last segment lacks its last target"
@@ -63,7 +51,7 @@ def test_lengths() -> None:
 
 
 @pytest.mark.parametrize("carries", [True, False])
-def test_parts_are_texts_of_their_own(carries: bool) -> None:
+def test_targets_follow_and_parts_are_texts_of_their_own_and_all_can_be_moved(carries):
     text = Streams(IDS, 4, carries)
     first, rest = text.first(10), text.part(10, len(text))
     assert (len(first), len(rest)) == (10, 14)
@@ -75,15 +63,15 @@ def test_parts_are_texts_of_their_own(carries: bool) -> None:
     y = torch.cat([part.batch(torch.arange(len(part)), torch.float32)[1] for part in (first, rest)])
     assert torch.equal(y, text.batch(every, torch.float32)[1])
     assert len(text.first(1000)) == 24
+    for x, y in batches(text, 3):
+        assert y.shape == (len(x) * text.targets,)
+        assert torch.equal(y.view(x.shape), x + 1)
+    moved = text.to("meta")
+    assert moved.device == moved.ids.device == torch.device("meta")
+    assert (len(moved), moved.context, moved.carries) == (24, 4, carries)
 
 
-def test_on_another_device() -> None:
-    text = Streams(IDS, 4, carries=False).to("meta")
-    assert text.device == text.ids.device == torch.device("meta")
-    assert (len(text), text.context, text.carries) == (24, 4, False)
-
-
-def test_more_streams_than_segments() -> None:
+def test_more_streams_than_segments():
     with pytest.raises(UserError, match=r"--batch-size is 25, but a text of 100 ids has 24 segments of 4.*smaller"):
         Streams(IDS, 4).steps(25)
     with pytest.raises(UserError, match="--batch-size is 25"):
@@ -91,23 +79,21 @@ def test_more_streams_than_segments() -> None:
     assert Streams(IDS, 4, carries=False).steps(25) == 1
 
 
+ROW, CONTEXT = "they must be int64 and in one row", "context is 0, but it must be a whole number from 1"
+
+
 @pytest.mark.parametrize(
     ("ids", "context", "told"),
-    [
-        (IDS.int(), 4, "they must be int64 and in one row"),
-        (IDS.float(), 4, "they must be int64 and in one row"),
-        (IDS.view(10, 10), 4, "they must be int64 and in one row"),
-        (IDS, 0, "context is 0, but it must be a whole number from 1"),
-    ],
+    [(IDS.int(), 4, ROW), (IDS.float(), 4, ROW), (IDS.view(10, 10), 4, ROW), (IDS, 0, CONTEXT)],
     ids=["int32", "float32", "two dimensions", "no context"],
 )
-def test_what_is_no_text(ids: torch.Tensor, context: int, told: str) -> None:
+def test_what_is_no_text(ids, context, told):
     with pytest.raises(ValueError, match=told):
         Streams(ids, context)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_whole_numbers_stay_what_they_are(dtype: torch.dtype) -> None:
+def test_whole_numbers_stay_what_they_are(dtype):
     ids = torch.tensor([[2**40 + 1, 257]])
     assert torch.equal(scaled(ids, dtype), ids)
     assert scaled(ids, dtype).dtype == torch.int64
