@@ -11,6 +11,7 @@ from gallery import (
     losses,
     memory,
     normalization,
+    noticed,
     optimizers,
     parts,
     perceptron,
@@ -18,15 +19,18 @@ from gallery import (
     steps,
 )
 from gallery.entry import ENTRIES, OWN, Entry, Wrong, WrongRule, named, verdict
+from gallery.noticed import NOTICED, WrongLesson
 from gallery.perceptron import WrongModel
 from gallery.steps import STEPS, WrongStep
 
 __all__ = [
     "ENTRIES",
+    "NOTICED",
     "OWN",
     "STEPS",
     "Entry",
     "Wrong",
+    "WrongLesson",
     "WrongModel",
     "WrongRule",
     "WrongStep",
@@ -41,6 +45,7 @@ __all__ = [
     "memory",
     "named",
     "normalization",
+    "noticed",
     "optimizers",
     "parts",
     "perceptron",

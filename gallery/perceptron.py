@@ -391,27 +391,3 @@ class FirstLayerForgotten(SpelledMLP):
     def hand_over(self, gradients, name, gradient):
         if name != "layer1.weight":
             super().hand_over(gradients, name, gradient)
-
-
-# What the lessons have to notice. These are no entries: there is nothing to add to the gallery's page.
-
-
-class OneWeightForgotten(SpelledMLP):
-    """What it says is right to first order, but it does not say all."""
-
-    def weight_gradient(self, l, delta, a_before, a, params):
-        return super().weight_gradient(l, delta, a_before, a, params) * (torch.arange(a_before.shape[1]) < 15)
-
-
-class Clipped(SpelledMLP):
-    """A backward pass that is not linear."""
-
-    def delta(self, l, da, z, a):
-        return super().delta(l, da, z, a).clamp(-0.1, 0.1)
-
-
-class Biased(SpelledMLP):
-    """One that is affine, by very little."""
-
-    def da_before(self, l, delta, params):
-        return super().da_before(l, delta, params) + 1e-9

@@ -5,64 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from gallery import perceptron as wrong_ones
-from gallery.perceptron import SpelledMLP
 from lessons import fire_together, linear_backward, measure, one_example, sensitivity, shared_nodes, three_ways
 from lessons.descent import descend
 from lessons.measure import AGREE, distance, new_network, outputs, train_to, wiggle
 from lessons.runs import batch, first, train
-from tests.support.lesson_networks import EXACT, costs_by_torch, gradient_by_torch, with_mistake
+from tests.support.lesson_networks import EXACT, costs_by_torch, gradient_by_torch
 from training import checkpoint
 from training.data import load
 from training.families.configure import configure
-
-# The right network, written in the same way as the wrong ones, must not be taken for one of them.
-NOTICED = {
-    three_ways: ["SpelledMLP", "SlopeForgotten", "SignOfDelta", "BiasesDecay", "OneWeightForgotten"],
-    sensitivity: ["SpelledMLP", "BiasesDecay"],
-    shared_nodes: ["SpelledMLP", "SlopeForgotten", "SlopeTwice"],
-    linear_backward: ["SpelledMLP", "Clipped", "Biased"],
-}
-SLOWLY_NOTICED = {
-    sensitivity: ["SlopeForgottenInOutputLayer", "MeanTwice"],
-    fire_together: ["SpelledMLP", "SlopeForgotten", "WeightGradientOfTheFirstExample"],
-    one_example: ["SpelledMLP", "SignOfDelta", "LastExampleLost"],
-}
-SMALLER = {
-    three_ways: {"DIRECTIONS": 10},
-    sensitivity: {"PER_LAYER": 100},
-    fire_together: {"EXAMPLES": 20, "STEPS": 10},
-    one_example: {"STAGES": (0, 30, 40), "EXAMPLES": 300, "PICTURES": 50},
-}
-
-
-def make_smaller(monkeypatch, lesson):
-    for name, value in SMALLER.get(lesson, {}).items():
-        monkeypatch.setattr(lesson, name, value)
-
-
-@pytest.mark.sweep(5)
-@pytest.mark.parametrize(
-    ("lesson", "name"),
-    [
-        pytest.param(lesson, name, marks=marks, id=f"{lesson.__name__}-{name}")
-        for table, marks in ((NOTICED, ()), (SLOWLY_NOTICED, pytest.mark.long))
-        for lesson, names in table.items()
-        for name in names
-    ],
-)
-def test_a_wrong_backward_pass_is_noticed(monkeypatch, sample, tmp_path, lesson, name):
-    wrong = getattr(wrong_ones, name)
-    make_smaller(monkeypatch, lesson)
-    if lesson is three_ways:  # its neuron's alone, not that of the network before
-        neuron = wrong(three_ways.NEURON.sizes, three_ways.NEURON.activations)
-        monkeypatch.setattr(three_ways, "NEURON", neuron)
-    else:
-        with_mistake(monkeypatch, wrong)
-    assert lesson.run(sample, 0, tmp_path).holds == (wrong is SpelledMLP)
-
-
-# What they measure with
 
 
 def test_wiggling_finds_known_gradients_of_one_cost_and_of_several():
@@ -194,22 +144,6 @@ def test_a_shared_value_has_the_gradient_of_autograd(sample, monkeypatch):
     assert distance(weight.uses.sum(dim=0), torch.autograd.grad(C, W)[0].flatten()) < EXACT
 
 
-def test_shared_nodes_notices_a_use_that_is_left_out(monkeypatch, sample, tmp_path):
-    monkeypatch.setattr(shared_nodes.Shared, "error_of_sum", shared_nodes.Shared.error_of_last)
-    assert not shared_nodes.run(sample, 0, tmp_path).holds
-
-
-def test_linear_backward_notices_a_forward_pass_that_adds_up(monkeypatch, sample, tmp_path):
-    """With a linear forward pass nothing would be said of a difference between the two."""
-    network = linear_backward.learner(linear_backward.NETWORK, sample)
-    for name, tensor in network.params.items():
-        if name.endswith("bias"):
-            tensor.zero_()
-    network.model = type(network.model)(network.model.sizes, ("identity",) * 3)
-    monkeypatch.setattr(linear_backward, "learner", lambda config, data: network)
-    assert not linear_backward.run(sample, 0, tmp_path).holds
-
-
 # fire-together
 
 
@@ -284,23 +218,6 @@ def test_listening_to_one_example_calls_everything_its_class(settled, sample):
     after = settled.state_dict()
     assert after["steps"] == before["steps"]
     assert all(torch.equal(after["model"][name], tensor) for name, tensor in before["model"].items())
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("wrong", ["one example gets nothing", "all are listened to"])
-def test_one_example_notices_gradients_of_other_examples(monkeypatch, sample, tmp_path, wrong):
-    make_smaller(monkeypatch, one_example)
-    eighth, everything = batch(sample.train, 8)[0][7:], batch(sample.train, 300)
-
-    def gradient(network, x, y):
-        if wrong == "all are listened to":  # then the step for one does not raise the costs of others
-            return measure.gradient(network, *everything)
-        return measure.gradient(network, x, y) * (not torch.equal(x, eighth))
-
-    monkeypatch.setattr(one_example, "gradient", gradient)
-    report = one_example.run(sample, 0, tmp_path)
-    assert not report.holds
-    assert len(report.curves) == 3 * 10  # of every stage, one for each digit
 
 
 # all of them

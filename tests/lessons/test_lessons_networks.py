@@ -15,11 +15,8 @@ import lessons.what_layers_learn as neurons
 from lessons.measure import outputs
 from lessons.runs import batch, learner
 from manual_backprop import optimizers
-from manual_backprop.initializers import INITIALIZERS
-from manual_backprop.losses import Quadratic
 from manual_backprop.models.mlp import MLP
 from manual_backprop.tape import Tape
-from tests.support.lesson_networks import with_slope
 from tests.support.running import values
 from training.data import points_rule
 from training.families.configure import configure
@@ -62,33 +59,6 @@ def test_the_slope_is_the_derivative_also_of_large_z(activation):
     z = torch.tensor([-3e20, -2.0, -0.1, 0.3, 4.0, 5e20], dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(getattr(torch, activation)(z).sum(), z)
     assert_close(vanishing.slope(activation, z.detach()), expected, rtol=1e-6, atol=1e-9)
-
-
-@pytest.mark.sweep(3)
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {},
-        {"sigmoid-6-layers": 0.6},
-        pytest.param({"relu-he-6-layers": 0.3}, marks=pytest.mark.slow),
-        pytest.param({"sigmoid-1-layer": 0.15}, marks=pytest.mark.slow),
-        "he is xavier",
-        "BP2 without σ′",
-    ],
-    ids=str,
-)
-def test_vanishing_gradients_can_fail(sample, tmp_path, monkeypatch, changed):
-    """If training says otherwise, which the lesson is made to believe, or δ does not do as claimed."""
-    accuracies = {"sigmoid-1-layer": 0.8, "sigmoid-6-layers": 0.1, "tanh-xavier-6-layers": 0.8, "relu-he-6-layers": 0.8}
-    if changed == "he is xavier":
-        monkeypatch.setitem(INITIALIZERS, "he", INITIALIZERS["xavier"])
-    elif changed == "BP2 without σ′":
-        with_slope(monkeypatch, 1.0)
-    else:
-        accuracies |= changed
-    made = {name: [(0, 0.1), (400, accuracy)] for name, accuracy in accuracies.items()}
-    monkeypatch.setattr(vanishing, "learn", lambda data, seed, run_dir: made)
-    assert vanishing.run(sample, 0, tmp_path).holds is (not changed)
 
 
 # Overfitting
@@ -206,28 +176,6 @@ def test_wider_networks_know_the_points_better(taught):
     assert (area == points_rule(xy)).double().mean().item() == pytest.approx(test[16], abs=0.01)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("wrong", [None, "bumps one place too far", "right straight lines", "uphill"])
-def test_universal_approximation_can_fail(sample, tmp_path, monkeypatch, wrong):
-    """With points learned in no time, a third of the steps, less to fall."""
-    truth, bumps, backward = points_rule(approximation.square()), approximation.bumps, Quadratic.backward
-
-    def shifted(count):
-        model, params = bumps(count)
-        params["layer1.bias"] = params["layer1.bias"] - params["layer1.weight"][:, 0] / count
-        return model, params
-
-    narrow = truth if wrong == "right straight lines" else ~truth
-    monkeypatch.setattr(approximation, "says_blue", lambda width, seed, run_dir: truth if width > 1 else narrow)
-    monkeypatch.setattr(approximation, "STEPS", 500)
-    monkeypatch.setattr(approximation, "FELL", 5)
-    if wrong == "bumps one place too far":
-        monkeypatch.setattr(approximation, "bumps", shifted)
-    if wrong == "uphill":
-        monkeypatch.setattr(Quadratic, "backward", lambda loss, dC, cache: -backward(loss, dC, cache))
-    assert approximation.run(sample, 0, tmp_path).holds is (wrong is None)
-
-
 # What layers learn
 
 NETWORK = MLP((784, 16, 16, 10), ("sigmoid",) * 3)
@@ -285,21 +233,3 @@ def test_locality_and_likeness_of_known_pictures():
     found = neurons.likeness(x[:3], torch.stack([0.5 * x[0] + 0.2, 1 - x[1], x[3]]))
     assert_close(found[:2], torch.tensor([1.0, -1.0], dtype=torch.float64))
     assert found[2].abs() < 0.15
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("broken", ["uphill is downhill", "a forgotten σ′"])
-def test_wrong_gradients_of_the_pixels_are_noticed(sample, tmp_path, monkeypatch, broken):
-    monkeypatch.setattr(neurons, "NETWORK", replace(neurons.NETWORK, epochs=1))
-    monkeypatch.setattr(neurons, "STEPS", 20)
-    right = neurons.input_gradient
-
-    def gradient(model, params, x, d_output):
-        if broken == "uphill is downhill":
-            return -right(model, params, x, d_output)
-        for l in range(len(model.activations), 0, -1):
-            d_output = d_output @ params[f"layer{l}.weight"]
-        return d_output
-
-    monkeypatch.setattr(neurons, "input_gradient", gradient)
-    assert not neurons.run(sample, 0, tmp_path).holds

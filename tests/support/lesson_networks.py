@@ -9,7 +9,6 @@ from gallery.parts import sigmoid_of_slope
 from lessons.measure import outputs
 from lessons.runs import learner
 from manual_backprop.layers.activations import ACTIVATIONS
-from manual_backprop.models.mlp import MLP
 from training.data import Dataset
 from training.families.configure import configure
 from training.learners.manual import ManualLearner
@@ -39,15 +38,6 @@ def costs_by_torch(network: ManualLearner, theta: Tensor, x: Tensor, y: Tensor) 
 def gradient_by_torch(network: ManualLearner, x: Tensor, y: Tensor) -> Tensor:
     theta = network.params.theta.clone().requires_grad_()
     return torch.autograd.grad(costs_by_torch(network, theta, x, y).mean(), theta)[0]
-
-
-def with_mistake(monkeypatch: pytest.MonkeyPatch, wrong: type[MLP]) -> None:
-    """Give every perceptron the backward pass of this one."""
-
-    def backward(network: MLP, *arguments):
-        return wrong(network.sizes, network.activations).backward(*arguments)
-
-    monkeypatch.setattr(MLP, "backward", backward)
 
 
 def with_slope(monkeypatch: pytest.MonkeyPatch, slope: float) -> None:
