@@ -18,6 +18,7 @@ from training.loop import Loop, NotFiniteError
 
 FAMILIES = {name: (name, {}) for name in NAMES}
 OPTIMIZED = FAMILIES | {f"mlp, {title}": ("mlp", {"l2": 0.01, **method}) for title, method in METHODS.items()}
+OPTIMIZED |= {"cnn, moved": ("cnn", {"shift": 2, "rotate": 10.0})}
 TANHS = {"activation": ("tanh", "tanh", "identity")}
 COSTS = FAMILIES | {loss: ("mlp", TANHS | {"loss": loss}) for loss in LOSSES}
 COSTS |= {"smoothed": ("mlp", {"label_smoothing": 0.15})}
