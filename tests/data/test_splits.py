@@ -9,7 +9,7 @@ from tests.support.refusals import refused
 from training.data import Split, epoch_order, load, points_rule
 
 
-def test_a_batch_of_stored_bytes_is_gathered_and_scaled():
+def test_a_batch_is_gathered_and_of_bytes_scaled():
     split = Split(torch.tensor([[0, 255, 51], [1, 2, 3]], dtype=torch.uint8), torch.tensor([7, 8]))
     x, y = split.batch(torch.tensor([1, 0, 0]), torch.float64)
     expected = torch.tensor([[1, 2, 3], [0, 255, 51], [0, 255, 51]], dtype=torch.float64) / 255
@@ -19,14 +19,10 @@ def test_a_batch_of_stored_bytes_is_gathered_and_scaled():
     assert split.x.tolist() == [[0, 255, 51], [1, 2, 3]]
     stored = split.stored(torch.tensor([1]))
     assert (stored.dtype, stored.tolist()) == (torch.uint8, [[1, 2, 3]])
-
-
-def test_a_batch_of_floats_is_gathered_and_cast():
     split = Split(torch.tensor([[0.5, -3.0], [2.0, 255.0]]), torch.tensor([0, 1]))
     x, y = split.batch(torch.tensor([1]), torch.float64)
     assert (x.tolist(), x.dtype, y.tolist()) == ([[2.0, 255.0]], torch.float64, [1])
-    whole, _ = split.batch(torch.tensor([0, 1]), torch.float32)
-    whole.zero_()
+    split.batch(torch.tensor([0, 1]), torch.float32)[0].zero_()
     assert split.x[1, 1] == 255
 
 

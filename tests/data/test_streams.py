@@ -41,13 +41,18 @@ def test_windows_are_shuffled_segments_each_of_them_once():
     assert text.leftover(5) == 3  # of 100 ids, 96 are read as x, and one more as a target
 
 
-def test_lengths():
+def test_lengths_and_more_streams_than_segments():
     assert len(Streams(IDS, 4)) == 24
     assert len(Streams(IDS[:97], 4)) == 24
     assert len(Streams(IDS[:96], 4)) == 23, "the last segment lacks its last target"
     assert [Streams(IDS, 4).steps(size) for size in (1, 3, 5, 24)] == [24, 8, 4, 1]
     assert [Streams(IDS, 4).leftover(size) for size in (1, 3, 5, 24)] == [3, 3, 19, 3]
     assert len(Streams(IDS[:0], 4)) == 0
+    with pytest.raises(UserError, match=r"--batch-size is 25, but a text of 100 ids has 24 segments of 4.*smaller"):
+        Streams(IDS, 4).steps(25)
+    with pytest.raises(UserError, match="--batch-size is 25"):
+        Streams(IDS, 4).order(0, 0, 25)
+    assert Streams(IDS, 4, carries=False).steps(25) == 1
 
 
 @pytest.mark.parametrize("carries", [True, False])
@@ -69,14 +74,6 @@ def test_targets_follow_and_parts_are_texts_of_their_own_and_all_can_be_moved(ca
     moved = text.to("meta")
     assert moved.device == moved.ids.device == torch.device("meta")
     assert (len(moved), moved.context, moved.carries) == (24, 4, carries)
-
-
-def test_more_streams_than_segments():
-    with pytest.raises(UserError, match=r"--batch-size is 25, but a text of 100 ids has 24 segments of 4.*smaller"):
-        Streams(IDS, 4).steps(25)
-    with pytest.raises(UserError, match="--batch-size is 25"):
-        Streams(IDS, 4).order(0, 0, 25)
-    assert Streams(IDS, 4, carries=False).steps(25) == 1
 
 
 ROW, CONTEXT = "they must be int64 and in one row", "context is 0, but it must be a whole number from 1"

@@ -1,13 +1,13 @@
 """Lock step never stops who is right, whatever the format, optimizer and settings; and apart both stay together."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from manual_backprop.models.mlp import MLP
-from tests.support.lockstep import DTYPES, NAMES, SOFTMAX, TEXTS, advance, in_epochs, learner
+from tests.support.lockstep import DTYPES, NAMES, SOFTMAX, advance, in_epochs, learner
 from tests.support.problems import (
     METHODS,
     checked_learner,
@@ -185,28 +185,6 @@ def test_a_gradient_that_is_declared_to_be_zero_costs_no_measuring(monkeypatch):
         advance(both, 15)
 
 
-# What is compared, and at which values
-
-
-def test_beside_another_pass_every_layer_is_computed_from_it():
-    """With `at` a call's own output is reported, and that pass's output goes on."""
-    manual = manual_learner(MLP((5, 4, 5), ("tanh", "identity")), "quadratic", noise_split())
-    reference = reference_learner(manual, "quadratic")
-    x, y = noise_split().batch(torch.arange(9), torch.float64)
-    free = manual.backpropagate(x, y)
-    z1, z2 = free.outputs["layer1"] + 0.1, free.outputs["layer2"] + 0.1
-    a1 = z1.tanh()
-    shifted = replace(free, outputs={"layer1": z1, "layer1.a": a1, "layer2": z2, "layer2.a": z2})
-    own = reference.backpropagate(x, y, at=shifted)
-    p = manual.parameters
-    assert_close(own.outputs["layer1"], free.outputs["layer1"])
-    assert_close(own.outputs["layer1.a"], a1)
-    assert_close(own.outputs["layer2"], a1 @ p["layer2.weight"].T + p["layer2.bias"])
-    assert_close(own.deltas["layer1.a"], own.deltas["layer2"] @ p["layer2.weight"])
-    assert_close(own.deltas["layer1"], own.deltas["layer1.a"] * (1 - a1.square()))
-    assert_close(own.gradients["layer2.weight"], own.deltas["layer2"].T @ a1)
-
-
 @dataclass(frozen=True)
 class Nudged(MLP):
     """Right, but the first layer's z is off by less than any rounding."""
@@ -224,26 +202,6 @@ def test_a_z_on_the_other_side_of_a_kink_by_rounding_is_no_alarm():
     mine, other = manual.backpropagate(x, y), reference.backpropagate(x, y)
     assert not torch.equal(mine.deltas["layer1"] == 0, other.deltas["layer1"] == 0)
     assert compare_passes(manual, [reference], x, y).report.passed
-
-
-@each_family
-def test_each_learner_is_given_examples_in_its_own_format_and_ids_as_they_are(name):
-    both = learner(name, "both", torch.float32)
-    seen = set()
-
-    class Watched(type(both.manual.model)):
-        def forward(self, p, x, tape):
-            seen.add(("model", x.dtype))
-            return super().forward(p, x, tape)
-
-    both.manual.model = Watched(**vars(both.manual.model))
-    for who, other in zip(("twin", "truth"), both.others, strict=True):
-        other.module.register_forward_pre_hook(lambda module, given, who=who: seen.add((who, given[0].dtype)))
-    advance(both, 1)
-    ids = learner(name).batch(torch.arange(1))[0].dtype == torch.int64
-    assert ids or name not in TEXTS
-    formats = {"model": torch.float32, "twin": torch.float32, "truth": torch.float64}
-    assert seen == {(who, torch.int64 if ids else dtype) for who, dtype in formats.items()}
 
 
 # Apart

@@ -232,9 +232,15 @@ MASKS = {
 
 
 @pytest.mark.parametrize(("name", "shapes"), MASKS.items(), ids=MASKS)
-def test_masks_are_drawn_by_the_calls_name_the_same_for_both(name, shapes):
+def test_masks_are_drawn_in_training_by_the_calls_name_the_same_for_both(name, shapes):
     manual, reference = (learner(name, impl, dropout=0.2, seed=2) for impl in ("manual", "reference"))
     one, other = masks_of(manual), masks_of(reference)
+    for learned in (manual, reference):
+        x, y = learned.batch(torch.arange(5))
+        learned.evaluate(x, y)
+        learned.activations(x)
+    assert not one
+    assert not other
     advance(manual, 1)
     between = manual.state_dict()
     advance(manual, 1)
@@ -255,16 +261,3 @@ def test_masks_are_drawn_by_the_calls_name_the_same_for_both(name, shapes):
         assert not torch.equal(one[0, call], others[0, call]), "of another seed"
     if name == "block":
         assert not torch.equal(one[0, "wte.dropout"], one[0, "project.dropout"]), "of another call"
-
-
-@manual_and_reference
-@pytest.mark.parametrize("name", MASKS)
-def test_evaluation_asks_for_no_noise(name, impl):
-    one = learner(name, impl, dropout=0.2)
-    found = masks_of(one)
-    x, y = one.batch(torch.arange(5))
-    one.evaluate(x, y)
-    one.activations(x)
-    assert not found
-    one.backpropagate(x, y)
-    assert found
