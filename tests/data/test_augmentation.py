@@ -129,14 +129,18 @@ def test_fewer_bits_are_turned_in_float32(dtype):
 
 
 @pytest.mark.parametrize("rotate", [0.0, 15.0], ids=["moved", "turned"])
-def test_they_depend_on_the_seed_and_the_step_and_on_nothing_else(rotate):
-    x = PICTURE.flatten().expand(64, -1)
+def test_they_depend_on_the_seed_and_the_step_and_on_nothing_else_and_x_stays_as_and_where_it_was(rotate):
+    x = PICTURE.flatten().repeat(64, 1)
     before = make_augment(SHAPE, 2, rotate, seed=1)(3, x)
     torch.manual_seed(99)
     augment = make_augment(SHAPE, 2, rotate, seed=1)
     others = [augment(4, x), *(make_augment(SHAPE, 2, rotate, seed=s)(t, x) for s, t in [(2, 3), (13, 3), (1, 33)])]
     assert torch.equal(augment(3, x), before)
     assert len({shown.numpy().tobytes() for shown in (before, *others)}) == 5
+    augment(0, x).zero_()
+    assert torch.equal(x, PICTURE.flatten().expand(64, -1))
+    assert augment(0, x.to("meta")).device.type == "meta"
+    assert augment(0, x[:0]).shape == (0, 35)
 
 
 def test_the_draws_are_those_that_recorded_figures_depend_on():
@@ -146,17 +150,6 @@ def test_the_draws_are_those_that_recorded_figures_depend_on():
     noise = dropout_noise(seed=1)(3, torch.device("cpu"), torch.float32)
     assert noise("layer1.dropout", (2, 6), 0.5).tolist() == [[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 0, 1]]
     assert noise("layer2.dropout", (2, 4), 0.5).tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
-
-
-@pytest.mark.parametrize("rotate", [0.0, 15.0], ids=["moved", "turned"])
-def test_x_stays_as_it_was_and_where_it_was(rotate):
-    x = random_pictures(8).flatten(1)
-    before = x.clone()
-    augment = make_augment(SHAPE, 2, rotate, seed=1)
-    augment(0, x).zero_()
-    assert torch.equal(x, before)
-    assert augment(0, x.to("meta")).device.type == "meta"
-    assert augment(0, x[:0]).shape == (0, 35)
 
 
 def test_what_is_no_picture_is_not_augmented():

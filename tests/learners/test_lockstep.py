@@ -4,9 +4,14 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
+from manual_backprop.layers import linear
 from manual_backprop.models.mlp import MLP
+from manual_backprop.parameters import Parameters
+from manual_backprop.tape import Tape
+from tests.support.both_ways import LOSSES, TWIN_LOSSES
 from tests.support.lockstep import DTYPES, NAMES, SOFTMAX, advance, in_epochs, learner
 from tests.support.problems import (
     METHODS,
@@ -19,13 +24,15 @@ from tests.support.problems import (
     relative_difference,
 )
 from training.data import Split
+from training.errors import UserError
 from training.learners.checked import MAX_ERROR, GradientMismatch
 from training.learners.comparison import compare_passes
+from training.learners.reference import ReferenceLearner
+from training.learners.step import backpropagate
 
 LIMITS = {torch.float64: 1e-12, torch.float32: 1e-3, torch.bfloat16: 0.5}
 LIMITS_OF_MLPS = {torch.float64: 1e-13, torch.float32: 1e-4, torch.bfloat16: 0.5}
 
-each_family = pytest.mark.parametrize("name", NAMES)
 exact_and_single = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
 
@@ -56,16 +63,6 @@ def test_no_false_alarm(name, dtype):
     assert {key for key in start if torch.equal(start[key], end[key])} <= both.manual.zeros.keys()
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@each_family
-def test_no_false_alarm_over_a_hundred_steps(name, dtype):
-    both = learner(name, "both", dtype)
-    losses = in_epochs(both, 100, lr=0.01)
-    assert_agreed(both, name, losses)
-    assert losses[-20:].mean() < losses[:20].mean()
-
-
 def marks_of(name, method, dtype):
     if name != "mlp" and (method, dtype) == ("lion", torch.bfloat16):
         known = "where c is 0 in bfloat16, Lion takes no step and the truth a whole one: equal to the bit, yet stopped"
@@ -87,9 +84,11 @@ def marks_of(name, method, dtype):
 def test_no_false_alarm_whatever_the_optimizer(name, method, dtype):
     """Not even with all that an optimizer makes of gradients that are zero (dead pixels) or nearly so."""
     both = learner(name, "both", dtype, l2=1e-3, **METHODS[method])
-    steps = 4 if (name, dtype) == ("mlp", torch.float64) else 20
+    steps = 4 if (name, dtype) == ("mlp", torch.float64) else 100 if method == "momentum" else 20
     rate = {"sgd": 0.05, "nesterov": 0.05, "lion": 3e-4}.get(METHODS[method]["optimizer"], 1e-3)
-    assert_agreed(both, name, in_epochs(both, steps, rate))
+    losses = in_epochs(both, steps, rate)
+    assert_agreed(both, name, losses)
+    assert steps < 100 or losses[-20:].mean() < losses[:20].mean()
 
 
 TANH, LEAKY = ("tanh", "tanh", "identity"), ("leaky_relu", "leaky_relu", "identity")
@@ -242,3 +241,60 @@ def test_hundreds_of_steps_apart_end_at_the_same_parameters(name, lr, options):
         assert end[key].is_floating_point() or end[key].item() == steps
     assert losses[-steps // 10 :].mean() < 0.8 * losses[:10].mean()  # they went somewhere
     assert relative_difference(start, end) > 0.05
+
+
+# What the autograd learner sees of its module: each call's output and δ, whatever the module returns
+
+
+class Sequence(nn.Module):
+    """An LSTM over rows of six numbers, read as three steps of two, and what its last state says."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.linear = nn.LSTM(2, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x):
+        y, (h, c) = self.lstm(x.view(len(x), 3, 2))
+        return self.linear(y[:, -1] + h[0] * c[0])
+
+    def observed(self):
+        return {f"lstm.{name}": (self.lstm, k) for k, name in enumerate("yhc")} | {"linear": self.linear}
+
+
+def test_of_a_module_with_several_outputs_each_is_seen():
+    torch.manual_seed(0)
+    x, y = torch.randn(7, 6, dtype=torch.float64), torch.randint(3, (7,))
+    module = Sequence().double()
+    learner = ReferenceLearner(module, TWIN_LOSSES["softmax-cross-entropy"], Split(x, y), dtype=torch.float64)
+    result = learner.backpropagate(x, y)
+
+    outputs, (h, c) = module.lstm(x.view(7, 3, 2))
+    parts = [tensor.detach().requires_grad_() for tensor in (outputs, h, c)]
+    logits = module.linear(parts[0][:, -1] + parts[1][0] * parts[2][0])
+    nn.functional.cross_entropy(logits, y).backward()
+    assert list(result.outputs) == ["lstm.y", "lstm.h", "lstm.c", "linear"]
+    for name, part in zip("yhc", parts, strict=True):
+        assert_close(result.outputs[f"lstm.{name}"], part.detach())
+        assert_close(result.deltas[f"lstm.{name}"], part.grad)
+    moved = {name: tensor + 1 for name, tensor in result.outputs.items()}
+    elsewhere = learner.backpropagate(x, y, at=type(result)(result.loss, {}, {}, moved, {}, {}))
+    assert_close(elsewhere.outputs["lstm.h"], result.outputs["lstm.h"])
+    expected = module.linear(moved["lstm.y"][:, -1] + moved["lstm.h"][0] * moved["lstm.c"][0])
+    assert_close(elsewhere.outputs["linear"], expected.detach())
+
+
+class NamedOutput:
+    """A model with a call that has the name of the model's own output."""
+
+    def forward(self, p, x, tape):
+        return tape.forward(linear, "output", x, p["output.weight"], p["output.bias"])
+
+    def backward(self, p, d_output, g, tape):
+        _, g["output.weight"], g["output.bias"] = tape.backward(linear, "output", d_output)
+
+
+def test_no_call_has_the_name_of_the_models_output():
+    params = Parameters({"output.weight": (3, 5), "output.bias": (3,)})
+    x, y = torch.ones(4, 5), torch.tensor([0, 1, 2, 0])
+    with pytest.raises(UserError, match=r"^a call of NamedOutput is named output, the name of the model's own output"):
+        backpropagate(NamedOutput(), LOSSES["quadratic"], params, x, y, params.zeros_like(), Tape(observes=True))

@@ -83,7 +83,7 @@ def report(**errors):
     return Report(tuple(Row(label, label, (3,), True, relative_error=error) for label, error in errors.items()))
 
 
-def test_the_largest_error_of_all_steps_keeps_its_label_and_steps_that_were_due_and_not_compared_show():
+def test_the_largest_error_keeps_its_label_and_steps_that_were_due_and_not_compared_show():
     proof = Proof()
     proof.add(report(a=1e-16, b=3e-16), report(c=2e-16))
     proof.add(report(d=2.9e-16), report(e=0.0))
@@ -91,8 +91,5 @@ def test_the_largest_error_of_all_steps_keeps_its_label_and_steps_that_were_due_
     proof = Proof(every=10)
     proof.add(report(a=0.0))
     assert proof.after(39) == "1 of 3 steps agree (one in 10 was compared); largest error 0"
-
-
-def test_powers_of_ten_are_spelled_like_mathematics():
     spelled = [power_of_ten(value) for value in (0.0, 3.14e-16, 1e-5, 0.25, 2.0, 7e12)]
     assert spelled == ["0", "3.1·10⁻¹⁶", "1.0·10⁻⁵", "2.5·10⁻¹", "2.0·10⁰", "7.0·10¹²"]
