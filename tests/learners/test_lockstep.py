@@ -128,9 +128,6 @@ def test_no_false_alarm_whatever_the_settings(name, lr, options, dtype):
     assert_agreed(both, name, in_epochs(both, 3 if dtype == torch.float64 else 20, lr))
 
 
-# Where hardly anything but rounding is left
-
-
 @pytest.mark.long
 @exact_and_single
 def test_memorizing_until_hardly_a_gradient_is_left_raises_no_alarm(sample, dtype):

@@ -19,14 +19,10 @@ from training.loop import Loop, NotFiniteError
 FAMILIES = {name: (name, {}) for name in NAMES}
 OPTIMIZED = FAMILIES | {f"mlp, {title}": ("mlp", {"l2": 0.01, **method}) for title, method in METHODS.items()}
 OPTIMIZED |= {"cnn, moved": ("cnn", {"shift": 2, "rotate": 10.0})}
-TANHS = {"activation": ("tanh", "tanh", "identity")}
-COSTS = FAMILIES | {loss: ("mlp", TANHS | {"loss": loss}) for loss in LOSSES}
+COSTS = FAMILIES | {loss: ("mlp", {"activation": ("tanh", "tanh", "identity"), "loss": loss}) for loss in LOSSES}
 COSTS |= {"smoothed": ("mlp", {"label_smoothing": 0.15})}
 each_family_and_method = pytest.mark.parametrize(("name", "options"), OPTIMIZED.values(), ids=OPTIMIZED)
 manual_and_reference = pytest.mark.parametrize("impl", ["manual", "reference"])
-
-
-# From one learner to another
 
 
 @pytest.mark.sweep(4)
@@ -102,9 +98,6 @@ def test_evaluation_says_the_same_whoever_evaluates(name, options):
         assert_close(C / len(y), manual.backpropagate(x, y).loss, rtol=1e-13, atol=0)
 
 
-# What a step moves, and nothing else does
-
-
 @pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_only_a_step_moves_a_learner(name):
@@ -135,9 +128,6 @@ def test_only_a_step_moves_a_learner(name):
             key for part in ("model", "memory") for key, v in after[part].items() if torch.equal(v, before[part][key])
         ]
         assert not still, f"a step moves {still}"
-
-
-# The carried state
 
 
 @manual_and_reference
@@ -204,9 +194,6 @@ def test_where_a_value_is_not_finite_the_steps_are_repeated_from_the_memory_befo
     assert saved["steps"] == after
     assert saved["memory"]
     assert_same(seen[0], {} if after == epoch else saved["memory"])
-
-
-# Noise
 
 
 def masks_of(one):

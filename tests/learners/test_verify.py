@@ -155,9 +155,6 @@ def test_what_is_shown_of_several_draws():
     assert not check.passed
 
 
-# What is wrong
-
-
 @pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", ["gelu", "sigmoid"])
 def test_a_wrong_derivative_is_found(name, ask, monkeypatch):
@@ -203,9 +200,6 @@ def test_failures_in_json(ask, monkeypatch):
     wrong = [check for check in result["checks"] if not check["passed"]]
     assert {check["title"].split(", ")[1] for check in wrong} == {"tanh"}
     assert all(row["reason"] for check in wrong for row in check["rows"] if row["verdict"] == "WRONG")
-
-
-# All there is
 
 
 @pytest.mark.slow
@@ -256,9 +250,6 @@ def test_as_tables_too(ask):
     pictures = [problem for name in ("lenet5", "cnn") for problem in FAMILIES[name].problems()]
     assert len(lines) >= len(expected) + len(pictures)
     assert {row[-1] for row in lines} == {"ok"}
-
-
-# Trained networks, and what is refused
 
 
 @pytest.mark.slow

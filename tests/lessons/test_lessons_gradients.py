@@ -1,4 +1,4 @@
-"""Lessons on gradients of single weights, values and examples, and the tools that these lessons measure with."""
+"""Lessons on gradients of single weights, values and examples, one after another, and before them their tools."""
 
 import pytest
 import torch
@@ -59,9 +59,6 @@ def test_training_goes_on_as_a_run_does(sample, tmp_path):
         assert torch.equal(network.params[name], tensor), name
 
 
-# three-ways
-
-
 def test_the_neuron_is_that_of_the_2_and_has_the_gradient_of_autograd(sample):
     v = torch.randn(33, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     C = (torch.sigmoid(v[0] + v[1:17] @ v[17:]) - 1) ** 2
@@ -99,9 +96,6 @@ def test_a_nudge_moves_only_its_values_and_by_its_length(monkeypatch):
     assert torch.equal(nudged[1:17], torch.full((16,), 0.125))
 
 
-# sensitivity
-
-
 def test_the_pair_is_32_to_1_in_autograd_too(network, sample):
     x, y = batch(sample.train, 50)
     first, second = sensitivity.pair(network.params, measure.gradient(network, x, y))
@@ -120,9 +114,6 @@ def test_a_weight_is_named_by_its_place_and_every_layer_takes_part(network):
     at = sensitivity.some_of_each_layer(params, seed=0)
     assert len(at.unique()) == len(at)
     assert sensitivity.layers_of(params)[at].long().bincount().tolist() == [0, 300, 16 * 17, 10 * 17]
-
-
-# shared-nodes and linear-backward
 
 
 def test_a_shared_value_has_the_gradient_of_autograd(sample, monkeypatch):
@@ -144,9 +135,6 @@ def test_a_shared_value_has_the_gradient_of_autograd(sample, monkeypatch):
     assert distance(weight.uses.sum(dim=0), torch.autograd.grad(C, W)[0].flatten()) < EXACT
 
 
-# fire-together
-
-
 def test_ranks_of_known_matrices():
     u, v = torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert fire_together.rank(u.T @ v) == fire_together.rank(1e-12 * u.T @ v) == 3
@@ -164,9 +152,6 @@ def test_the_strongest_growth_joins_the_brightest_to_the_digits_neuron(settled, 
     j, k = fire_together.strongest(torch.stack([growth["layer3.weight"] for growth in each], dim=2))
     assert torch.equal(j, y)
     assert torch.equal(k, settled.backpropagate(x, y).outputs["layer2.a"].argmax(dim=1))
-
-
-# one-example
 
 
 def test_a_step_for_one_and_a_step_for_all(monkeypatch, settled, sample):
@@ -218,9 +203,6 @@ def test_listening_to_one_example_calls_everything_its_class(settled, sample):
     after = settled.state_dict()
     assert after["steps"] == before["steps"]
     assert all(torch.equal(after["model"][name], tensor) for name, tensor in before["model"].items())
-
-
-# all of them
 
 
 def test_the_same_seed_gives_the_same_report(sample, tmp_path):

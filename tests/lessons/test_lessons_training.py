@@ -17,10 +17,6 @@ from manual_backprop.losses import Quadratic, SigmoidCrossEntropy
 from tests.support.lesson_networks import by_autograd, network_of, with_slope
 
 
-def small(name):
-    return replace(initial_weights.EQUAL[name], epochs=1)
-
-
 def test_neurons_hold_all_that_touches_them(few):
     params = network_of(few).params
     rows = initial_weights.neurons(params)
@@ -59,15 +55,16 @@ def test_equal_neurons_stay_equal_and_unequal_ones_do_not_become_equal(few, samp
     def nearly_zero(shape, generator):
         return 1e-3 * torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    for name in initial_weights.EQUAL:
-        course = initial_weights.course(small(name), few)
+    equal = {name: replace(config, epochs=1) for name, config in initial_weights.EQUAL.items()}
+    for name, config in equal.items():
+        course = initial_weights.course(config, few)
         assert course.early < initial_weights.ROUNDING
         moving = ["layer1.weight", "layer1.bias", "layer2.weight", "layer2.bias"]
         assert course.moved == (moving[-1:] if name in initial_weights.STUCK else moving)
     data = first(sample, 2_000, 100)
-    assert initial_weights.course(small("zeros, sigmoid"), data).replaced < initial_weights.ROUNDING
+    assert initial_weights.course(equal["zeros, sigmoid"], data).replaced < initial_weights.ROUNDING
     monkeypatch.setitem(INITIALIZERS, "zeros", WeightsAndBiases(nearly_zero, nearly_zero))
-    broken = initial_weights.course(small("zeros, sigmoid"), data)
+    broken = initial_weights.course(equal["zeros, sigmoid"], data)
     assert min(broken.early, broken.replaced) > initial_weights.ROUNDING
 
 
