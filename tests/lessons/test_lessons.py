@@ -199,7 +199,7 @@ RIGHT = [WrongLesson(lesson, "right", everywhere(SpelledMLP)) for lesson in {wro
 @pytest.mark.parametrize(
     "wrong",
     [
-        pytest.param(wrong, id=f"{wrong.lesson}, {wrong.title}", marks=[pytest.mark.long] * (wrong.lesson in LONG))
+        pytest.param(wrong, id=f"{wrong.lesson} {wrong.title}", marks=[pytest.mark.long] * (wrong.lesson in LONG))
         for wrong in NOTICED + RIGHT
     ],
 )
