@@ -11,17 +11,17 @@ from gallery import (
     losses,
     memory,
     normalization,
-    noticed,
     optimizers,
     parts,
     perceptron,
     recurrent,
     steps,
+    taught,
 )
 from gallery.entry import ENTRIES, OWN, Entry, Wrong, WrongRule, named, verdict
-from gallery.noticed import NOTICED, WrongLesson
 from gallery.perceptron import WrongModel
 from gallery.steps import STEPS, WrongStep
+from gallery.taught import NOTICED, WrongLesson
 
 __all__ = [
     "ENTRIES",
@@ -45,11 +45,11 @@ __all__ = [
     "memory",
     "named",
     "normalization",
-    "noticed",
     "optimizers",
     "parts",
     "perceptron",
     "recurrent",
     "steps",
+    "taught",
     "verdict",
 ]

@@ -15,8 +15,8 @@ import lessons.universal_approximation as approximation
 import lessons.vanishing_gradients as vanishing
 import lessons.what_layers_learn as neurons
 from benchmarks import lessons as pages
-from gallery.noticed import NOTICED, WrongLesson, everywhere
 from gallery.perceptron import SpelledMLP
+from gallery.taught import NOTICED, WrongLesson, everywhere
 from lessons import __main__ as script
 from lessons import lesson as lessons
 from lessons.lesson import FIGURE, LESSONS, REPORT, Report, load_lesson, teach
@@ -166,7 +166,7 @@ def test_what_is_refused(here, capsys, arguments, said):
     assert [path.relative_to(here).as_posix() for path in sorted(here.rglob("*"))] == ["mine", "mine/thesis.txt"]
 
 
-# What is wrong (gallery/noticed.py) is noticed, and nothing else
+# What is wrong (gallery/taught.py) is noticed, and nothing else
 
 
 def accuracies(**changed):
