@@ -12,19 +12,28 @@ from gallery import (
     memory,
     normalization,
     optimizers,
+    parts,
     perceptron,
     recurrent,
+    steps,
+    taught,
 )
 from gallery.entry import ENTRIES, OWN, Entry, Wrong, WrongRule, named, verdict
 from gallery.perceptron import WrongModel
+from gallery.steps import STEPS, WrongStep
+from gallery.taught import NOTICED, WrongLesson
 
 __all__ = [
     "ENTRIES",
+    "NOTICED",
     "OWN",
+    "STEPS",
     "Entry",
     "Wrong",
+    "WrongLesson",
     "WrongModel",
     "WrongRule",
+    "WrongStep",
     "affine",
     "attention",
     "convolution",
@@ -37,7 +46,10 @@ __all__ = [
     "named",
     "normalization",
     "optimizers",
+    "parts",
     "perceptron",
     "recurrent",
+    "steps",
+    "taught",
     "verdict",
 ]

@@ -1,13 +1,9 @@
 """What a learner holds, in every family: states pass between implementations, and only a step moves them."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.testing import assert_close
 
 from gradient_check import compare_gradients
@@ -16,27 +12,22 @@ from tests.support.lockstep import NAMES, advance, batches, every_implementation
 from tests.support.problems import METHODS, relative_difference
 from tests.support.running import assert_same, train_loop
 from training import checkpoint
-from training.config import Config
-from training.data import Dataset
 from training.learners.checked import CheckedLearner
 from training.learners.manual import ManualLearner
 from training.loop import Loop, NotFiniteError
 
-each_family = pytest.mark.parametrize("name", NAMES)
-each_family_and_method = pytest.mark.parametrize(
-    ("name", "options"),
-    [pytest.param(name, {}, id=name) for name in NAMES]
-    + [pytest.param("mlp", {"l2": 0.01, **method}, id=f"mlp, {title}") for title, method in METHODS.items()],
-)
+FAMILIES = {name: (name, {}) for name in NAMES}
+OPTIMIZED = FAMILIES | {f"mlp, {title}": ("mlp", {"l2": 0.01, **method}) for title, method in METHODS.items()}
+OPTIMIZED |= {"cnn, moved": ("cnn", {"shift": 2, "rotate": 10.0})}
+COSTS = FAMILIES | {loss: ("mlp", {"activation": ("tanh", "tanh", "identity"), "loss": loss}) for loss in LOSSES}
+COSTS |= {"smoothed": ("mlp", {"label_smoothing": 0.15})}
+each_family_and_method = pytest.mark.parametrize(("name", "options"), OPTIMIZED.values(), ids=OPTIMIZED)
 manual_and_reference = pytest.mark.parametrize("impl", ["manual", "reference"])
-
-
-# From one learner to another
 
 
 @pytest.mark.sweep(4)
 @each_family_and_method
-def test_what_is_checked_is_what_is_trained(name: str, options: dict[str, Any]) -> None:
+def test_what_is_checked_is_what_is_trained(name, options):
     """A checked run takes exactly the steps that an unchecked one takes."""
     alone, both = (learner(name, impl, torch.float32, **options) for impl in ("manual", "both"))
     assert torch.equal(advance(alone, 3), advance(both, 3))
@@ -44,7 +35,7 @@ def test_what_is_checked_is_what_is_trained(name: str, options: dict[str, Any]) 
 
 
 @each_family_and_method
-def test_a_state_passes_strictly_from_one_to_the_other_and_back(name: str, options: dict[str, Any]) -> None:
+def test_a_state_passes_strictly_from_one_to_the_other_and_back(name, options):
     """And both go on from it in the same way."""
     manual, reference, fresh = (learner(name, impl, **options) for impl in ("manual", "reference", "manual"))
     advance(manual, 3)
@@ -52,8 +43,7 @@ def test_a_state_passes_strictly_from_one_to_the_other_and_back(name: str, optio
     assert_same(reference.state_dict(), manual.state_dict())
     fresh.load_state_dict(reference.state_dict())
     assert_same(fresh.state_dict(), manual.state_dict())
-    for one in (reference, fresh):
-        advance(one, 3)
+    assert_close(advance(reference, 3), advance(fresh, 3), rtol=1e-9, atol=0)
     mine, theirs = fresh.state_dict(), reference.state_dict()
     assert mine["steps"] == theirs["steps"] == 6
     limit = 1e-13 if name == "mlp" else 1e-11
@@ -64,54 +54,35 @@ def test_a_state_passes_strictly_from_one_to_the_other_and_back(name: str, optio
         assert relative_difference({k: one[k] for k in moving}, {k: other[k] for k in moving}) < limit, part
 
 
-def without(part: dict[str, Any], name: str) -> None:
-    del part[name]
-
-
-def transposed(part: dict[str, Any], name: str) -> None:
-    part[name] = part[name].T
-
-
-CHANGES: dict[str, tuple[Callable[[Any], None], str]] = {
-    "no weight": (lambda state: without(state["model"], "layer1.weight"), "layer1.weight"),
-    "another weight": (lambda state: state["model"].update({"layer9.weight": torch.zeros(1)}), "layer9.weight"),
-    "a weight transposed": (lambda state: transposed(state["model"], "layer1.weight"), "layer1.weight"),
-    "no mean of a bias": (lambda state: without(state["optimizer"]["mean"], "layer1.bias"), "layer1.bias"),
-    "a mean transposed": (lambda state: transposed(state["optimizer"]["mean"], "layer1.weight"), "layer1.weight"),
+W, VAR = "layer1.weight", "stage1.norm.running_var"
+CHANGES = {
+    "no weight": ("mlp", lambda model, adam: model.pop(W), W),
+    "another weight": ("mlp", lambda model, adam: model.update({"layer9.weight": torch.zeros(1)}), "layer9.weight"),
+    "a weight transposed": ("mlp", lambda model, adam: model.update({W: model[W].T}), W),
+    "no mean of a bias": ("mlp", lambda model, adam: adam["mean"].pop("layer1.bias"), "layer1.bias"),
+    "a mean transposed": ("mlp", lambda model, adam: adam["mean"].update({W: adam["mean"][W].T}), W),
     "a velocity": (
-        lambda state: state["optimizer"].update(velocity=state["optimizer"]["mean"]),
+        "mlp",
+        lambda model, adam: adam.update(velocity=adam["mean"]),
         "the optimizer's state is mean, square_mean, velocity, but here",
     ),
-    "no optimizer": (lambda state: state["optimizer"].clear(), "the optimizer's state is empty, but here"),
+    "no optimizer": ("mlp", lambda model, adam: adam.clear(), "the optimizer's state is empty, but here"),
+    "no running statistic": ("cnn", lambda model, adam: model.pop(VAR), VAR),
 }
 
 
-@pytest.mark.parametrize(("change", "named"), CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize(("name", "change", "named"), CHANGES.values(), ids=CHANGES)
 @manual_and_reference
-def test_a_state_that_does_not_fit_is_refused(impl: str, change: Callable[[Any], None], named: str) -> None:
-    one = learner("mlp", impl, optimizer="adam")
+def test_a_state_that_does_not_fit_is_refused(impl, name, change, named):
+    one = learner(name, impl, optimizer="adam")
     state = one.state_dict()
-    change(state)
+    change(state["model"], state["optimizer"])
     with pytest.raises(ValueError, match=named):
         one.load_state_dict(state)
 
 
-@manual_and_reference
-def test_a_state_without_a_running_statistic_is_refused(impl: str) -> None:
-    one = learner("cnn", impl)
-    state = one.state_dict()
-    del state["model"]["stage1.norm.running_var"]
-    with pytest.raises(ValueError, match=r"stage1\.norm\.running_var"):
-        one.load_state_dict(state)
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [pytest.param(name, {}, id=name) for name in NAMES]
-    + [pytest.param("mlp", {"activation": ("tanh", "tanh", "identity"), "loss": loss}, id=loss) for loss in LOSSES]
-    + [pytest.param("mlp", {"label_smoothing": 0.15}, id="smoothed")],
-)
-def test_evaluation_says_the_same_whoever_evaluates(name: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("name", "options"), COSTS.values(), ids=COSTS)
+def test_evaluation_says_the_same_whoever_evaluates(name, options):
     manual, *others = every_implementation(name, **options)
     advance(manual, 3)
     x, y = manual.batch(torch.arange(9))
@@ -127,12 +98,9 @@ def test_evaluation_says_the_same_whoever_evaluates(name: str, options: dict[str
         assert_close(C / len(y), manual.backpropagate(x, y).loss, rtol=1e-13, atol=0)
 
 
-# What a step moves, and nothing else does
-
-
 @pytest.mark.sweep(4)
-@each_family
-def test_only_a_step_moves_a_learner(name: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_only_a_step_moves_a_learner(name):
     for one in every_implementation(name):
         advance(one, 2)
         before = one.state_dict()
@@ -156,46 +124,38 @@ def test_only_a_step_moves_a_learner(name: str) -> None:
             after = one.state_dict()
             assert bool(after["memory"]) == one.manual.train.carries
         assert after["steps"] == 3
-        still = {
+        still = [
             key for part in ("model", "memory") for key, v in after[part].items() if torch.equal(v, before[part][key])
-        }
+        ]
         assert not still, f"a step moves {still}"
 
 
-# The carried state
-
-
-def h(of: Any) -> Tensor | None:
-    memory = of.state_dict()["memory"]
-    assert memory.keys() <= {"h"}
-    return memory.get("h")
-
-
 @manual_and_reference
-def test_what_is_handed_on_is_what_the_next_step_begins_with(impl: str) -> None:
+def test_what_is_handed_on_is_what_the_next_step_begins_with(impl):
     """Two segments of 7 in a row cost together what one of 14 does, where nothing is learned in between."""
     apart, whole = learner("cell", impl), learner("cell", impl, context=14)
     losses = apart.advance(batches(apart, 0, 2)[:, :1], torch.zeros(2, dtype=torch.float64))
     expected = whole.advance(batches(whole, 0, 1)[:, :1], torch.zeros(1, dtype=torch.float64))
     assert_close(losses.mean(), expected[0], rtol=1e-13, atol=0)
-    assert_close(h(apart), h(whole), rtol=1e-12, atol=1e-14)
+    one, other = (of.state_dict()["memory"] for of in (apart, whole))
+    assert one.keys() == other.keys() == {"h"}
+    assert_close(one["h"], other["h"], rtol=1e-12, atol=1e-14)
 
 
-def test_evaluation_begins_from_zero() -> None:
+def test_evaluation_begins_from_zero():
     for one in every_implementation("cell"):
         x, _ = one.batch(torch.arange(5))
         advance(one, 2)
         with_memory = one.outputs(x)
         one.forget()
-        assert h(one) is None
+        assert one.state_dict()["memory"] == {}
         assert torch.equal(one.outputs(x), with_memory)
 
 
-def test_a_new_epoch_begins_without_what_the_last_one_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = []
-    right = ManualLearner.advance
+def test_a_new_epoch_begins_without_what_the_last_one_left(tmp_path, monkeypatch):
+    begun, right = [], ManualLearner.advance
 
-    def watched(self: ManualLearner, indices: Tensor, rates: Tensor) -> Tensor:
+    def watched(self, indices, rates):
         begun.append((self.steps, bool(self.memory)))
         return right(self, indices, rates)
 
@@ -205,36 +165,23 @@ def test_a_new_epoch_begins_without_what_the_last_one_left(tmp_path: Path, monke
     assert [step for step, carried in begun if not carried] == [0, data.train.steps(5)]
 
 
-@pytest.mark.parametrize("impl", ["manual", "reference", "both"])
+@pytest.mark.parametrize(
+    ("impl", "options", "after"),
+    [*((impl, {"eval_every": 5}, 5) for impl in ("manual", "reference", "both")), ("manual", {}, 27)],
+    ids=["manual", "reference", "both", "at the beginning of an epoch, where it is none"],
+)
 def test_where_a_value_is_not_finite_the_steps_are_repeated_from_the_memory_before(
-    impl: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, data = small("cell", impl, torch.float32, optimizer="sgd", epochs=2, eval_every=5)
-    memory, saved = replayed(config, data, tmp_path / "run", 6, monkeypatch)
-    assert saved["steps"] == 5
-    assert_same(memory, saved["memory"])
+    impl, options, after, tmp_path, monkeypatch
+):
+    config, data = small("cell", impl, torch.float32, optimizer="sgd", epochs=2, **options)
+    seen, examine, epoch = [], Loop.examine, data.train.steps(5)
+    broken = after if after == epoch else after + 1  # the first step that is too large
 
-
-def test_at_the_beginning_of_an_epoch_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, data = small("cell", dtype=torch.float32, optimizer="sgd", epochs=2)
-    memory, saved = replayed(config, data, tmp_path / "run", data.train.steps(5), monkeypatch)
-    assert saved["steps"] == data.train.steps(5)
-    assert saved["memory"]
-    assert memory == {}
-
-
-def replayed(
-    config: Config, data: Dataset, run_dir: Path, broken: int, monkeypatch: pytest.MonkeyPatch
-) -> tuple[dict[str, Tensor], Any]:
-    """The memory with which the steps are repeated, and the last checkpoint; `broken` is the first step too large."""
-    seen: list[dict[str, Tensor]] = []
-    examine = Loop.examine
-
-    def remember(self: Loop, indices: Tensor) -> Any:
+    def remember(self, indices):
         seen.append(self.learner.state_dict()["memory"])
         return examine(self, indices)
 
-    def breaking(self: Loop, steps: int) -> Tensor:
+    def breaking(self, steps):
         first = self.learner.steps
         return torch.tensor([1e38 if first + i >= broken else 0.01 for i in range(steps)], dtype=torch.float64)
 
@@ -242,19 +189,19 @@ def replayed(
     monkeypatch.setattr(Loop, "learning_rates", breaking)
     message = rf"^step ({broken + 1}|{broken + 2}): the first value that is not finite is in"
     with pytest.raises(NotFiniteError, match=message):
-        train_loop(replace(config, log_every=100, histogram_every=0), data, run_dir)
-    return seen[0], checkpoint.load(run_dir)
+        train_loop(replace(config, log_every=100, histogram_every=0), data, tmp_path / "run")
+    saved = checkpoint.load(tmp_path / "run")
+    assert saved["steps"] == after
+    assert saved["memory"]
+    assert_same(seen[0], {} if after == epoch else saved["memory"])
 
 
-# Noise
-
-
-def masks_of(one: Any) -> dict[tuple[int, str], Tensor]:
+def masks_of(one):
     """Fills with every mask that the learner asks for, by the steps taken and the call."""
     draw, found = one.noise, {}
 
-    def noise(steps: int, device: torch.device, dtype: torch.dtype) -> Callable[..., Tensor]:
-        def remember(call: str, shape: tuple[int, ...], keep: float) -> Tensor:
+    def noise(steps, device, dtype):
+        def remember(call, shape, keep):
             found[steps, call] = draw(steps, device, dtype)(call, shape, keep)
             return found[steps, call]
 
@@ -272,40 +219,32 @@ MASKS = {
 
 
 @pytest.mark.parametrize(("name", "shapes"), MASKS.items(), ids=MASKS)
-def test_masks_are_drawn_by_the_calls_name_the_same_for_both(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
+def test_masks_are_drawn_in_training_by_the_calls_name_the_same_for_both(name, shapes):
     manual, reference = (learner(name, impl, dropout=0.2, seed=2) for impl in ("manual", "reference"))
     one, other = masks_of(manual), masks_of(reference)
+    for learned in (manual, reference):
+        x, y = learned.batch(torch.arange(5))
+        learned.evaluate(x, y)
+        learned.activations(x)
+    assert not one
+    assert not other
     advance(manual, 1)
     between = manual.state_dict()
     advance(manual, 1)
     advance(reference, 2)
-    assert {key: tuple(mask.shape) for key, mask in one.items()} == {
-        (step, call): shape for step in range(2) for call, shape in shapes.items()
-    }
+    wanted = {(step, call): shape for step in range(2) for call, shape in shapes.items()}
+    assert {key: tuple(mask.shape) for key, mask in one.items()} == wanted
     assert_same(dict(sorted(one.items())), dict(sorted(other.items())))
     assert 0.7 < torch.cat([mask.flatten() for mask in one.values()]).mean() < 0.9
 
     resumed, elsewhere = learner(name, dropout=0.2, seed=2), learner(name, dropout=0.2, seed=3)
     resumed.load_state_dict(between)
     rest, others = masks_of(resumed), masks_of(elsewhere)
-    advance(resumed, 1)
+    for after in (resumed, elsewhere):
+        advance(after, 1)
     assert_same(rest, {key: mask for key, mask in one.items() if key[0] == 1})
-    advance(elsewhere, 1)
     for call in shapes:
         assert not torch.equal(one[0, call], one[1, call]), "of another step"
         assert not torch.equal(one[0, call], others[0, call]), "of another seed"
     if name == "block":
         assert not torch.equal(one[0, "wte.dropout"], one[0, "project.dropout"]), "of another call"
-
-
-@manual_and_reference
-@pytest.mark.parametrize("name", MASKS)
-def test_evaluation_asks_for_no_noise(name: str, impl: str) -> None:
-    one = learner(name, impl, dropout=0.2)
-    found = masks_of(one)
-    x, y = one.batch(torch.arange(5))
-    one.evaluate(x, y)
-    one.activations(x)
-    assert not found
-    one.backpropagate(x, y)
-    assert found

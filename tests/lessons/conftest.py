@@ -1,26 +1,19 @@
 """The lessons' reports, each made once, and data and networks small enough for tests."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 
 from lessons import one_example
-from lessons.lesson import Report, teach
+from lessons.lesson import teach
 from lessons.measure import new_network, train_to
 from lessons.runs import first
-from training.data import Dataset
-from training.learners.manual import ManualLearner
-
-Taught = Callable[[str], tuple[Report, Path]]
 
 
 @pytest.fixture(scope="session")
-def taught(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Taught:
+def taught(sample, tmp_path_factory):
     """Each lesson's report and directory; a lesson runs when it is first asked for."""
     parent, reports = tmp_path_factory.mktemp("lessons"), {}
 
-    def report(name: str) -> tuple[Report, Path]:
+    def report(name):
         if name not in reports:
             reports[name] = teach(name, sample, 0, parent / name)
         return reports[name], parent / name
@@ -29,17 +22,17 @@ def taught(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Taught:
 
 
 @pytest.fixture
-def few(sample: Dataset) -> Dataset:
+def few(sample):
     return first(sample, 200, 100)
 
 
 @pytest.fixture
-def network(sample: Dataset) -> ManualLearner:
+def network(sample):
     return new_network(first(sample, 1000, 100), seed=1)
 
 
 @pytest.fixture
-def settled(network: ManualLearner) -> ManualLearner:
+def settled(network):
     """One whose outputs are all near 0.1."""
     train_to(network, one_example.SETTLED, seed=1)
     return network

@@ -1,22 +1,28 @@
-"""python -m lessons: every claim holds; the list, a run, what it leaves behind, what it refuses, and the page."""
+"""python -m lessons: every claim holds, but not where something is wrong; the list, a run, its traces, and the page."""
 
 import json
 import re
 import sys
-from pathlib import Path
+from dataclasses import replace
+from importlib import import_module
 from types import ModuleType
 
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import lessons.universal_approximation as approximation
+import lessons.vanishing_gradients as vanishing
+import lessons.what_layers_learn as neurons
 from benchmarks import lessons as pages
+from gallery.perceptron import SpelledMLP
+from gallery.taught import NOTICED, WrongLesson, everywhere
 from lessons import __main__ as script
 from lessons import lesson as lessons
-from lessons.lesson import FIGURE, LESSONS, REPORT, Report, load_lesson, markdown, teach
+from lessons.lesson import FIGURE, LESSONS, REPORT, Report, load_lesson, teach
 from tests.support.running import ROOT, call, one_sentence
 from training.dashboard.figures import new_figure
-from training.data import Dataset
+from training.data import points_rule
 
 
 class Falling(ModuleType):
@@ -24,7 +30,7 @@ class Falling(ModuleType):
 
     TITLE, CLAIM, SOURCE = "Falling up", "Things fall up [sic].", "nobody"
 
-    def run(self, data: Dataset, seed: int, run_dir: Path) -> Report:
+    def run(self, data, seed, run_dir):
         figure = new_figure(3, 2)
         figure.add_subplot().plot([0, seed])
         (run_dir / "own.txt").write_text("of the lesson", encoding="utf-8")
@@ -33,7 +39,7 @@ class Falling(ModuleType):
 
 
 @pytest.fixture
-def falling(monkeypatch: pytest.MonkeyPatch) -> Falling:
+def falling(monkeypatch):
     lesson = Falling("lessons.falling")
     monkeypatch.setitem(sys.modules, "lessons.falling", lesson)
     monkeypatch.setattr(lessons, "LESSONS", ("falling",))
@@ -41,7 +47,7 @@ def falling(monkeypatch: pytest.MonkeyPatch) -> Falling:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     """A working directory without data, in which runs/ is made."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -49,7 +55,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", LESSONS)
-def test_the_claim_holds_and_its_table_is_small(taught, name: str) -> None:
+def test_the_claim_holds_and_its_table_is_small(taught, name):
     report, run_dir = taught(name)
     assert report.holds, report.verdict
     heading, *rows = report.table
@@ -60,7 +66,7 @@ def test_the_claim_holds_and_its_table_is_small(taught, name: str) -> None:
     assert (run_dir / REPORT).exists()
 
 
-def test_without_a_name_all_are_listed_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_name_all_are_listed_in_order(capsys):
     done = call(capsys, script.main)
     assert done.status == 0
     rows = re.findall(r"^ *(\d+) +([a-z-]+) +\S", done.out, re.MULTILINE)
@@ -68,7 +74,7 @@ def test_without_a_name_all_are_listed_in_order(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("name", LESSONS)
-def test_a_lesson_has_its_texts_a_file_of_its_own_and_a_part_of_the_page(name: str) -> None:
+def test_a_lesson_has_its_texts_a_file_of_its_own_and_a_part_of_the_page(name):
     lesson, text = load_lesson(name), pages.PAGE.read_text(encoding="utf-8")
     assert "\n" not in lesson.TITLE + lesson.CLAIM + lesson.SOURCE
     assert lesson.CLAIM.endswith(".")
@@ -81,7 +87,7 @@ def test_a_lesson_has_its_texts_a_file_of_its_own_and_a_part_of_the_page(name: s
         assert part in text
 
 
-def test_every_file_of_the_package_is_a_lesson_or_used_by_one() -> None:
+def test_every_file_of_the_package_is_a_lesson_or_used_by_one():
     sources = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "lessons").glob("*.py")}
     own = {name.replace("-", "_") for name in LESSONS} | {"__init__", "__main__"}
     assert own <= sources.keys()
@@ -90,7 +96,7 @@ def test_every_file_of_the_package_is_a_lesson_or_used_by_one() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_prints_the_claim_numbers_and_verdict(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_prints_the_claim_numbers_and_verdict(here, capsys):
     done = call(capsys, script.main, "shared-nodes")
     out = " ".join(done.out.split())
     assert done.status == 0
@@ -101,16 +107,14 @@ def test_a_run_prints_the_claim_numbers_and_verdict(here: Path, capsys: pytest.C
     assert {path.name for path in (here / "runs" / "lessons").iterdir()} == {"shared-nodes"}
 
 
-def test_a_claim_that_does_not_hold_is_said_and_is_the_exit_status(
-    here: Path, falling: Falling, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_claim_that_does_not_hold_is_said_and_is_the_exit_status(here, falling, capsys):
     done = call(capsys, script.main, "falling", "--seed", 3)
     assert done.status == 1
     assert "DOES NOT HOLD: it fell down." in done.out
     assert "Things fall up [sic]." in done.out
 
 
-def test_what_a_run_leaves_behind(falling: Falling, sample: Dataset, tmp_path: Path) -> None:
+def test_what_a_run_leaves_behind(falling, sample, tmp_path):
     run_dir = tmp_path / "run"
     teach("falling", sample, 3, run_dir)
     facts = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
@@ -126,14 +130,12 @@ def test_what_a_run_leaves_behind(falling: Falling, sample: Dataset, tmp_path: P
     events = EventAccumulator(str(run_dir)).Reload()
     assert events.Tags()["images"] == ["lesson"]
     text = events.Tensors("lesson/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert "| a\\|b | 0.5 |" in text
+    assert "| what | height |\n| --- | --- |\n| a\\|b | 0.5 |" in text, "a cell with a bar stays one cell"
     curve = EventAccumulator(str(run_dir / "stone")).Reload().Scalars("height")
     assert [(event.step, event.value) for event in curve] == [(0, 2.0), (10, 0.5)]
 
 
-def test_a_second_run_replaces_the_first_and_nothing_is_left_of_a_failed_one(
-    falling: Falling, sample: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_run_replaces_the_first_and_nothing_is_left_of_a_failed_one(falling, sample, tmp_path, monkeypatch):
     run_dir = tmp_path / "run"
     teach("falling", sample, 0, run_dir)
     (run_dir / "stale").mkdir()
@@ -146,24 +148,73 @@ def test_a_second_run_replaces_the_first_and_nothing_is_left_of_a_failed_one(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["shared-node"], "lessons: there is no lesson 'shared-node' (did you mean 'shared-nodes'?)"),
-        (["shared-nodes", "--seed", -1], "--seed is -1, but it must be"),
-        (["shared-nodes", "--run-dir", "mine"], "mine holds something that is no lesson"),
-        (["shared-nodes", "--run-dir", "mine/thesis.txt/x"], "cannot write to mine/thesis.txt"),
-    ],
-    ids=["name", "seed", "directory in use", "directory that cannot be made"],
-)
-def test_what_is_refused(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[object], said: str) -> None:
+REFUSED = {
+    "shared-node": "lessons: there is no lesson 'shared-node' (did you mean 'shared-nodes'?)",
+    "shared-nodes --seed -1": "--seed is -1, but it must be",
+    "shared-nodes --run-dir mine": "mine holds something that is no lesson",
+    "shared-nodes --run-dir mine/thesis.txt/x": "cannot write to mine/thesis.txt",
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), REFUSED.items())
+def test_what_is_refused(here, capsys, arguments, said):
     (here / "mine").mkdir()
     (here / "mine" / "thesis.txt").write_text("years of work", encoding="utf-8")
-    done = call(capsys, script.main, *arguments)
+    done = call(capsys, script.main, *arguments.split())
     assert done.status == 2
     assert said in one_sentence(done.err)
     assert [path.relative_to(here).as_posix() for path in sorted(here.rglob("*"))] == ["mine", "mine/thesis.txt"]
 
 
-def test_a_cell_with_a_bar_stays_one_cell() -> None:
-    assert markdown([["a", "b"], ["|x|", "1"]]) == "| a | b |\n| --- | --- |\n| \\|x\\| | 1 |"
+# What is wrong (gallery/taught.py) is noticed, and nothing else
+
+
+def accuracies(**changed):
+    """What training is made to say where it would take long."""
+    made = {"sigmoid_1_layer": 0.8, "sigmoid_6_layers": 0.1, "tanh_xavier_6_layers": 0.8, "relu_he_6_layers": 0.8}
+    made = {name.replace("_", "-"): [(0, 0.1), (400, accuracy)] for name, accuracy in (made | changed).items()}
+    return lambda data, seed, run_dir: made
+
+
+def says_blue(width, seed, run_dir):
+    truth = points_rule(approximation.square())
+    return truth if width > 1 else ~truth
+
+
+SMALLER = {
+    "three_ways": {"DIRECTIONS": 10},
+    "sensitivity": {"PER_LAYER": 100},
+    "fire_together": {"EXAMPLES": 20, "STEPS": 10},
+    "one_example": {"STAGES": (0, 30, 40), "EXAMPLES": 300, "PICTURES": 50},
+    "vanishing_gradients": {"learn": accuracies()},
+    "universal_approximation": {"STEPS": 500, "FELL": 5, "says_blue": says_blue},
+    "what_layers_learn": {"NETWORK": replace(neurons.NETWORK, epochs=1), "STEPS": 100},
+}
+LONG = ["cost_functions", "fire_together", "one_example", "universal_approximation", "what_layers_learn"]
+# The right network, written in the same way as the wrong ones, must not be taken for one of them.
+RIGHT = [WrongLesson(lesson, "right", everywhere(SpelledMLP)) for lesson in {wrong.lesson: None for wrong in NOTICED}]
+
+
+@pytest.mark.sweep(4)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(wrong, id=f"{wrong.lesson} {wrong.title}", marks=[pytest.mark.long] * (wrong.lesson in LONG))
+        for wrong in NOTICED + RIGHT
+    ],
+)
+def test_a_lesson_notices_a_mistake_and_only_that(monkeypatch, sample, tmp_path, wrong):
+    lesson = import_module(f"lessons.{wrong.lesson}")
+    for name, value in SMALLER.get(wrong.lesson, {}).items():
+        monkeypatch.setattr(lesson, name, value)
+    wrong.spoil(lesson, monkeypatch)
+    report = lesson.run(sample, 0, tmp_path)
+    assert report.holds == (wrong in RIGHT)
+    assert wrong.lesson != "one_example" or len(report.curves) == 3 * 10  # of every stage, one for each digit
+
+
+@pytest.mark.slow
+def test_vanishing_gradients_can_fail_in_training(sample, tmp_path, monkeypatch):
+    for changed in ({"sigmoid_6_layers": 0.6}, {"relu_he_6_layers": 0.3}, {"sigmoid_1_layer": 0.15}):
+        monkeypatch.setattr(vanishing, "learn", accuracies(**changed))
+        assert not vanishing.run(sample, 0, tmp_path).holds

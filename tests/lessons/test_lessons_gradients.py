@@ -1,82 +1,18 @@
-"""Lessons on single weights and neurons: three ways, sensitivity, shared nodes, linear backward; and their tools."""
+"""Lessons on gradients of single weights, values and examples, one after another, and before them their tools."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from gallery import perceptron
 from lessons import fire_together, linear_backward, measure, one_example, sensitivity, shared_nodes, three_ways
+from lessons.descent import descend
 from lessons.measure import AGREE, distance, new_network, outputs, train_to, wiggle
 from lessons.runs import batch, first, train
-from manual_backprop.tape import Tape
-from tests.support.lesson_networks import EXACT, costs_by_torch, gradient_by_torch, with_mistake
+from tests.support.lesson_networks import EXACT, costs_by_torch, gradient_by_torch
 from training import checkpoint
 from training.data import load
 from training.families.configure import configure
-
-
-class OneWeightForgotten(perceptron.SpelledMLP):
-    """What it says is right to first order, but it does not say all."""
-
-    def weight_gradient(self, l, delta, a_before, a, params):
-        return super().weight_gradient(l, delta, a_before, a, params) * (torch.arange(a_before.shape[1]) < 15)
-
-
-class Clipped(perceptron.SpelledMLP):
-    """A backward pass that is not linear."""
-
-    def delta(self, l, da, z, a):
-        return super().delta(l, da, z, a).clamp(-0.1, 0.1)
-
-
-class Biased(perceptron.SpelledMLP):
-    """One that is affine, by very little."""
-
-    def da_before(self, l, delta, params):
-        return super().da_before(l, delta, params) + 1e-9
-
-
-def noticed(lesson, *wrong, right=(perceptron.SpelledMLP,), long=False):
-    """And the right network, written in the same way, is not taken for a wrong one."""
-    marks = [pytest.mark.long] if long else []
-    return [pytest.param(lesson, w, marks=marks, id=f"{lesson.__name__}-{w.__name__}") for w in (*right, *wrong)]
-
-
-@pytest.mark.sweep(5)
-@pytest.mark.parametrize(
-    ("lesson", "wrong"),
-    [
-        *noticed(
-            three_ways,
-            *(perceptron.SlopeForgotten, perceptron.SignOfDelta, perceptron.BiasesDecay, OneWeightForgotten),
-        ),
-        *noticed(sensitivity, perceptron.BiasesDecay),
-        *noticed(sensitivity, perceptron.SlopeForgottenInOutputLayer, perceptron.MeanTwice, right=(), long=True),
-        *noticed(shared_nodes, perceptron.SlopeForgotten, perceptron.SlopeTwice),
-        *noticed(linear_backward, Clipped, Biased),
-        *noticed(fire_together, perceptron.SlopeForgotten, perceptron.WeightGradientOfTheFirstExample, long=True),
-        *noticed(one_example, perceptron.SignOfDelta, perceptron.LastExampleLost, long=True),
-    ],
-)
-def test_a_wrong_backward_pass_is_noticed(monkeypatch, sample, tmp_path, lesson, wrong):
-    smaller = {
-        three_ways: {"DIRECTIONS": 10},
-        sensitivity: {"PER_LAYER": 100},
-        fire_together: {"EXAMPLES": 20, "STEPS": 10},
-        one_example: {"STAGES": (0, 30, 40), "EXAMPLES": 300, "PICTURES": 50},
-    }
-    for name, value in smaller.get(lesson, {}).items():
-        monkeypatch.setattr(lesson, name, value)
-    if lesson is three_ways:  # its neuron's alone, not that of the network before
-        neuron = wrong(three_ways.NEURON.sizes, three_ways.NEURON.activations)
-        monkeypatch.setattr(three_ways, "NEURON", neuron)
-    else:
-        with_mistake(monkeypatch, wrong)
-    assert lesson.run(sample, 0, tmp_path).holds == (wrong is perceptron.SpelledMLP)
-
-
-# What they measure with
 
 
 def test_wiggling_finds_known_gradients_of_one_cost_and_of_several():
@@ -112,6 +48,9 @@ def test_training_goes_on_as_a_run_does(sample, tmp_path):
     data = first(sample, 350, 20)  # three full batches and a smaller one
     options = {"loss": "squared-error", "lr": 3.0, "schedule": "constant", "dtype": "float64", "seed": 4}
     train(configure(hidden=(16, 16), max_steps=9, **options), data, tmp_path / "run")
+    assert list(descend(new_network(data, seed=4), 100, 3.0, epochs=2, seed=4)) == list(range(9)), (
+        "also before the first"
+    )
     network = new_network(data, seed=4)
     for steps in (0, 5, 9):
         train_to(network, steps, seed=4)
@@ -120,19 +59,12 @@ def test_training_goes_on_as_a_run_does(sample, tmp_path):
         assert torch.equal(network.params[name], tensor), name
 
 
-# three-ways
-
-
-def test_the_neuron_has_the_gradient_of_autograd():
+def test_the_neuron_is_that_of_the_2_and_has_the_gradient_of_autograd(sample):
     v = torch.randn(33, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     C = (torch.sigmoid(v[0] + v[1:17] @ v[17:]) - 1) ** 2
     assert_close(three_ways.cost(v.detach()), C.detach(), rtol=EXACT, atol=0)
     assert distance(three_ways.gradient(v.detach()), torch.autograd.grad(C, v)[0]) < EXACT
-
-
-def test_the_neuron_is_that_of_the_2(sample):
-    v = three_ways.output_neuron(sample, seed=1)
-    whole = new_network(sample, seed=1)
+    v, whole = three_ways.output_neuron(sample, seed=1), new_network(sample, seed=1)
     train_to(whole, three_ways.STEPS, seed=1)
     x, y = batch(sample.train, 100)
     output = outputs(whole.model, whole.params, x[y == 2][:1])
@@ -164,9 +96,6 @@ def test_a_nudge_moves_only_its_values_and_by_its_length(monkeypatch):
     assert torch.equal(nudged[1:17], torch.full((16,), 0.125))
 
 
-# sensitivity
-
-
 def test_the_pair_is_32_to_1_in_autograd_too(network, sample):
     x, y = batch(sample.train, 50)
     first, second = sensitivity.pair(network.params, measure.gradient(network, x, y))
@@ -187,65 +116,93 @@ def test_a_weight_is_named_by_its_place_and_every_layer_takes_part(network):
     assert sensitivity.layers_of(params)[at].long().bincount().tolist() == [0, 300, 16 * 17, 10 * 17]
 
 
-# shared-nodes
-
-
-def test_a_shared_value_has_the_gradient_of_autograd(sample):
+def test_a_shared_value_has_the_gradient_of_autograd(sample, monkeypatch):
     x, y = batch(sample.train, 8)
     a = torch.linspace(-1, 1, 9, dtype=torch.float64).requires_grad_()
     expected = torch.autograd.grad((0.5 * torch.sin(a + a) ** 2).sum(), a)[0]
     assert distance(shared_nodes.added(a.detach()).uses.sum(dim=0), expected) < EXACT
-    for shared in (shared_nodes.weight(x, y, 0), shared_nodes.node(x, y, 0)):
+    made, right = [], shared_nodes.initialize
+    monkeypatch.setattr(shared_nodes, "initialize", lambda params, *rest: made.append(params) or right(params, *rest))
+    weight, node = shared_nodes.weight(x, y, 0), shared_nodes.node(x, y, 0)
+    for shared in (weight, node):
         assert shared.error_of_sum < AGREE
         assert shared.error_of_last > 0.1
-
-
-def test_a_shared_weight_has_the_gradient_of_autograd(monkeypatch, sample):
-    x, y = batch(sample.train, 8)
-    made = []
-    right = shared_nodes.initialize
-    monkeypatch.setattr(shared_nodes, "initialize", lambda params, *rest: made.append(params) or right(params, *rest))
-    monkeypatch.setattr(shared_nodes, "wiggle", lambda cost, v: torch.zeros(v.numel()))
-    uses = shared_nodes.weight(x, y, 0).uses
-    (params,) = made
+    params = made[0]
     W, a = params["layer2.weight"].clone().requires_grad_(), x
-    for l, weight in ((1, params["layer1.weight"]), (2, W), (3, W), (4, params["layer4.weight"])):
-        a = torch.sigmoid(F.linear(a, weight, params[f"layer{l}.bias"]))
+    for l, used in ((1, params["layer1.weight"]), (2, W), (3, W), (4, params["layer4.weight"])):
+        a = torch.sigmoid(F.linear(a, used, params[f"layer{l}.bias"]))
     C = 0.5 * F.mse_loss(a, F.one_hot(y, 10).double(), reduction="sum") / len(y)
-    assert distance(uses.sum(dim=0), torch.autograd.grad(C, W)[0].flatten()) < EXACT
+    assert distance(weight.uses.sum(dim=0), torch.autograd.grad(C, W)[0].flatten()) < EXACT
 
 
-def test_shared_nodes_notices_a_use_that_is_left_out(monkeypatch, sample, tmp_path):
-    monkeypatch.setattr(shared_nodes.Shared, "error_of_sum", shared_nodes.Shared.error_of_last)
-    assert not shared_nodes.run(sample, 0, tmp_path).holds
+def test_ranks_of_known_matrices():
+    u, v = torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert fire_together.rank(u.T @ v) == fire_together.rank(1e-12 * u.T @ v) == 3
+    assert fire_together.rank(torch.outer(u[0], v[0])) == 1
+    assert fire_together.second(torch.outer(u[0], v[0])) < EXACT
+    assert fire_together.second(torch.diag(torch.tensor([4.0, -2.0, 1.0]))) == pytest.approx(0.5)
 
 
-# linear-backward
+def test_the_strongest_growth_joins_the_brightest_to_the_digits_neuron(settled, sample):
+    known = torch.zeros(3, 4, 2)
+    known[2, 1, 0], known[0, 3, 1], known[1, 1, 1] = 1, 1, -5
+    assert [index.tolist() for index in fire_together.strongest(known)] == [[2, 0], [1, 3]]
+    x, y = batch(sample.train, 50)
+    each = [settled.params.split(-gradient_by_torch(settled, x[i : i + 1], y[i : i + 1])) for i in range(50)]
+    j, k = fire_together.strongest(torch.stack([growth["layer3.weight"] for growth in each], dim=2))
+    assert torch.equal(j, y)
+    assert torch.equal(k, settled.backpropagate(x, y).outputs["layer2.a"].argmax(dim=1))
 
 
-def test_linear_backward_notices_a_forward_pass_that_adds_up(monkeypatch, sample, tmp_path):
-    """With a linear forward pass nothing would be said of a difference between the two."""
-    network = linear_backward.learner(linear_backward.NETWORK, sample)
-    for name, tensor in network.params.items():
-        if name.endswith("bias"):
-            tensor.zero_()
-    network.model = type(network.model)(network.model.sizes, ("identity",) * 3)
-    monkeypatch.setattr(linear_backward, "learner", lambda config, data: network)
-    assert not linear_backward.run(sample, 0, tmp_path).holds
+def test_a_step_for_one_and_a_step_for_all(monkeypatch, settled, sample):
+    monkeypatch.setattr(one_example, "CHOICES", 4)
+    x, y = batch(sample.train, 30)
+    theta = settled.params.theta.clone()
+    step = one_example.one_step(settled, x, y)
+    assert torch.equal(settled.params.theta, theta)
+
+    def change(move):
+        return costs_by_torch(settled, theta + move, x, y) - costs_by_torch(settled, theta, x, y)
+
+    moves = [-0.1 * gradient_by_torch(settled, x[i : i + 1], y[i : i + 1]) for i in range(4)]
+    average = -gradient_by_torch(settled, x, y)
+    average *= sum(move.norm() for move in moves) / 4 / average.norm()
+    for i, move in enumerate(moves):
+        assert distance(step.changes[i], change(move)) < 1e-9  # differences of costs near 1
+    assert distance(step.averaged, change(average)) < 1e-9
 
 
-def test_the_backward_pass_is_the_matrix_that_autograd_finds(network, sample):
-    x, _ = batch(sample.train, 1)
-    rows = []
-    for wish in torch.eye(10, dtype=x.dtype).split(1):
-        tape = Tape(need_dx=True)
-        network.model.forward(network.params, x, tape)
-        rows.append(network.model.backward(network.params, wish, {}, tape))
-    expected = torch.autograd.functional.jacobian(lambda x: outputs(network.model, network.params, x), x)
-    assert distance(torch.cat(rows), expected[0, :, 0]) < EXACT
+def test_one_step_for_one_is_at_the_cost_of_others_only_once_the_outputs_have_settled(network, sample):
+    changes = torch.tensor([[-4.0, 1.0, 2.0, -1.0], [3.0, -5.0, -2.0, -1.0]])  # by steps for the first two of four
+    step = one_example.OneStep(changes, torch.zeros(4), torch.tensor([0, 1, 1, 0]))
+    assert step.own.tolist() == [-4, -5]
+    assert [change.tolist() for change in step.of_others] == [[1, 2], [3, -1]]
+    assert (step.mean_of_others.tolist(), step.rising) == ([1.5, 1], 0.75)
+    x, y = batch(sample.train, 500)
+    predictions = network.outputs(x).argmax(dim=1)
+    share = (predictions == predictions[0]).double().mean().item()
+    assert one_example.called(network, x, predictions[0]) == share < 1
+    assert one_example.called(network, x, predictions) == 1
+    step = one_example.one_step(network, x, y)
+    assert step.rising < 0.01, "at random initial values all want the same"
+    assert step.averaged.mean() < 0
+    measure.train_to(network, one_example.SETTLED, seed=1)
+    step = one_example.one_step(network, x, y)
+    assert (step.own < 0).all()
+    assert (step.mean_of_others > 0).all()
+    assert step.rising > 0.9
+    assert step.averaged.mean() < 0
 
 
-# all of them
+def test_listening_to_one_example_calls_everything_its_class(settled, sample):
+    x, _ = batch(sample.test, 100)
+    before = settled.state_dict()
+    curve = one_example.alone(settled, 5, x)
+    assert [step for step, _ in curve] == list(range(101))
+    assert (curve[0][1], curve[-1][1]) == (one_example.called(settled, x, sample.train.y[5]), 1)
+    after = settled.state_dict()
+    assert after["steps"] == before["steps"]
+    assert all(torch.equal(after["model"][name], tensor) for name, tensor in before["model"].items())
 
 
 def test_the_same_seed_gives_the_same_report(sample, tmp_path):

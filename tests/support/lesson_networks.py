@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gallery.parts import sigmoid_of_slope
 from lessons.measure import outputs
 from lessons.runs import learner
-from manual_backprop.layers.activations import ACTIVATIONS, Activation
-from manual_backprop.models.mlp import MLP
+from manual_backprop.layers.activations import ACTIVATIONS
 from training.data import Dataset
 from training.families.configure import configure
 from training.learners.manual import ManualLearner
@@ -40,16 +40,6 @@ def gradient_by_torch(network: ManualLearner, x: Tensor, y: Tensor) -> Tensor:
     return torch.autograd.grad(costs_by_torch(network, theta, x, y).mean(), theta)[0]
 
 
-def with_mistake(monkeypatch: pytest.MonkeyPatch, wrong: type[MLP]) -> None:
-    """Give every perceptron the backward pass of this one."""
-
-    def backward(network: MLP, *arguments):
-        return wrong(network.sizes, network.activations).backward(*arguments)
-
-    monkeypatch.setattr(MLP, "backward", backward)
-
-
 def with_slope(monkeypatch: pytest.MonkeyPatch, slope: float) -> None:
     """Give every sigmoid a backward pass in which σ′ is this number."""
-    value = ACTIVATIONS["sigmoid"].value
-    monkeypatch.setitem(ACTIVATIONS, "sigmoid", Activation(value, lambda z, a: torch.full_like(a, slope)))
+    monkeypatch.setitem(ACTIVATIONS, "sigmoid", sigmoid_of_slope(slope))
