@@ -1,23 +1,16 @@
 """The configuration: how it is put together, what is allowed, and that it survives being written and read."""
 
 from dataclasses import replace
-from pathlib import Path
+from math import inf, nan
 
 import pytest
 
 import train
 from tests.support import running
 from tests.support.refusals import refused
-from training.config import Config
 from training.families import FAMILIES
 from training.families.configure import configure, default_preset, from_mapping, load_preset, preset_names
 from training.tasks import CLASSIFICATION
-
-
-def changed(config: Config, **values: object) -> Config:
-    """As `replace`, for another family too."""
-    return configure(**{**vars(config), **values})
-
 
 OPTIONS = """
     --impl manual --dataset npz --validation 7 --examples 300 --hidden 5 4 3 --activation tanh relu gelu identity
@@ -28,12 +21,11 @@ OPTIONS = """
     --eval-every 13 --log-every 11 --histogram-every 0
 """
 EVERY_FIELD_CHANGED = train.parse([*OPTIONS.split(), "--data-dir", 'folder with "quotes", ünïcode and 😀']).config
-CNN_CHANGED = changed(
-    EVERY_FIELD_CHANGED, model="cnn", hidden=(16, 16), channels=(5, 4), blocks=3, activation=("scaled_tanh",)
-)
+OF_THE_CNN = {"model": "cnn", "hidden": (16, 16), "channels": (5, 4), "blocks": 3, "activation": ("scaled_tanh",)}
+CNN_CHANGED = configure(**vars(EVERY_FIELD_CHANGED) | OF_THE_CNN)
 
 
-def toml(path: Path, text: str) -> str:
+def toml(path, text):
     path.write_text(text, encoding="utf-8")
     return str(path)
 
@@ -41,13 +33,9 @@ def toml(path: Path, text: str) -> str:
 # How it is put together
 
 
-def test_the_default_is_the_preset_3b1b() -> None:
-    assert configure() == load_preset("3b1b")
-
-
 @pytest.mark.sweep(4)
 @pytest.mark.parametrize("model", FAMILIES)
-def test_where_only_the_model_is_named_its_own_preset_is_the_start(model: str) -> None:
+def test_where_only_the_model_is_named_its_own_preset_is_the_start(model):
     start = load_preset(default_preset(model))
     assert start.model == model
     if CLASSIFICATION.name in FAMILIES[model].tasks:
@@ -57,35 +45,35 @@ def test_where_only_the_model_is_named_its_own_preset_is_the_start(model: str) -
 
 
 @pytest.mark.slow
-def test_a_named_preset_beats_that_of_the_model(tmp_path: Path) -> None:
+def test_a_named_preset_beats_that_of_the_model(tmp_path):
     for asked in (["--preset", "lenet5", "--model", "cnn"], ["--model=cnn", "--preset=lenet5"]):
-        assert train.parse(asked).config == changed(load_preset("lenet5"), model="cnn")
+        assert train.parse(asked).config == configure(**vars(load_preset("lenet5")) | {"model": "cnn"})
     mine = toml(tmp_path / "mine.toml", 'model = "cnn"\nchannels = [2]\n')
     assert train.parse(["--preset", mine]).config == load_preset(mine)
     assert load_preset(mine).channels == (2,)
 
 
-def test_command_line_beats_preset_beats_default() -> None:
+def test_command_line_beats_preset_beats_default():
+    assert configure() == load_preset("3b1b")
     config = train.parse(["--preset", "nielsen-ch1", "--lr", "0.5"]).config
-    assert config.lr == 0.5
-    assert (config.hidden, config.batch_size, config.init) == ((30,), 10, "standard-normal")
+    assert (config.lr, config.hidden, config.batch_size, config.init) == (0.5, (30,), 10, "standard-normal")
     assert config.momentum == configure().momentum
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "settings"),
-    [
-        ("sgd", {"momentum": 0.0}),
-        ("nesterov", {"momentum": 0.9}),
-        ("adagrad", {"eps": 1e-8}),
-        ("rmsprop", {"betas": (0.99,), "eps": 1e-8}),
-        ("adam", {"betas": (0.9, 0.999), "eps": 1e-8}),
-        ("lion", {"betas": (0.9, 0.99)}),
-        ("muon", {"momentum": 0.95, "betas": (0.9, 0.999), "eps": 1e-8}),
-    ],
-)
-def test_an_optimizer_has_its_own_defaults(optimizer: str, settings: dict[str, object]) -> None:
-    assert configure(optimizer=optimizer).optimizer_settings == settings
+DEFAULTS = {
+    "sgd": {"momentum": 0.0},
+    "nesterov": {"momentum": 0.9},
+    "adagrad": {"eps": 1e-8},
+    "rmsprop": {"betas": (0.99,), "eps": 1e-8},
+    "adam": {"betas": (0.9, 0.999), "eps": 1e-8},
+    "lion": {"betas": (0.9, 0.99)},
+    "muon": {"momentum": 0.95, "betas": (0.9, 0.999), "eps": 1e-8},
+}
+
+
+@pytest.mark.parametrize("optimizer", DEFAULTS)
+def test_an_optimizer_has_its_own_defaults(optimizer):
+    assert configure(optimizer=optimizer).optimizer_settings == DEFAULTS[optimizer]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +85,7 @@ def test_an_optimizer_has_its_own_defaults(optimizer: str, settings: dict[str, o
         ("sigmoid-cross-entropy", ("relu", "tanh", "identity"), ("relu", "tanh", "identity")),
     ],
 )
-def test_activations_per_layer(loss: str, activation: tuple[str, ...], expected: tuple[str, ...]) -> None:
+def test_activations_per_layer(loss, activation, expected):
     assert configure(loss=loss, activation=activation).activations == expected
 
 
@@ -105,12 +93,12 @@ def test_activations_per_layer(loss: str, activation: tuple[str, ...], expected:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_a_preset_survives_being_written_and_read(name: str, tmp_path: Path) -> None:
+def test_a_preset_survives_being_written_and_read(name, tmp_path):
     config = load_preset(name)
     assert load_preset(toml(tmp_path / "c.toml", config.to_toml())) == config
 
 
-def test_every_field_survives_being_written_and_read(tmp_path: Path) -> None:
+def test_every_field_survives_being_written_and_read(tmp_path):
     same_by_nature = {"impl", "clip_value"}  # check_every needs manual, clip_norm excludes clip_value
     both = (EVERY_FIELD_CHANGED, CNN_CHANGED)
     usual = vars(configure(model="cnn")) | vars(configure())
@@ -121,19 +109,17 @@ def test_every_field_survives_being_written_and_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_print_config_read_back_is_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_print_config_read_back_is_the_same(capsys, tmp_path):
     asked = ["--preset", "points", "--hidden", "7", "5", "--lr", "1e-3", "--loss", "quadratic"]
     first = running.call(capsys, train.main, *asked, "--print-config")
     again = running.call(capsys, train.main, "--preset", toml(tmp_path / "c.toml", first.out), "--print-config")
-    assert first.status == again.status == 0
-    assert first.out == again.out
+    assert first == again
+    assert first.status == 0
     assert "hidden = [7, 5]" in first.out
 
 
-def test_a_whole_number_is_a_number() -> None:
-    config = from_mapping({"lr": 3})
-    assert type(config.lr) is float
-    assert config.lr == 3.0
+def test_a_whole_number_is_a_number():
+    assert repr(from_mapping({"lr": 3}).lr) == "3.0"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +146,7 @@ def test_a_whole_number_is_a_number() -> None:
         (b"\xff\xfe\x00lr", "is not a TOML file"),
     ],
 )
-def test_a_wrong_preset_is_refused_by_name(text: str | bytes, wanted: str, tmp_path: Path) -> None:
+def test_a_wrong_preset_is_refused_by_name(text, wanted, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with refused(wanted, str(path)):
@@ -168,32 +154,27 @@ def test_a_wrong_preset_is_refused_by_name(text: str | bytes, wanted: str, tmp_p
 
 
 @pytest.mark.parametrize("name", ["3b1c", "none.toml", ""])
-def test_an_unknown_preset_is_refused_with_those_that_there_are(name: str) -> None:
+def test_an_unknown_preset_is_refused_with_those_that_there_are(name):
     with refused("nielsen-ch1"):
         load_preset(name)
 
 
 # What is allowed
 
-NAN, INFINITE = float("nan"), float("inf")
-NO_SHARE = [-0.1, 1.0, NAN]
-
-
+NO_SHARE = [-0.1, 1.0, nan]
+LIMITS = ("l1", "l2", "max_norm", "clip_norm", "clip_value")
+COUNTS = ("max_steps", "warmup", "validation", "examples", "check_every", "eval_every", "histogram_every")
 RANGES = [
-    ("mlp", "lr", [1e-9, 1e9], [0.0, -1.0, NAN, INFINITE]),
-    ("mlp", "eps", [1e-8], [0.0, -1.0, NAN, INFINITE]),
-    *[
-        ("mlp", name, [0.0, 1.0], [-1e-9, NAN, INFINITE])
-        for name in ("l1", "l2", "max_norm", "clip_norm", "clip_value")
-    ],
+    ("mlp", "lr", [1e-9, 1e9], [0.0, -1.0, nan, inf]),
+    ("mlp", "eps", [1e-8], [0.0, -1.0, nan, inf]),
+    *[("mlp", name, [0.0, 1.0], [-1e-9, nan, inf]) for name in LIMITS],
     *[("mlp", name, [0.0, 0.999], NO_SHARE) for name in ("dropout", "momentum")],
     *[("mlp", name, [1], [0, -1]) for name in ("batch_size", "epochs", "log_every")],
-    *[("mlp", name, [0, 1], [-1]) for name in ("max_steps", "warmup", "validation", "examples")],
-    *[("mlp", name, [0, 1], [-1]) for name in ("check_every", "eval_every", "histogram_every")],
+    *[("mlp", name, [0, 1], [-1]) for name in COUNTS],
     *[("mlp", name, [0], [-1]) for name in ("lr_epochs", "patience")],
     ("mlp", "lr_factor", [0.5], [0.0, *NO_SHARE]),
-    ("mlp", "rotate", [0.0, 180.0], [-1e-9, 180.1, NAN, INFINITE]),
-    ("mlp", "betas", [()], [(-0.1, 0.9), (0.9, 1.0), (NAN,)]),
+    ("mlp", "rotate", [0.0, 180.0], [-1e-9, 180.1, nan, inf]),
+    ("mlp", "betas", [()], [(-0.1, 0.9), (0.9, 1.0), (nan,)]),
     ("mlp", "expand", [(), ("shifts",), ("rotations", "shifts")], [("shifts", "shifts")]),
     ("mlp", "threads", [0, 1, 1024], [-1, 1025]),
     ("mlp", "shift", [0, 1, 100], [-1]),
@@ -204,14 +185,13 @@ RANGES = [
     ("cnn", "channels", [(1,), (3, 2, 1)], [(), (0,), (16, -1)]),
     ("cnn", "blocks", [0, 1, 100], [-1]),
     ("cnn", "dropout", [0.0, 0.999], NO_SHARE),
+    ("cnn", "label_smoothing", [0.0, 0.5], NO_SHARE),  # with softmax cross-entropy, which the preset has
 ]
 
 
-@pytest.mark.parametrize(
-    ("model", "name", "good", "bad"), RANGES, ids=[f"{model}-{name}" for model, name, *_ in RANGES]
-)
-def test_ranges(model: str, name: str, good: list[object], bad: list[object]) -> None:
-    start = configure(model=model)
+@pytest.mark.parametrize(("model", "name", "good", "bad"), RANGES, ids=[f"{row[0]}-{row[1]}" for row in RANGES])
+def test_ranges(model, name, good, bad):
+    start = load_preset(default_preset(model))
     for value in good:
         assert getattr(replace(start, **{name: value}), name) == value
     for value in bad:
@@ -219,23 +199,10 @@ def test_ranges(model: str, name: str, good: list[object], bad: list[object]) ->
             replace(start, **{name: value})
 
 
-@pytest.mark.parametrize("value", [0.0, 0.5, -0.1, 1.0, NAN])
-def test_label_smoothing_is_from_0_to_below_1(value: float) -> None:
-    if 0 <= value < 1:
-        assert configure(loss="softmax-cross-entropy", label_smoothing=value).label_smoothing == value
-    else:
-        with refused("--label-smoothing is ", ", but it must be "):
-            configure(loss="softmax-cross-entropy", label_smoothing=value)
-
-
 HELD_OUT = ("is decided on held-out", "give --validation")
 REFUSED = [
     (dict(model="cnn", hidden=(5,)), "--hidden goes with --model mlp, not with cnn"),
-    (dict(model="lenet5", hidden=(5,)), "--hidden goes with --model mlp, not with lenet5"),
-    (dict(model="mlp", channels=(5,)), "--channels goes with --model cnn, not with mlp"),
-    (dict(model="lenet5", channels=(5,)), "--channels goes with --model cnn, not with lenet5"),
     (dict(model="mlp", blocks=0), "--blocks goes with --model cnn, not with mlp"),
-    (dict(model="lenet5", blocks=0), "--blocks goes with --model cnn, not with lenet5"),
     (dict(model="lenet5", dropout=0.5), "--dropout goes with --model mlp and cnn, not with lenet5"),
     (dict(model="lenet5", activation=("tanh",) * 4), "--activation is", "it must be one name for all", "lenet5"),
     (dict(clip_norm=1.0, clip_value=1.0), "--clip-norm and --clip-value are two ways to clip", "give one of them"),
@@ -268,6 +235,6 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "words"), [(case[0], case[1:]) for case in REFUSED], ids=lambda v: str(v)[:60])
-def test_options_that_do_not_go_together_are_refused(options: dict[str, object], words: tuple[str, ...]) -> None:
+def test_options_that_do_not_go_together_are_refused(options, words):
     with refused(*words):
         configure(**options)

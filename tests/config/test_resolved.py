@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,55 +11,51 @@ import torch
 from tests.support.refusals import refused
 from tests.support.running import ROOT, resolved
 from training import prepare
-from training.data import Dataset, load
+from training.data import load
 from training.families.configure import configure, load_preset
 from training.prepare import resolve_device
 
 
-def test_resolved_leaves_nothing_open_and_keeps_what_was_asked_for(sample: Dataset) -> None:
-    config = resolved(configure(dataset="auto", loss="softmax-cross-entropy", activation=("tanh",)), sample)
+def test_resolved_leaves_nothing_open_and_keeps_what_was_asked_for(sample):
+    asked = configure(dataset="auto", loss="softmax-cross-entropy", activation=("tanh",), optimizer="muon")
+    config = resolved(asked, sample)
     assert config.dataset == "sample"
     assert config.device in ("cpu", "cuda")
     assert config.threads >= 1
     assert config.activation == ("tanh", "tanh", "identity")
+    assert (config.momentum, config.betas, config.eps) == (0.95, (0.9, 0.999), 1e-8), "muon's own"
     assert resolved(config, sample) == config
     asked = resolved(configure(dataset="sample", device="cpu", threads=3), sample)
     assert (asked.device, asked.threads) == ("cpu", 3)
 
 
 @pytest.mark.parametrize("model", ["lenet5", "cnn"])
-def test_a_convolutional_network_is_resolved_with_one_activation(model: str, sample: Dataset) -> None:
+def test_a_convolutional_network_is_resolved_with_one_activation(model, sample):
     whole = resolved(configure(model=model, activation=("tanh",), loss="softmax-cross-entropy"), sample)
     assert whole.activation == ("tanh",)
     assert resolved(whole, sample) == whole
 
 
-def test_an_optimizers_own_defaults_are_written_down(sample: Dataset) -> None:
-    whole = resolved(configure(optimizer="muon"), sample)
-    assert (whole.momentum, whole.betas, whole.eps) == (0.95, (0.9, 0.999), 1e-8)
+MISFITS = {
+    "--channels 20000 makes 7,200,500,010 parameters, but at most": {"model": "cnn", "channels": (20_000,)},
+    "--hidden 1000000000 makes 795,000,000,010 parameters, but at most": {"hidden": (1_000_000_000,)},
+    "--warmup is 100, but it must be less than the run's 100 steps": {"warmup": 100, "epochs": 1},
+    "--warmup is 9, but it must be less than the run's 9 steps": {"warmup": 9, "max_steps": 9},
+}
 
 
-@pytest.mark.parametrize(
-    ("options", "wanted"),
-    [
-        ({"model": "cnn", "channels": (20_000,)}, "--channels 20000 makes 7,200,500,010 parameters, but at most"),
-        ({"hidden": (1_000_000_000,)}, "--hidden 1000000000 makes 795,000,000,010 parameters, but at most"),
-        ({"warmup": 100, "epochs": 1}, "--warmup is 100, but it must be less than the run's 100 steps"),
-        ({"warmup": 9, "max_steps": 9}, "--warmup is 9, but it must be less than the run's 9 steps"),
-    ],
-    ids=str,
-)
-def test_what_does_not_fit_the_data_is_refused(options: dict[str, object], wanted: str, sample: Dataset) -> None:
+@pytest.mark.parametrize("wanted", MISFITS)
+def test_what_does_not_fit_the_data_is_refused(wanted, sample):
     with refused(wanted):
-        resolved(configure(**options), sample)
+        resolved(configure(**MISFITS[wanted]), sample)
 
 
-def test_a_warmup_may_leave_one_step(sample: Dataset) -> None:
+def test_a_warmup_may_leave_one_step(sample):
     assert resolved(configure(warmup=99, epochs=1), sample).warmup == 99
 
 
 @pytest.mark.parametrize(("option", "value"), [("shift", 1), ("rotate", 5.0)])
-def test_only_pictures_are_moved(option: str, value: float, sample: Dataset) -> None:
+def test_only_pictures_are_moved(option, value, sample):
     with refused(f"--{option} moves pictures of height×width, and an example of points is 2"):
         resolved(configure(dataset="points", **{option: value}), load("points"))
     assert getattr(resolved(configure(**{option: value}), sample), option) == value
@@ -69,16 +64,14 @@ def test_only_pictures_are_moved(option: str, value: float, sample: Dataset) -> 
 # Threads
 
 
-def python(*arguments: str, **environment: str) -> str:
+def python(*arguments, **environment):
     """What a process says in which nothing but `environment` sets a number of threads."""
     others = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
-    command = [sys.executable, *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=others | environment, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
+    how = {"cwd": ROOT, "env": others | environment, "check": True, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.run([sys.executable, *arguments], **how).stdout
 
 
-def threads_of_a_run(tmp_path: Path, **environment: str) -> int:
+def threads_of_a_run(tmp_path, **environment):
     """Those of a large network in a process of its own."""
     options = ["--hidden", "300", "300", "--dataset", "sample", "--max-steps", "1", "--examples", "100"]
     python("train.py", *options, "--run-dir", str(tmp_path / "run"), **environment)
@@ -86,7 +79,7 @@ def threads_of_a_run(tmp_path: Path, **environment: str) -> int:
 
 
 @pytest.mark.long
-def test_threads_left_out_are_those_that_torch_found(tmp_path: Path) -> None:
+def test_threads_left_out_are_those_that_torch_found(tmp_path):
     """Not as many as there are cores."""
     threads = str((os.cpu_count() or 1) + 1)
     found = python("-c", "import torch; print(torch.get_num_threads())", OMP_NUM_THREADS=threads)
@@ -95,7 +88,7 @@ def test_threads_left_out_are_those_that_torch_found(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
-def test_threads_left_out_are_no_more_than_the_process_may_use(tmp_path: Path) -> None:
+def test_threads_left_out_are_no_more_than_the_process_may_use(tmp_path):
     allowed = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(allowed)})
@@ -104,9 +97,7 @@ def test_threads_left_out_are_no_more_than_the_process_may_use(tmp_path: Path) -
         os.sched_setaffinity(0, allowed)
 
 
-def test_a_small_network_gets_one_thread_and_a_large_one_what_torch_found(
-    sample: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_network_gets_one_thread_and_a_large_one_what_torch_found(sample, monkeypatch):
     monkeypatch.setattr(prepare, "FOUND_THREADS", 7)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert resolved(configure(dataset="sample"), sample).threads == 1
@@ -118,13 +109,13 @@ def test_a_small_network_gets_one_thread_and_a_large_one_what_torch_found(
 
 
 @pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:99", ""])
-def test_a_device_that_is_not_there_is_refused_in_one_line(device: str) -> None:
+def test_a_device_that_is_not_there_is_refused_in_one_line(device):
     with pytest.raises(ValueError, match="this machine has cpu") as refusal:
         resolve_device(device, "float32")
     assert len(str(refusal.value)) < 400
 
 
-def test_float64_on_mps_is_refused_and_so_is_mps_where_there_is_none() -> None:
+def test_float64_on_mps_is_refused_and_so_is_mps_where_there_is_none():
     if torch.mps.is_available():
         assert resolve_device("mps", "float32") == "mps"
     with refused("--device mps cannot be used with --dtype float64"):

@@ -11,7 +11,7 @@ from training.families.configure import configure
 from training.learners.manual import ManualLearner
 
 
-def ones_and_zeros() -> tuple[ManualLearner, Split]:
+def ones_and_zeros():
     """A network that gives its two inputs back, and three examples, of which it gets two right."""
     x = torch.tensor([[1.0, 0.0], [0.25, 0.5], [0.0, 1.0]])
     split = Split(x, torch.tensor([0, 1, 0]))
@@ -24,7 +24,7 @@ def ones_and_zeros() -> tuple[ManualLearner, Split]:
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 100])
-def test_evaluation_of_a_case_done_by_hand(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_of_a_case_done_by_hand(block, monkeypatch):
     monkeypatch.setattr(evaluation.evaluation, "BLOCK", block)
     learner, split = ones_and_zeros()
     result = evaluate(learner, split, torch.float32)
@@ -35,7 +35,7 @@ def test_evaluation_of_a_case_done_by_hand(block: int, monkeypatch: pytest.Monke
     assert result.loss == pytest.approx((0 + 0.15625 + 1) / 3)
 
 
-def test_evaluation_asks_before_every_block_whether_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_asks_before_every_block_whether_to_stop(monkeypatch):
     monkeypatch.setattr(evaluation.evaluation, "BLOCK", 1)
     learner, split = ones_and_zeros()
     for polls in range(3):
@@ -44,7 +44,7 @@ def test_evaluation_asks_before_every_block_whether_to_stop(monkeypatch: pytest.
     assert evaluate(learner, split, torch.float32, stop=lambda: False) is not None
 
 
-def test_what_outputs_are_called() -> None:
+def test_what_outputs_are_called():
     z = torch.tensor([[0.0, 1.0, -2.0], [1e4, -1e4, 0.0]])
     probabilities, kind = confidence(z, "softmax-cross-entropy")
     assert kind == "probability"

@@ -1,14 +1,10 @@
 """A run that does not learn says so: once, at the end of an epoch, with what to try; one that learns is left alone."""
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import train
 from lessons.runs import Silent
@@ -22,7 +18,7 @@ from training.families.configure import configure
 Capsys = pytest.CaptureFixture[str]
 
 
-def told(capsys: Capsys, tmp_path: Path, *options: object) -> list[str]:
+def told(capsys, tmp_path, *options):
     """What train.py says of a run on the sample that does not learn."""
     done = call(capsys, train.main, "--dataset", "sample", *options, "--run-dir", tmp_path / "run")
     assert done.status == 0
@@ -61,9 +57,7 @@ NNFS = "--preset nnfs-spiral --dataset spiral --epochs 10000 --max-steps 1500"
         pytest.param(NNFS, *LEARNS, marks=pytest.mark.long),
     ],
 )
-def test_a_run_that_does_not_learn_says_so_once_and_no_other_does(
-    options: str, seen: str, advised: str, tmp_path: Path, capsys: Capsys
-) -> None:
+def test_a_run_that_does_not_learn_says_so_once_and_no_other_does(options, seen, advised, tmp_path, capsys):
     lines = told(capsys, tmp_path, "--epochs", 3, *options.split())
     assert len(lines) == bool(seen)
     for line in lines:
@@ -74,7 +68,7 @@ def test_a_run_that_does_not_learn_says_so_once_and_no_other_does(
 
 @pytest.mark.long
 @pytest.mark.parametrize("model", ["lenet5", "cnn"])
-def test_convolutional_networks_are_watched_too(model: str, tmp_path: Path, capsys: Capsys) -> None:
+def test_convolutional_networks_are_watched_too(model, tmp_path, capsys):
     npz = write_pictures(tmp_path / "pictures.npz", shape=(28, 28))
     options = ["--model", model, "--dataset", "npz", "--data-dir", npz, "--epochs", 3, "--run-dir", tmp_path / "run"]
     options += ["--shift", 0, "--rotate", 0, "--activation", "relu", "--init", "zeros", "--batch-size", 20]
@@ -83,12 +77,12 @@ def test_convolutional_networks_are_watched_too(model: str, tmp_path: Path, caps
     assert len(re.findall("this run does not learn so far.*--init he", done.out)) == 1
 
 
-def test_it_is_said_once_even_if_the_run_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_said_once_even_if_the_run_is_resumed(tmp_path, monkeypatch):
     data = train.run.load_data(configure(dataset="npz", data_dir=str(write_npz(tmp_path / "a.npz"))))
     config = resolved(
         configure(dataset="npz", hidden=(4,), lr=1e-9, batch_size=2, epochs=3, device="cpu", threads=1), data
     )
-    said: list[str] = []
+    said = []
     monkeypatch.setattr(Silent, "notice", lambda self, text: said.append(text))
     evaluations = iter([False] * 40 + [True])
     train_loop(config, data, tmp_path / "run", stop=lambda: next(evaluations, True))
@@ -100,7 +94,7 @@ def test_it_is_said_once_even_if_the_run_is_resumed(tmp_path: Path, monkeypatch:
 # The signs, one by one
 
 
-def watch(total: int = 1000, y: tuple[int, ...] = (40, 30, 30), **options: Any) -> Watch:
+def watch(total=1000, y=(40, 30, 30), **options):
     """Of a data set with so many examples of each class, in order."""
     labels = torch.arange(len(y)).repeat_interleave(torch.tensor(y))
     split = Split(torch.arange(2.0 * len(labels)).view(-1, 2), labels)
@@ -108,42 +102,40 @@ def watch(total: int = 1000, y: tuple[int, ...] = (40, 30, 30), **options: Any) 
     return Watch(configure(**options), data, total, {})
 
 
-def alive(x: Tensor) -> dict[str, Tensor]:
+def alive(x):
     return {name: torch.ones(len(x), 3) for name in ("layer1", "layer2", "layer3")}
 
 
-def say(see: Watch, step: int, loss: float, accuracy: float, activations: Callable[[Tensor], Any] = alive) -> str:
+def say(see, step, loss, accuracy, activations=alive):
     values = {"loss": loss, "accuracy": accuracy}
     return see(step, Evaluation(values, torch.empty(0), see.data.train.y), activations)
 
 
-def said_in_the_end(see: Watch, loss: float, accuracy: float, **options: Any) -> str:
+def said_in_the_end(see, loss, accuracy, **options):
     """Of a run that began at a cost of 2 and ends so."""
     assert say(see, 0, 2.0, 0.4) == ""
     return say(see, see.total, loss, accuracy, **options)
 
 
 @pytest.mark.parametrize(("accuracy", "chance"), [(0.1, True), (0.4, True), (0.49, True), (0.51, False), (0.9, False)])
-def test_chance_is_the_commonest_class_and_what_so_many_examples_cannot_tell_from_it(
-    accuracy: float, chance: bool
-) -> None:
+def test_chance_is_the_commonest_class_and_what_so_many_examples_cannot_tell_from_it(accuracy, chance):
     sentence = "correctly, and always answering a would be right for 40.00%"
     assert (sentence in said_in_the_end(watch(), 1.0, accuracy)) == chance
 
 
 @pytest.mark.parametrize("y", [(8, 2), (239, 4), (3, 1), (12, 0)], ids=str)
-def test_all_right_is_never_chance_however_few_or_uneven_the_examples(y: tuple[int, ...]) -> None:
+def test_all_right_is_never_chance_however_few_or_uneven_the_examples(y):
     assert (said_in_the_end(watch(y=y), 1.0, 1.0) == "") == (y != (12, 0))
     assert "always answering a" in said_in_the_end(watch(y=y), 1.0, max(y) / sum(y))
 
 
-def at_chance(*steps: int) -> list[tuple[int, float, float]]:
+def at_chance(*steps):
     """Evaluations at these steps in which always answering a would do as well."""
     return [(step, 1.0, 0.4) for step in steps]
 
 
 RISES = [(0, 9.0, 0.4), (100, 1.0, 0.9), (200, 1.2, 0.9), (300, 1.4, 0.9)]
-COURSES: dict[str, tuple[int, dict[str, Any], list[tuple[int, float, float]], str]] = {
+COURSES = {
     "twice in a row": (1000, {}, at_chance(200, 300), "always answering a"),
     "not in a row": (1000, {}, [*at_chance(200), (300, 1.0, 0.9), *at_chance(400)], ""),
     "once, at the end": (1000, {}, at_chance(1000), "always answering a"),
@@ -168,9 +160,7 @@ COURSES: dict[str, tuple[int, dict[str, Any], list[tuple[int, float, float]], st
 
 
 @pytest.mark.parametrize(("total", "options", "course", "told"), COURSES.values(), ids=COURSES)
-def test_the_course_of_a_run(
-    total: int, options: dict[str, Any], course: list[tuple[int, float, float]], told: str
-) -> None:
+def test_the_course_of_a_run(total, options, course, told):
     """What is said after its last evaluation: nothing is before, and nothing once it is said."""
     see = watch(total, **options)
     begun = [] if course[0][0] == 0 else [(0, 2.0, 0.4)]
@@ -186,15 +176,15 @@ def test_the_course_of_a_run(
     ("loss", "told"),
     [(3.5, "has risen from 2 to 3.5"), (2.01, "has hardly moved from 2"), (1.99, "hardly moved"), (1.97, "")],
 )
-def test_a_cost_that_is_no_lower_than_before_the_first_step(loss: float, told: str) -> None:
+def test_a_cost_that_is_no_lower_than_before_the_first_step(loss, told):
     sentence = said_in_the_end(watch(), loss, 0.9)
     assert bool(sentence) == bool(told)
     assert told in sentence
 
 
 @pytest.mark.parametrize("layer", ["layer1", "layer2"])
-def test_a_hidden_layer_whose_neurons_are_all_dead(layer: str) -> None:
-    def activations(x: Tensor) -> dict[str, Tensor]:
+def test_a_hidden_layer_whose_neurons_are_all_dead(layer):
+    def activations(x):
         return {**alive(x), layer: torch.zeros(len(x), 3)}
 
     sentence = said_in_the_end(watch(), 1.0, 0.4, activations=activations)
@@ -202,8 +192,8 @@ def test_a_hidden_layer_whose_neurons_are_all_dead(layer: str) -> None:
     assert said_in_the_end(watch(), 1.0, 0.9, activations=activations) == "", "if it learns, it is not dead"
 
 
-def test_one_living_neuron_or_outputs_of_zero_are_no_death() -> None:
-    def activations(x: Tensor) -> dict[str, Tensor]:
+def test_one_living_neuron_or_outputs_of_zero_are_no_death():
+    def activations(x):
         hidden = torch.zeros(len(x), 3)
         hidden[7, 1] = 1
         return {"layer1": hidden, "layer2": torch.zeros(len(x), 3)}
@@ -211,8 +201,8 @@ def test_one_living_neuron_or_outputs_of_zero_are_no_death() -> None:
     assert "outputs 0" not in said_in_the_end(watch(), 1.0, 0.4, activations=activations)
 
 
-def test_examples_of_all_classes_are_looked_at_where_the_classes_are_sorted() -> None:
-    def activations(x: Tensor) -> dict[str, Tensor]:
+def test_examples_of_all_classes_are_looked_at_where_the_classes_are_sorted():
+    def activations(x):
         assert len(x) == 100
         assert x[0].tolist() == [0, 1]
         assert x[-1].tolist() == [798, 799]
@@ -248,7 +238,7 @@ OTHERWISE = "a smaller --lr (not 0.1), or another --optimizer or --seed"
     ],
     ids=str,
 )
-def test_advice_is_what_would_have_been_chosen(changed: dict[str, Any], said: str) -> None:
+def test_advice_is_what_would_have_been_chosen(changed, said):
     good = configure(activation=("relu", "relu", "identity"), loss="softmax-cross-entropy", lr=0.1, init="he")
     assert advice(replace(good, **changed), 5000) == said
     assert advice(replace(good, **changed), 500) == f"{said}, and more --epochs"
@@ -256,7 +246,7 @@ def test_advice_is_what_would_have_been_chosen(changed: dict[str, Any], said: st
 
 @pytest.mark.long
 @pytest.mark.parametrize("options", ["--preset 3b1b --activation relu", "--activation relu relu sigmoid --lr 100"])
-def test_advice_that_is_followed_helps(options: str, tmp_path: Path, capsys: Capsys) -> None:
+def test_advice_that_is_followed_helps(options, tmp_path, capsys):
     (said,) = told(capsys, tmp_path / "bad", "--epochs", 3, *options.split())
     advised = said.partition(", or ")[2].partition(", and more")[0]
     assert told(capsys, tmp_path / "good", "--epochs", 3, *options.split(), *advised.split()) == []

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from collections import OrderedDict
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,23 +11,22 @@ from torch import nn
 from tests.support import running
 from tests.support.running import ROOT, files, manual_of, resolved, train_loop, write_npz
 from training import checkpoint
-from training.config import Config
-from training.data import Dataset, load
+from training.data import load
 from training.evaluation import evaluate
 from training.families.configure import configure
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def data(tmp_path_factory):
     return load("npz", write_npz(tmp_path_factory.mktemp("data") / "arrays.npz"))
 
 
-def config(data: Dataset, **changes: object) -> Config:
+def config(data, **changes):
     settings = {"hidden": (4, 3), "activation": ("tanh",), "lr": 0.5, "momentum": 0.9, "batch_size": 30, "epochs": 5}
     return resolved(configure(**(settings | changes)), data)
 
 
-def test_any_module_with_the_same_names_loads_the_model_strictly(data: Dataset, tmp_path: Path) -> None:
+def test_any_module_with_the_same_names_loads_the_model_strictly(data, tmp_path):
     loop, _ = train_loop(config(data), data, tmp_path)
     saved = torch.load(tmp_path / "last.pt", weights_only=True)
     x, _ = data.test.batch(torch.arange(len(data.test)), torch.float32)
@@ -38,7 +36,7 @@ def test_any_module_with_the_same_names_loads_the_model_strictly(data: Dataset, 
     torch.testing.assert_close(module(x).detach(), loop.predict(x), rtol=0, atol=1e-6)
 
 
-def test_a_checkpoint_says_what_it_is_of_and_its_tensors_are_clones(data: Dataset, tmp_path: Path) -> None:
+def test_a_checkpoint_says_what_it_is_of_and_its_tensors_are_clones(data, tmp_path):
     """A view of θ would save all of θ for every name."""
     train_loop(config(data), data, tmp_path)
     saved = checkpoint.load(tmp_path / "last.pt")
@@ -49,7 +47,7 @@ def test_a_checkpoint_says_what_it_is_of_and_its_tensors_are_clones(data: Datase
         assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
-def test_best_is_the_epoch_of_the_highest_accuracy(data: Dataset, tmp_path: Path) -> None:
+def test_best_is_the_epoch_of_the_highest_accuracy(data, tmp_path):
     """With a rate so high that the accuracy goes up and down."""
     settings = config(data, lr=3.0, epochs=12, schedule="constant")
     train_loop(settings, data, tmp_path)
@@ -64,7 +62,7 @@ def test_best_is_the_epoch_of_the_highest_accuracy(data: Dataset, tmp_path: Path
     assert evaluation.values["accuracy"] == best["progress"]["best"] == max(accuracies.values())
 
 
-def test_a_failed_save_leaves_the_old_one_and_nothing_else(data: Dataset, tmp_path: Path) -> None:
+def test_a_failed_save_leaves_the_old_one_and_nothing_else(data, tmp_path):
     train_loop(config(data), data, tmp_path)
     saved, before = checkpoint.load(tmp_path), files(tmp_path)
     saved["model"]["layer1.weight"] = lambda: None  # type: ignore[assignment]  # cannot be pickled
@@ -104,7 +102,7 @@ for _ in range(int(sys.argv[2])):
 
 
 @pytest.mark.slow
-def test_kill_9_in_a_loop_of_saves_leaves_a_whole_checkpoint(data: Dataset, tmp_path: Path) -> None:
+def test_kill_9_in_a_loop_of_saves_leaves_a_whole_checkpoint(data, tmp_path):
     train_loop(config(data), data, tmp_path)
     command = [sys.executable, "-c", KILLER, str(tmp_path / "last.pt"), "60"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=600)

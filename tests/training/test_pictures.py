@@ -1,8 +1,5 @@
 """Runs of convolutional networks: what is made of their options, on which data they train, and what is refused."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -13,19 +10,9 @@ import train
 import verify
 from manual_backprop.models.cnn import CNN
 from manual_backprop.models.lenet5 import LeNet5
-from tests.support.running import (
-    call,
-    files,
-    flags,
-    learner_of,
-    one_sentence,
-    resolved,
-    train_loop,
-    write_pictures,
-)
+from tests.support.running import call, files, flags, learner_of, one_sentence, resolved, train_loop, write_pictures
 from training import checkpoint
-from training.config import Config
-from training.data import Dataset, load
+from training.data import load
 from training.data.augmentation import make_augment
 from training.data.noise import dropout_noise
 from training.families.configure import configure
@@ -36,25 +23,25 @@ LOSS = "softmax-cross-entropy"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(tmp_path_factory):
     return write_pictures(tmp_path_factory.mktemp("data") / "pictures.npz")
 
 
-def config(data: Dataset, **changes: Any) -> Config:
-    settings: dict[str, Any] = {"model": "cnn", "channels": (3, 4), "activation": ("relu",), "loss": LOSS, "lr": 0.05}
+def config(data, **changes):
+    settings = {"model": "cnn", "channels": (3, 4), "activation": ("relu",), "loss": LOSS, "lr": 0.05}
     settings |= {"momentum": 0.9, "l2": 1e-3, "batch_size": 30, "epochs": 2, "log_every": 4, "histogram_every": 5}
     settings |= {"dropout": 0.2, "shift": 1, "rotate": 10.0}
     return resolved(configure(**(settings | changes)), data)
 
 
 @pytest.mark.parametrize("impl", ["manual", "reference"])
-def test_the_learner_is_what_the_configuration_asks_for(impl: str, pictures: Path) -> None:
+def test_the_learner_is_what_the_configuration_asks_for(impl, pictures):
     """To the last option: the moves of the pictures and the masks are those of the seed, alike on both sides."""
     data = load("npz", pictures)
     settings = config(data, impl=impl, blocks=2, activation=("silu",), seed=5, shift=2, rotate=20.0)
     model = make_model(settings, data)
     assert model == CNN((1, 7, 6), 3, (3, 4), 2, "silu", dropout=0.2)
-    learner: Any = learner_of(settings, data)
+    learner = learner_of(settings, data)
     assert list(learner.parameters) == list(model.shapes)
     x, y = data.train.batch(torch.arange(30), torch.float32)
     shown, labels = learner.batch(torch.arange(30))
@@ -68,7 +55,7 @@ def test_the_learner_is_what_the_configuration_asks_for(impl: str, pictures: Pat
         assert learner.module.dropout.p == 0.2
 
 
-def test_lenet_is_what_the_configuration_asks_for(sample: Dataset) -> None:
+def test_lenet_is_what_the_configuration_asks_for(sample):
     settings = resolved(configure(model="lenet5", activation=("gelu",), loss=LOSS), sample)
     assert make_model(settings, sample) == LeNet5((1, 28, 28), 10, "gelu")
 
@@ -77,19 +64,19 @@ def test_lenet_is_what_the_configuration_asks_for(sample: Dataset) -> None:
 
 
 @pytest.fixture(scope="module")
-def run_dir(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_dir(pictures, tmp_path_factory):
     data, path = load("npz", pictures), tmp_path_factory.mktemp("run")
     train_loop(config(data, data_dir=str(pictures), max_steps=2, histogram_every=0), data, path)
     return path
 
 
-def test_a_run_cannot_be_explained(run_dir: Path, capsys: Capsys) -> None:
+def test_a_run_cannot_be_explained(run_dir, capsys):
     done = call(capsys, explain.main, "--checkpoint", run_dir, "--out", run_dir / "page.html")
     assert done.status == 2
     assert "only perceptrons" in one_sentence(done.err)
 
 
-def test_data_of_another_shape_are_refused(run_dir: Path, tmp_path: Path, capsys: Capsys) -> None:
+def test_data_of_another_shape_are_refused(run_dir, tmp_path, capsys):
     other = write_pictures(tmp_path / "other.npz", (6, 7))
     for main in (predict.main, verify.main):
         where = ["--dataset", "npz"] if main is predict.main else []
@@ -107,10 +94,8 @@ def test_data_of_another_shape_are_refused(run_dir: Path, tmp_path: Path, capsys
     ],
     ids=["missing", "another shape", "unknown"],
 )
-def test_a_checkpoint_of_another_network_is_refused(
-    name: str, tensor: torch.Tensor | None, run_dir: Path, tmp_path: Path, capsys: Capsys
-) -> None:
-    saved: Any = checkpoint.load(run_dir)
+def test_a_checkpoint_of_another_network_is_refused(name, tensor, run_dir, tmp_path, capsys):
+    saved = checkpoint.load(run_dir)
     saved["model"].pop(name, None)
     if tensor is not None:
         saved["model"][name] = tensor
@@ -121,7 +106,7 @@ def test_a_checkpoint_of_another_network_is_refused(
 
 
 @pytest.mark.long
-def test_the_preset_trains(tmp_path: Path, capsys: Capsys) -> None:
+def test_the_preset_trains(tmp_path, capsys):
     options = {"model": "cnn", "dataset": "sample", "max_steps": 2, "examples": 100, "batch_size": 20, "impl": "both"}
     done = call(capsys, train.main, *flags(options | {"run_dir": tmp_path / "run"}))
     assert (done.status, done.err) == (0, "")
@@ -129,7 +114,7 @@ def test_the_preset_trains(tmp_path: Path, capsys: Capsys) -> None:
 
 
 @pytest.mark.slow
-def test_pictures_in_color_train(tmp_path: Path, capsys: Capsys) -> None:
+def test_pictures_in_color_train(tmp_path, capsys):
     npz = write_pictures(tmp_path / "color.npz", (3, 8, 6))
     options = {"model": "cnn", "dataset": "npz", "data_dir": npz, "channels": (4,), "max_steps": 3, "impl": "both"}
     done = call(capsys, train.main, *flags(options | {"shift": 0, "rotate": 0, "run_dir": tmp_path / "run"}))
@@ -137,7 +122,7 @@ def test_pictures_in_color_train(tmp_path: Path, capsys: Capsys) -> None:
     assert checkpoint.load(tmp_path / "run")["model"]["stage1.conv.weight"].shape == (4, 3, 3, 3)
 
 
-def write_tiny(folder: Path, side: int) -> Path:
+def write_tiny(folder, side):
     """25 pictures, of which 20 are for training."""
     generator = np.random.default_rng(0)
     x = generator.normal(size=(25, side, side)).astype(np.float32)
@@ -146,7 +131,7 @@ def write_tiny(folder: Path, side: int) -> Path:
 
 
 NO_PICTURES = "reads pictures, height×width or channels×height×width, and an example of points is 2: give --model mlp"
-REFUSED: dict[str, tuple[int, dict[str, object], str]] = {
+REFUSED = {
     "one value per channel": (
         2,
         {"model": "cnn", "channels": (3,), "batch_size": 1},
@@ -176,9 +161,7 @@ REFUSED: dict[str, tuple[int, dict[str, object], str]] = {
 
 @pytest.mark.sweep(6)
 @pytest.mark.parametrize(("side", "options", "named"), REFUSED.values(), ids=REFUSED)
-def test_a_wrong_command_line(
-    side: int, options: dict[str, object], named: str, tmp_path: Path, capsys: Capsys
-) -> None:
+def test_a_wrong_command_line(side, options, named, tmp_path, capsys):
     npz = write_tiny(tmp_path, side)
     options = {"dataset": "npz", "data_dir": npz, "run_dir": tmp_path / "run"} | options
     done = call(capsys, train.main, *flags(options))
@@ -190,9 +173,7 @@ def test_a_wrong_command_line(
 @pytest.mark.parametrize(
     ("side", "channels", "batch_size"), [(2, (3,), 2), (2, (3,), 9), (3, (3,), 20), (5, (2,), 19), (4, (2,), 1)]
 )
-def test_the_least_that_batch_norm_trains_on(
-    side: int, channels: tuple[int, ...], batch_size: int, tmp_path: Path
-) -> None:
+def test_the_least_that_batch_norm_trains_on(side, channels, batch_size, tmp_path):
     """Two examples of a pixel each, or one of several pixels."""
     data = load("npz", write_tiny(tmp_path, side))
     settings = config(data, channels=channels, batch_size=batch_size, epochs=1, histogram_every=0)

@@ -1,7 +1,6 @@
 """predict.py as a user runs it. What it refuses is in test_bad_input.py."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,14 +10,13 @@ import predict
 import train
 from tests.support import running
 from tests.support.running import call, flags, values, write_npz
-from training.data import Dataset
 from training.prediction import load_trained
 
 Capsys = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_dir(tmp_path_factory):
     """A network that has learned some: about 80% of the sample's test digits."""
     path = tmp_path_factory.mktemp("run") / "digits"
     options = {"dataset": "sample", "epochs": 3, "batch_size": 100, "lr": 10.0, "run_dir": path}
@@ -27,7 +25,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def pictures(sample, tmp_path_factory):
     """The first of each of the digits 0, 1 and 2 in the test set: big and dark on light, as drawn, and in color."""
     folder = tmp_path_factory.mktemp("pictures")
     paths = [folder / "0.png", folder / "1.png", folder / "2.jpg"]
@@ -43,7 +41,7 @@ def pictures(sample: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 
 @pytest.mark.slow
-def test_pictures(run_dir: Path, pictures: list[Path], capsys: Capsys) -> None:
+def test_pictures(run_dir, pictures, capsys):
     done = call(capsys, predict.main, "--checkpoint", run_dir, *pictures)
     assert (done.status, done.err) == (0, "")
     said = done.out.splitlines()
@@ -60,9 +58,7 @@ def test_pictures(run_dir: Path, pictures: list[Path], capsys: Capsys) -> None:
 
 
 @pytest.mark.slow
-def test_a_picture_of_the_test_set_gets_the_networks_own_outputs(
-    run_dir: Path, sample: Dataset, tmp_path: Path, capsys: Capsys
-) -> None:
+def test_a_picture_of_the_test_set_gets_the_networks_own_outputs(run_dir, sample, tmp_path, capsys):
     """The way through a PNG file, MNIST's preparation and the script changes little."""
     row = int((sample.test.y == 1).nonzero()[0])
     Image.fromarray(sample.test.x[row].view(28, 28).numpy()).save(tmp_path / "one.png")
@@ -74,7 +70,7 @@ def test_a_picture_of_the_test_set_gets_the_networks_own_outputs(
 
 
 @pytest.mark.parametrize("which", ["last.pt", "best.pt"])
-def test_a_data_set(which: str, run_dir: Path, sample: Dataset, capsys: Capsys) -> None:
+def test_a_data_set(which, run_dir, sample, capsys):
     """The rows of the confusion matrix are the true classes."""
     done = call(capsys, predict.main, "--json", "--checkpoint", run_dir / which, "--dataset", "sample")
     assert (done.status, done.err) == (0, "")
@@ -92,7 +88,7 @@ def test_a_data_set(which: str, run_dir: Path, sample: Dataset, capsys: Capsys) 
     assert confusion[4, 9] == ((sample.test.y == 4) & (answers == 9)).sum()
 
 
-def test_a_data_set_as_a_table(run_dir: Path, capsys: Capsys) -> None:
+def test_a_data_set_as_a_table(run_dir, capsys):
     done = call(capsys, predict.main, "--checkpoint", run_dir, "--dataset", "sample")
     lines = done.out.splitlines()
     assert "bundled sample" in lines[0]
@@ -101,7 +97,7 @@ def test_a_data_set_as_a_table(run_dir: Path, capsys: Capsys) -> None:
     assert [row[0] for row in rows] == list("0123456789")
 
 
-def test_held_out_examples(run_dir: Path, capsys: Capsys) -> None:
+def test_held_out_examples(run_dir, capsys):
     asked = ["--json", "--checkpoint", run_dir, "--dataset", "sample", "--validation", "500"]
     result = json.loads(call(capsys, predict.main, *asked).out)
     assert result["examples"] == 500
@@ -110,9 +106,7 @@ def test_held_out_examples(run_dir: Path, capsys: Capsys) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("loss", ["softmax-cross-entropy", "sigmoid-cross-entropy"])
-def test_a_network_of_logits_gives_probabilities(
-    loss: str, pictures: list[Path], tmp_path: Path, capsys: Capsys
-) -> None:
+def test_a_network_of_logits_gives_probabilities(loss, pictures, tmp_path, capsys):
     options = {"dataset": "sample", "loss": loss, "lr": 0.5, "epochs": 2, "dtype": "float64"}
     options |= {"run_dir": tmp_path / "run"}
     assert call(capsys, train.main, *flags(options)).status == 0
@@ -126,7 +120,7 @@ def test_a_network_of_logits_gives_probabilities(
 
 
 @pytest.mark.slow
-def test_a_network_trained_otherwise_on_arrays(tmp_path: Path, capsys: Capsys) -> None:
+def test_a_network_trained_otherwise_on_arrays(tmp_path, capsys):
     npz = write_npz(tmp_path / "arrays.npz")
     options = {"impl": "reference", "dataset": "npz", "data_dir": npz, "hidden": (4,), "max_steps": 10}
     options |= {"dtype": "bfloat16", "loss": "softmax-cross-entropy", "lr": 0.1, "run_dir": tmp_path / "run"}
@@ -137,7 +131,7 @@ def test_a_network_trained_otherwise_on_arrays(tmp_path: Path, capsys: Capsys) -
 
 
 @pytest.mark.long
-def test_as_a_process(run_dir: Path, pictures: list[Path]) -> None:
+def test_as_a_process(run_dir, pictures):
     done = running.run("predict.py", "--checkpoint", run_dir, *pictures[:1])
     assert (done.status, done.err) == (0, "")
     assert f"{pictures[0]}: 0 (" in done.out

@@ -62,21 +62,21 @@ COMMAND_LINES = NO_SUCH_WORDS | OUT_OF_RANGE | NOT_FOR_THE_DATA | NOT_THERE
 
 @pytest.mark.sweep(6)
 @pytest.mark.parametrize(("arguments", "named"), COMMAND_LINES.values(), ids=COMMAND_LINES)
-def test_a_wrong_command_line(arguments: list[str], named: str, tmp_path: Path, capsys: Capsys) -> None:
+def test_a_wrong_command_line(arguments, named, tmp_path, capsys):
     done = call(capsys, train.main, "--dataset", "sample", "--run-dir", tmp_path / "run", *arguments)
     assert_refused(done, named)
     assert files(tmp_path) == set()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_where_there_is_none(tmp_path: Path, capsys: Capsys) -> None:
+def test_cuda_where_there_is_none(tmp_path, capsys):
     done = call(capsys, train.main, *flags({"dataset": "sample", "device": "cuda", "run_dir": tmp_path / "run"}))
     assert_refused(done, "this machine has cpu")
     assert files(tmp_path) == set()
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "auto", "npz"])
-def test_spoiled_data(dataset: str, tmp_path: Path, capsys: Capsys) -> None:
+def test_spoiled_data(dataset, tmp_path, capsys):
     data = tmp_path / "data"
     raw = data / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -93,18 +93,18 @@ def test_spoiled_data(dataset: str, tmp_path: Path, capsys: Capsys) -> None:
 
 
 @pytest.fixture(scope="module")
-def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def a_run(tmp_path_factory):
     return small_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
-def run_dir(a_run: Path, tmp_path: Path) -> Path:
+def run_dir(a_run, tmp_path):
     """A copy of that run, to be spoiled."""
     return Path(shutil.copytree(a_run, tmp_path / "copy"))
 
 
 @pytest.mark.parametrize("where", ["/dev/null/run", "/proc/run", "file/run"])
-def test_a_run_directory_that_cannot_be(where: str, tmp_path: Path, capsys: Capsys) -> None:
+def test_a_run_directory_that_cannot_be(where, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     done = call(capsys, train.main, *flags({"dataset": "spiral", "run_dir": tmp_path / where}))  # an absolute one stays
     assert_refused(done, "cannot write to the run directory")
@@ -112,7 +112,7 @@ def test_a_run_directory_that_cannot_be(where: str, tmp_path: Path, capsys: Caps
 
 
 @pytest.mark.slow
-def test_a_run_directory_that_holds_a_run(a_run: Path, capsys: Capsys) -> None:
+def test_a_run_directory_that_holds_a_run(a_run, capsys):
     before = contents(a_run)
     done = call(capsys, train.main, *flags({"dataset": "spiral", "run_dir": a_run}))
     assert_refused(done, f"already holds a run: give another --run-dir, or go on with --resume {a_run}")
@@ -131,7 +131,7 @@ def test_a_run_directory_that_holds_a_run(a_run: Path, capsys: Capsys) -> None:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
-def test_resume_with_something_else(arguments: list[str], named: str, a_run: Path, capsys: Capsys) -> None:
+def test_resume_with_something_else(arguments, named, a_run, capsys):
     before = contents(a_run)
     assert_refused(call(capsys, train.main, "--resume", a_run, *arguments), named)
     assert contents(a_run) == before
@@ -142,9 +142,7 @@ def test_resume_with_something_else(arguments: list[str], named: str, a_run: Pat
     ("name", "value", "named"),
     [("data_dir", "{tmp}/other.npz", "not those that the run"), ("device", "cuda:99", "--device cuda:99")],
 )
-def test_resume_where_something_has_changed(
-    name: str, value: str, named: str, run_dir: Path, tmp_path: Path, capsys: Capsys
-) -> None:
+def test_resume_where_something_has_changed(name, value, named, run_dir, tmp_path, capsys):
     write_npz(tmp_path / "other.npz", features=6)
     lines = (run_dir / "config.toml").read_text().splitlines()
     changed = [f'{name} = "{value.format(tmp=tmp_path)}"' if line.startswith(name) else line for line in lines]
@@ -155,14 +153,14 @@ def test_resume_where_something_has_changed(
 # Values that are not finite
 
 
-def assert_kept(run_dir: Path, steps: int) -> None:
+def assert_kept(run_dir, steps):
     saved = checkpoint.load(run_dir)
     assert saved["steps"] == steps
     assert all(tensor.isfinite().all() for tensor in saved["model"].values())
 
 
 @pytest.mark.parametrize("impl", ["manual", pytest.param("reference", marks=pytest.mark.slow), "both"])
-def test_a_cost_that_is_not_finite(impl: str, tmp_path: Path, capsys: Capsys) -> None:
+def test_a_cost_that_is_not_finite(impl, tmp_path, capsys):
     npz = write_npz(tmp_path / "arrays.npz")
     options = {"impl": impl, "dataset": "npz", "data_dir": npz, "hidden": (8, 8), "batch_size": 30, "lr": 1e30}
     options |= {"activation": "relu", "run_dir": tmp_path / "run"}
@@ -179,7 +177,7 @@ def test_a_cost_that_is_not_finite(impl: str, tmp_path: Path, capsys: Capsys) ->
     ],
     ids=["in a step", "in an evaluation"],
 )
-def test_the_last_good_checkpoint_is_kept(lr: float, named: str, kept: int, tmp_path: Path, capsys: Capsys) -> None:
+def test_the_last_good_checkpoint_is_kept(lr, named, kept, tmp_path, capsys):
     """A linear network at too high a rate lives for a few steps, two of them an epoch."""
     npz = write_npz(tmp_path / "arrays.npz")
     options = {"dataset": "npz", "data_dir": npz, "hidden": (8,), "batch_size": 100, "lr": lr, "schedule": "constant"}

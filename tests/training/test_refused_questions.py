@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,18 +24,18 @@ Spoil = Callable[[Path], object]
 
 
 @pytest.fixture(scope="module")
-def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def a_run(tmp_path_factory):
     return small_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
-def run_dir(a_run: Path, tmp_path: Path) -> Path:
+def run_dir(a_run, tmp_path):
     """A copy of that run, to be spoiled."""
     return Path(shutil.copytree(a_run, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits(tmp_path_factory):
     """A run on pictures."""
     path = tmp_path_factory.mktemp("run") / "digits"
     assert train.main(list(flags({"dataset": "sample", "hidden": (70,), "max_steps": 1, "run_dir": path}))) == 0
@@ -44,7 +43,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """Files that are no pictures, pictures that show nothing or something, and data of four classes."""
     (tmp_path / "text.png").write_text("seven")
     Image.new("L", (40, 40), 200).save(tmp_path / "blank.png")
@@ -58,8 +57,8 @@ def folder(tmp_path: Path) -> Path:
 # Checkpoints
 
 
-def change(change: Callable[[dict[str, Any]], object]) -> Spoil:
-    def spoil(run_dir: Path) -> None:
+def change(change):
+    def spoil(run_dir):
         saved = torch.load(run_dir / "last.pt", weights_only=True)
         change(saved)
         torch.save(saved, run_dir / "last.pt")
@@ -67,12 +66,12 @@ def change(change: Callable[[dict[str, Any]], object]) -> Spoil:
     return spoil
 
 
-def cut_off(run_dir: Path) -> None:
+def cut_off(run_dir):
     path = run_dir / "last.pt"
     path.write_bytes(path.read_bytes()[:-1000])
 
 
-SPOILED: dict[str, tuple[Spoil, str]] = {
+SPOILED = {
     "cut off": (cut_off, "not a whole checkpoint"),
     "text": (lambda run: (run / "last.pt").write_text("epoch 3: 95%"), "not a whole checkpoint"),
     "empty": (lambda run: (run / "last.pt").write_bytes(b""), "not a whole checkpoint"),
@@ -98,7 +97,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "named"), SPOILED.values(), ids=SPOILED)
-def test_spoiled_checkpoints(spoil: Spoil, named: str, run_dir: Path, capsys: Capsys) -> None:
+def test_spoiled_checkpoints(spoil, named, run_dir, capsys):
     spoil(run_dir)
     before = contents(run_dir)
     for done in (
@@ -114,14 +113,14 @@ def test_spoiled_checkpoints(spoil: Spoil, named: str, run_dir: Path, capsys: Ca
 class Intruder:
     """Runs code when it is unpickled."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file):
         self.file = file
 
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+    def __reduce__(self):
         return Path.touch, (self.file,)
 
 
-def test_a_checkpoint_that_would_run_code(run_dir: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_would_run_code(run_dir, tmp_path):
     saved = checkpoint.load(run_dir)
     torch.save({**saved, "config": Intruder(tmp_path / "intruded")}, run_dir / "last.pt")
     with refused("not a whole checkpoint"):
@@ -129,7 +128,7 @@ def test_a_checkpoint_that_would_run_code(run_dir: Path, tmp_path: Path) -> None
     assert not (tmp_path / "intruded").exists()
 
 
-def test_a_checkpoint_cut_off_anywhere(run_dir: Path) -> None:
+def test_a_checkpoint_cut_off_anywhere(run_dir):
     whole = (run_dir / "last.pt").read_bytes()
     lengths = {*range(0, len(whole), len(whole) // 60), *range(len(whole) - 150, len(whole))}
     for length in sorted(lengths):
@@ -138,7 +137,7 @@ def test_a_checkpoint_cut_off_anywhere(run_dir: Path) -> None:
             checkpoint.load(run_dir)
 
 
-def test_any_bytes_but_a_checkpoint(tmp_path: Path) -> None:
+def test_any_bytes_but_a_checkpoint(tmp_path):
     generator = np.random.default_rng(0)
     for length in range(1, 300):
         (tmp_path / "x.pt").write_bytes(generator.integers(32, 127, length, dtype=np.uint8).tobytes())
@@ -161,21 +160,21 @@ PREDICT = {
 
 
 @pytest.mark.parametrize(("arguments", "named"), PREDICT.values(), ids=PREDICT)
-def test_a_wrong_question(arguments: list[str], named: str, a_run: Path, folder: Path, capsys: Capsys) -> None:
+def test_a_wrong_question(arguments, named, a_run, folder, capsys):
     asked = [argument.format(tmp=folder) for argument in arguments]
     assert_refused(call(capsys, predict.main, "--checkpoint", a_run, *asked), named)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["text.png", "blank.png", "cut.png", "nothing.png"])
-def test_pictures_that_are_none(name: str, digits: Path, folder: Path, capsys: Capsys) -> None:
+def test_pictures_that_are_none(name, digits, folder, capsys):
     done = call(capsys, predict.main, "--checkpoint", digits, folder / name)
     assert_refused(done, name)
     assert done.out == ""
 
 
 @pytest.mark.parametrize("arguments", [["--seeds", "0"], ["--seed", "-1"], ["--model", "gpt"], ["--dtype", "int8"]])
-def test_wrong_orders_to_verify(arguments: list[str], capsys: Capsys) -> None:
+def test_wrong_orders_to_verify(arguments, capsys):
     assert_refused(call(capsys, verify.main, *arguments), arguments[0])
 
 
@@ -204,9 +203,7 @@ EXPLAIN = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "named"), EXPLAIN.values(), ids=EXPLAIN)
-def test_what_cannot_be_explained(
-    arguments: list[str], named: str, digits: Path, a_run: Path, folder: Path, capsys: Capsys
-) -> None:
+def test_what_cannot_be_explained(arguments, named, digits, a_run, folder, capsys):
     before, run_before = files(folder), contents(digits)
     asked = [argument.format(tmp=folder, arrays=a_run) for argument in arguments]
     done = call(capsys, explain.main, "--checkpoint", digits, "--out", folder / "page.html", "--tensorboard", *asked)
@@ -216,14 +213,14 @@ def test_what_cannot_be_explained(
     assert contents(digits) == run_before
 
 
-def test_a_network_that_diverged_is_not_explained(run_dir: Path, tmp_path: Path, capsys: Capsys) -> None:
+def test_a_network_that_diverged_is_not_explained(run_dir, tmp_path, capsys):
     change(lambda saved: saved["model"]["layer2.bias"].fill_(torch.nan))(run_dir)
     done = call(capsys, explain.main, "--checkpoint", run_dir, "--out", tmp_path / "page.html")
     assert_refused(done, "not finite")
     assert not (tmp_path / "page.html").exists()
 
 
-def test_only_perceptrons_are_explained(a_run: Path) -> None:
+def test_only_perceptrons_are_explained(a_run):
     trained = load_trained(a_run)
     trained.learner.model = object()  # type: ignore[assignment]
     with refused("only perceptrons"):

@@ -1,36 +1,25 @@
 """A run on a text: steps, evaluation, what decides and what is logged."""
 
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from math import exp
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.support.run_cases import small_run
 from tests.support.running import learner_of, metrics, resolved, train_loop, values
-from tests.support.text.families import register
 from training import checkpoint, evaluation
-from training.config import Config
-from training.data import Dataset
 from training.evaluation import Evaluation, evaluate
 from training.evaluation.watch import Watch
-from training.learners.manual import ManualLearner
 from training.run import Result, load_data
 from training.tasks import NEXT_TOKEN
 
-
-@pytest.fixture(scope="module", autouse=True)
-def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        register(patch, tmp_path_factory.mktemp("presets"))
-        yield
+pytestmark = pytest.mark.usefixtures("registered")
 
 
-def run_of(name: str, folder: Path, **changes: object) -> tuple[Config, Dataset]:
+def run_of(name, folder, **changes):
     """On a text of 297 letters, of which each but every seventh is the one before plus one, and 33 more for testing."""
     path = folder / "letters.txt"
     path.write_text("".join("abcde"[(i + i // 7) % 5] for i in range(330)))
@@ -42,33 +31,17 @@ def run_of(name: str, folder: Path, **changes: object) -> tuple[Config, Dataset]
 @pytest.mark.slow
 @pytest.mark.parametrize("log_every", [1, 5, 99])
 @pytest.mark.parametrize(("name", "sizes"), [("cell", [5] * 8), ("block", [5] * 7 + [2])])
-def test_an_epoch_takes_all_that_the_text_gives_and_begins_without_memory(
-    name: str, sizes: list[int], log_every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_epoch_takes_all_that_the_text_gives(name, sizes, log_every, tmp_path, taken):
     """42 segments of 7 in 5 streams leave two out, 37 windows of 8 none; steps go together, or each alone."""
-    taken: list[list[int]] = []
-    begun_without: list[int] = []
-    advance = ManualLearner.advance
-
-    def recorded(self: ManualLearner, batches: Tensor, learning_rates: Tensor) -> Tensor:
-        if not self.memory:
-            begun_without.append(self.steps)
-        taken.extend(batches.tolist())
-        return advance(self, batches, learning_rates)
-
-    monkeypatch.setattr(ManualLearner, "advance", recorded)
     config, data = run_of(name, tmp_path, log_every=log_every)
     train_loop(config, data, tmp_path / "run")
-    assert [len(batch) for batch in taken] == sizes * 2
-    for epoch in (0, 1):
-        examples = [i for batch in taken[8 * epoch : 8 * (epoch + 1)] for i in batch]
-        assert examples == data.train.order(0, epoch, 5).tolist()
+    assert [len(batch) for batch in taken[0]] == sizes * 2
+    orders = [data.train.order(0, epoch, 5).tolist() for epoch in (0, 1)]
+    assert [i for batch in taken[0] for i in batch] == [*orders[0], *orders[1]]
     assert list(values(tmp_path / "run", "loss/test")) == [0, 8, 16]
-    if name == "cell":
-        assert begun_without == [0, 8]
 
 
-def test_the_headline_is_the_cost_and_less_is_better(tmp_path: Path) -> None:
+def test_the_headline_is_the_cost_and_less_is_better(tmp_path):
     _, outcome = train_loop(*run_of("cell", tmp_path), tmp_path / "run")
     losses = values(tmp_path / "run", "loss/test")
     assert losses[16] < losses[8] < losses[0] < 2
@@ -86,9 +59,7 @@ def test_the_headline_is_the_cost_and_less_is_better(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("block", "rows"), [(2000, 28), (21, 21), (1, 7)])
-def test_an_evaluation_counts_targets_and_keeps_none_of_a_text(
-    block: int, rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_counts_targets_and_keeps_none_of_a_text(block, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation.evaluation, "BLOCK", block)
     config, data = run_of("cell", tmp_path, dtype="float64")
     learner, given, sizes = learner_of(config, data), [], []
@@ -96,65 +67,57 @@ def test_an_evaluation_counts_targets_and_keeps_none_of_a_text(
     expected = torch.nn.functional.cross_entropy(learner.outputs(x), y).item()
     right = learner.evaluate
 
-    def watched(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def watched(x, y):
         loss, output = right(x, y)
         given.append(weakref.ref(output))
         sizes.append(len(output))
         return loss, output
 
-    def only_the_last_is_kept() -> bool:
+    def only_the_last_is_kept():
         assert not any(output() is not None for output in given[:-1])
         return False
 
     monkeypatch.setattr(learner, "evaluate", watched)
     result = evaluate(learner, data.test, torch.float64, only_the_last_is_kept, NEXT_TOKEN)
-    assert result is not None
     assert result.loss == pytest.approx(expected)
     assert result.values["perplexity"] == pytest.approx(exp(expected))
     assert (max(sizes), sum(sizes)) == (rows, 28)
     assert len(result.outputs) == len(result.labels) == 0
 
 
-def test_patience_follows_the_cost(tmp_path: Path) -> None:
+def test_patience_and_halving_follow_the_cost(tmp_path):
     config, data = run_of("cell", tmp_path, patience=2, validation=30, lr=0.3, epochs=50)
     _, outcome = train_loop(config, data, tmp_path / "run")
     losses = list(values(tmp_path / "run", "loss/test").values())[1:]
-    assert outcome.finished
-    assert outcome.early == "no better loss for 2 epochs"
+    assert (outcome.finished, outcome.early) == (True, "no better loss for 2 epochs")
     assert len(losses) == losses.index(min(losses)) + 1 + 2
     assert outcome.best == min(losses)
 
-
-def test_halving_follows_the_cost(tmp_path: Path) -> None:
     config, data = run_of("cell", tmp_path, schedule="halve", lr_epochs=1, validation=30, epochs=4)
-    train_loop(config, data, tmp_path / "run")
-    losses = list(values(tmp_path / "run", "loss/test").values())[1:]
+    train_loop(config, data, tmp_path / "halved")
+    losses = list(values(tmp_path / "halved", "loss/test").values())[1:]
     assert losses == sorted(losses, reverse=True), "it gets better all the time, so nothing is halved"
-    assert checkpoint.load(tmp_path / "run")["progress"]["plateau"]["scale"] == 1
+    assert checkpoint.load(tmp_path / "halved")["progress"]["plateau"]["scale"] == 1
 
 
-@pytest.mark.parametrize(
-    ("total", "losses", "told"),
-    [
-        (
-            1000,
-            {0: 1.6, 200: 1.6, 300: 1.6},
-            "this run does not learn so far: the cost of the training examples has hardly moved from 1.6. "
-            "Try a smaller --lr (not 0.005), or another --optimizer or --seed",
-        ),
-        (1000, {0: 9.0, 100: 1.0, 200: 1.2, 300: 1.4, 400: 1.6, 500: 1.7}, "it was 1, and is 1.7"),
-        (300, {0: 1.6, 100: 1.4, 200: 1.3, 300: 1.2}, ""),
-    ],
-    ids=["does not fall", "keeps rising", "falls"],
+HARDLY = (
+    "this run does not learn so far: the cost of the training examples has hardly moved from 1.6. "
+    "Try a smaller --lr (not 0.005), or another --optimizer or --seed"
 )
-def test_of_a_text_only_the_cost_is_watched(total: int, losses: dict[int, float], told: str, tmp_path: Path) -> None:
+COSTS = {
+    "does not fall": (1000, {0: 1.6, 200: 1.6, 300: 1.6}, HARDLY),
+    "keeps rising": (1000, {0: 9.0, 100: 1.0, 200: 1.2, 300: 1.4, 400: 1.6, 500: 1.7}, "it was 1, and is 1.7"),
+    "falls": (300, {0: 1.6, 100: 1.4, 200: 1.3, 300: 1.2}, ""),
+}
+
+
+@pytest.mark.parametrize(("total", "losses", "told"), COSTS.values(), ids=COSTS)
+def test_of_a_text_only_the_cost_is_watched(total, losses, told, tmp_path):
     see, nothing = Watch(*run_of("cell", tmp_path), total, {}), torch.empty(0)
-
-    def say(step: int, loss: float) -> str:
+    said = []
+    for step, loss in losses.items():
         evaluated = Evaluation({"loss": loss, "perplexity": exp(loss)}, nothing, nothing.long())
-        return see(step, evaluated, lambda x: pytest.fail("activations are not looked at"))
-
-    *before, last = [say(step, loss) for step, loss in losses.items()]
-    assert before == [""] * len(before)
-    assert bool(last) == bool(told)
-    assert told in last
+        said.append(see(step, evaluated, lambda x: pytest.fail("activations are not looked at")))
+    assert not any(said[:-1])
+    assert bool(said[-1]) == bool(told)
+    assert told in said[-1]

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,22 +24,22 @@ Capsys = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def npz(tmp_path_factory):
     return write_npz(tmp_path_factory.mktemp("data") / "arrays.npz")
 
 
-def small(npz: Path, run_dir: Path, **options: object) -> list[str]:
+def small(npz, run_dir, **options):
     """A command line for a run of 14 steps."""
     defaults = {"dataset": "npz", "data_dir": npz, "hidden": (4, 3), "batch_size": 30, "epochs": 2, "log_every": 3}
     return list(flags(defaults | {"run_dir": run_dir} | options))
 
 
-def lines(done: running.Done) -> list[str]:
+def lines(done):
     return done.out.splitlines()
 
 
 @pytest.mark.slow
-def test_the_default_is_a_run_on_the_sample_where_there_is_no_mnist(tmp_path: Path, capsys: Capsys) -> None:
+def test_the_default_is_a_run_on_the_sample_where_there_is_no_mnist(tmp_path, capsys):
     assert not has_mnist(tmp_path)
     run_dir = tmp_path / "runs" / "mine"
     options = {"data_dir": tmp_path, "epochs": 7, "max_steps": 25, "run_dir": run_dir}
@@ -74,7 +73,7 @@ def test_the_default_is_a_run_on_the_sample_where_there_is_no_mnist(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_the_default_takes_mnist_where_it_lies(mnist_dir: Path, tmp_path: Path, capsys: Capsys) -> None:
+def test_the_default_takes_mnist_where_it_lies(mnist_dir, tmp_path, capsys):
     done = call(capsys, train.main, *flags({"data_dir": mnist_dir, "max_steps": 1, "run_dir": tmp_path / "run"}))
     assert done.status == 0
     assert "60,000 training and 10,000 test images" in lines(done)[0]
@@ -82,9 +81,7 @@ def test_the_default_takes_mnist_where_it_lies(mnist_dir: Path, tmp_path: Path, 
 
 @pytest.mark.long
 @pytest.mark.parametrize("impl", ["manual", "reference"])
-def test_the_written_configuration_has_nothing_open_and_reproduces_the_run_bit_for_bit(
-    impl: str, npz: Path, tmp_path: Path, capsys: Capsys
-) -> None:
+def test_the_written_configuration_has_nothing_open_and_reproduces_the_run_bit_for_bit(impl, npz, tmp_path, capsys):
     a, b = tmp_path / "a", tmp_path / "b"
     assert call(capsys, train.main, *small(npz, a, impl=impl, momentum=0.9, l2=1e-3, seed=5)).status == 0
     written = tomllib.loads((a / "config.toml").read_text())
@@ -98,7 +95,7 @@ def test_the_written_configuration_has_nothing_open_and_reproduces_the_run_bit_f
 
 
 @pytest.mark.long
-def test_another_process_and_the_default_preset_reproduce_it_too(tmp_path: Path, capsys: Capsys) -> None:
+def test_another_process_and_the_default_preset_reproduce_it_too(tmp_path, capsys):
     a, b = tmp_path / "a", tmp_path / "b"
     done = running.run("train.py", *flags({"dataset": "sample", "epochs": 2, "run_dir": a}))
     assert (done.status, done.err) == (0, "")
@@ -109,7 +106,7 @@ def test_another_process_and_the_default_preset_reproduce_it_too(tmp_path: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["points", "spiral"])
-def test_synthetic_data_train(dataset: str, tmp_path: Path, capsys: Capsys) -> None:
+def test_synthetic_data_train(dataset, tmp_path, capsys):
     options = {"preset": "points", "dataset": dataset, "max_steps": 20, "run_dir": tmp_path / "run"}
     done = call(capsys, train.main, *flags(options))
     assert done.status == 0
@@ -117,7 +114,7 @@ def test_synthetic_data_train(dataset: str, tmp_path: Path, capsys: Capsys) -> N
 
 
 @pytest.mark.slow
-def test_ones_own_pictures_train(tmp_path: Path, capsys: Capsys) -> None:
+def test_ones_own_pictures_train(tmp_path, capsys):
     for shade, name in ((30, "dark"), (220, "light")):
         folder = tmp_path / "pictures" / name
         folder.mkdir(parents=True)
@@ -131,9 +128,7 @@ def test_ones_own_pictures_train(tmp_path: Path, capsys: Capsys) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_without_a_directory_of_its_own_gets_a_new_one_under_runs(
-    npz: Path, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_without_a_directory_of_its_own_gets_a_new_one_under_runs(npz, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = small(npz, tmp_path)
     options = options[: options.index("--run-dir")]
@@ -143,21 +138,21 @@ def test_a_run_without_a_directory_of_its_own_gets_a_new_one_under_runs(
 
 
 @pytest.mark.slow
-def test_the_last_examples_are_held_out(npz: Path, tmp_path: Path, capsys: Capsys) -> None:
+def test_the_last_examples_are_held_out(npz, tmp_path, capsys):
     done = call(capsys, train.main, *small(npz, tmp_path / "run", validation=50))
     assert done.status == 0
     assert "50 training examples are held out" in lines(done)[0]
     assert max(running.values(tmp_path / "run", "loss/test")) == 10  # two epochs of 150 examples by 30
 
 
-def test_print_config_trains_nothing(tmp_path: Path, capsys: Capsys) -> None:
+def test_print_config_trains_nothing(tmp_path, capsys):
     done = call(capsys, train.main, "--print-config", "--run-dir", tmp_path / "run", "--lr", "0.25")
     assert done.status == 0
     assert tomllib.loads(done.out)["lr"] == 0.25
     assert files(tmp_path) == set()
 
 
-def test_help_names_every_option_of_the_issue(capsys: Capsys) -> None:
+def test_help_names_every_option_of_the_issue(capsys):
     done = call(capsys, train.main, "--help")
     assert done.status == 0
     options = """
@@ -170,7 +165,7 @@ def test_help_names_every_option_of_the_issue(capsys: Capsys) -> None:
 
 
 @pytest.mark.long
-def test_a_progress_bar_on_a_terminal(npz: Path, tmp_path: Path) -> None:
+def test_a_progress_bar_on_a_terminal(npz, tmp_path):
     ours, theirs = pty.openpty()
     command = [sys.executable, str(ROOT / "train.py"), *small(npz, tmp_path / "run")]
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
