@@ -5,12 +5,12 @@ import pytest
 import torch
 
 import explain
-import predict
 import train
 import verify
 from manual_backprop.models.cnn import CNN
 from manual_backprop.models.lenet5 import LeNet5
-from tests.support.running import call, files, flags, learner_of, one_sentence, resolved, train_loop, write_pictures
+from tests.support.refusals import assert_refused
+from tests.support.running import call, files, flags, learner_of, resolved, train_loop, write_pictures
 from training import checkpoint
 from training.data import load
 from training.data.augmentation import make_augment
@@ -18,7 +18,6 @@ from training.data.noise import dropout_noise
 from training.families.configure import configure
 from training.families.networks import make_model
 
-Capsys = pytest.CaptureFixture[str]
 LOSS = "softmax-cross-entropy"
 
 
@@ -30,8 +29,7 @@ def pictures(tmp_path_factory):
 def config(data, **changes):
     settings = {"model": "cnn", "channels": (3, 4), "activation": ("relu",), "loss": LOSS, "lr": 0.05}
     settings |= {"momentum": 0.9, "l2": 1e-3, "batch_size": 30, "epochs": 2, "log_every": 4, "histogram_every": 5}
-    settings |= {"dropout": 0.2, "shift": 1, "rotate": 10.0}
-    return resolved(configure(**(settings | changes)), data)
+    return resolved(configure(**(settings | {"dropout": 0.2, "shift": 1, "rotate": 10.0} | changes)), data)
 
 
 @pytest.mark.parametrize("impl", ["manual", "reference"])
@@ -60,57 +58,13 @@ def test_lenet_is_what_the_configuration_asks_for(sample):
     assert make_model(settings, sample) == LeNet5((1, 28, 28), 10, "gelu")
 
 
-# The scripts
-
-
-@pytest.fixture(scope="module")
-def run_dir(pictures, tmp_path_factory):
-    data, path = load("npz", pictures), tmp_path_factory.mktemp("run")
-    train_loop(config(data, data_dir=str(pictures), max_steps=2, histogram_every=0), data, path)
-    return path
-
-
-def test_a_run_cannot_be_explained(run_dir, capsys):
-    done = call(capsys, explain.main, "--checkpoint", run_dir, "--out", run_dir / "page.html")
-    assert done.status == 2
-    assert "only perceptrons" in one_sentence(done.err)
-
-
-def test_data_of_another_shape_are_refused(run_dir, tmp_path, capsys):
-    other = write_pictures(tmp_path / "other.npz", (6, 7))
-    for main in (predict.main, verify.main):
-        where = ["--dataset", "npz"] if main is predict.main else []
-        done = call(capsys, main, "--checkpoint", run_dir, *where, "--data-dir", other)
-        assert done.status == 2
-        assert "npz has shape 6, 7, but this network was trained on npz with shape 7, 6" in one_sentence(done.err)
-
-
-@pytest.mark.parametrize(
-    ("name", "tensor"),
-    [
-        ("stage1.norm.running_var", None),
-        ("stage1.block1.conv1.weight", torch.zeros(3, 3, 1, 1)),
-        ("stage3.conv.weight", torch.zeros(1)),
-    ],
-    ids=["missing", "another shape", "unknown"],
-)
-def test_a_checkpoint_of_another_network_is_refused(name, tensor, run_dir, tmp_path, capsys):
-    saved = checkpoint.load(run_dir)
-    saved["model"].pop(name, None)
-    if tensor is not None:
-        saved["model"][name] = tensor
-    torch.save(saved, tmp_path / "spoilt.pt")
-    done = call(capsys, predict.main, "--checkpoint", tmp_path / "spoilt.pt", "--dataset", "npz")
-    assert done.status == 2
-    assert name in one_sentence(done.err)
-
-
-@pytest.mark.long
-def test_the_preset_trains(tmp_path, capsys):
-    options = {"model": "cnn", "dataset": "sample", "max_steps": 2, "examples": 100, "batch_size": 20, "impl": "both"}
-    done = call(capsys, train.main, *flags(options | {"run_dir": tmp_path / "run"}))
-    assert (done.status, done.err) == (0, "")
-    assert 'model = "cnn"' in (tmp_path / "run" / "config.toml").read_text()
+def test_it_cannot_be_explained_and_is_not_verified_on_pictures_of_another_shape(pictures, tmp_path, capsys):
+    data, run_dir, other = load("npz", pictures), tmp_path / "run", write_pictures(tmp_path / "other.npz", (6, 7))
+    train_loop(config(data, data_dir=str(pictures), max_steps=2, histogram_every=0), data, run_dir)
+    asked = ("--checkpoint", run_dir, "--out", tmp_path / "page.html")
+    assert_refused(call(capsys, explain.main, *asked), "only perceptrons")
+    said = "npz has shape 6, 7, but this network was trained on npz with shape 7, 6"
+    assert_refused(call(capsys, verify.main, "--checkpoint", run_dir, "--data-dir", other), said)
 
 
 @pytest.mark.slow
@@ -124,49 +78,30 @@ def test_pictures_in_color_train(tmp_path, capsys):
 
 def write_tiny(folder, side):
     """25 pictures, of which 20 are for training."""
-    generator = np.random.default_rng(0)
-    x = generator.normal(size=(25, side, side)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(25, side, side)).astype(np.float32)
     np.savez(folder / "tiny.npz", x=x, y=np.arange(25) % 3)
     return folder / "tiny.npz"
 
 
 NO_PICTURES = "reads pictures, height×width or channels×height×width, and an example of points is 2: give --model mlp"
+ONE = "--batch-size is 1, which leaves every mini-batch 1 of 20 examples, and the maps of the last stage are 1×1"
+LAST = "--batch-size is 19, which leaves an epoch's last mini-batch 1 of 20 examples"
 REFUSED = {
-    "one value per channel": (
-        2,
-        {"model": "cnn", "channels": (3,), "batch_size": 1},
-        "--batch-size is 1, which leaves every mini-batch 1 of 20 examples, and the maps of the last stage are 1×1",
-    ),
-    "one value in the last batch": (
-        7,
-        {"model": "cnn", "channels": (3, 2), "batch_size": 19},
-        "--batch-size is 19, which leaves an epoch's last mini-batch 1 of 20 examples",
-    ),
-    "one example": (
-        3,
-        {"model": "cnn", "channels": (3,), "examples": 1},
-        "which leaves an epoch's last mini-batch 1 of 1",
-    ),
-    "too many stages": (7, {"model": "cnn"}, "3 stages halve a picture 3 times, and 7×7 pixels allow 2: give channels"),
-    "LeNet-5 of 20×20": (20, {"model": "lenet5"}, "LeNet-5 reads pictures of 28×28 or 32×32 pixels, not of 20×20"),
-    "channels of LeNet-5": (28, {"model": "lenet5", "channels": (3,)}, "--channels goes with --model cnn, not with"),
-    "no channels": (8, {"model": "cnn", "channels": ()}, "--channels is empty, but it must be"),
-    "blocks below 0": (8, {"model": "cnn", "channels": (3,), "blocks": -1}, "--blocks is -1, but it must be"),
-    "unknown activation": (8, {"model": "cnn", "activation": ("swish",)}, "invalid choice 'swish'"),
-    "points": (8, {"model": "cnn", "dataset": "points"}, f"--model cnn {NO_PICTURES}"),
-    "points for LeNet-5": (8, {"model": "lenet5", "dataset": "points"}, f"--model lenet5 {NO_PICTURES}"),
-    "unknown model": (8, {"model": "resnet"}, "invalid choice 'resnet'"),
+    "one value per channel": (2, "--model cnn --channels 3 --batch-size 1", ONE),
+    "one value in the last batch": (7, "--model cnn --channels 3 2 --batch-size 19", LAST),
+    "one example": (3, "--model cnn --channels 3 --examples 1", "which leaves an epoch's last mini-batch 1 of 1"),
+    "stages": (7, "--model cnn", "3 stages halve a picture 3 times, and 7×7 pixels allow 2: give channels"),
+    "20×20": (20, "--model lenet5", "LeNet-5 reads pictures of 28×28 or 32×32 pixels, not of 20×20"),
+    "points": (8, "--model cnn --dataset points", f"--model cnn {NO_PICTURES}"),
+    "points for LeNet-5": (8, "--model lenet5 --dataset points", f"--model lenet5 {NO_PICTURES}"),
 }
 
 
 @pytest.mark.sweep(6)
-@pytest.mark.parametrize(("side", "options", "named"), REFUSED.values(), ids=REFUSED)
-def test_a_wrong_command_line(side, options, named, tmp_path, capsys):
-    npz = write_tiny(tmp_path, side)
-    options = {"dataset": "npz", "data_dir": npz, "run_dir": tmp_path / "run"} | options
-    done = call(capsys, train.main, *flags(options))
-    assert done.status == 2
-    assert named in one_sentence(done.err)
+@pytest.mark.parametrize(("side", "line", "named"), REFUSED.values(), ids=REFUSED)
+def test_pictures_that_do_not_fit_the_network_are_refused(side, line, named, tmp_path, capsys):
+    options = {"dataset": "npz", "data_dir": write_tiny(tmp_path, side), "run_dir": tmp_path / "run"}
+    assert_refused(call(capsys, train.main, *flags(options), *line.split()), named)
     assert files(tmp_path) == {"tiny.npz"}
 
 
@@ -177,5 +112,4 @@ def test_the_least_that_batch_norm_trains_on(side, channels, batch_size, tmp_pat
     """Two examples of a pixel each, or one of several pixels."""
     data = load("npz", write_tiny(tmp_path, side))
     settings = config(data, channels=channels, batch_size=batch_size, epochs=1, histogram_every=0)
-    _, outcome = train_loop(settings, data, tmp_path / "run")
-    assert outcome.finished
+    assert train_loop(settings, data, tmp_path / "run")[1].finished
