@@ -259,8 +259,9 @@ def test_each_group_of_the_help_fits_on_a_screen(model, capsys, monkeypatch):
     _, *groups = re.split(r"^\W+(?:([\w-]+) )?options\W*$", shown, flags=re.M)
     assert groups[::2] == [None, "start", "network", model, *(kind.__name__.lower() for kind in GROUPS[1:])]
     assert all(text.count("\n") <= 40 for text in groups[1::2])
-    for field in fields(FAMILIES[model].config):
-        assert len(re.findall(rf"^\W{{1,3}}--{field.name.replace('_', '-')} ", shown, re.M)) == 1, field.name
+    own = (field.name.replace("_", "-") for field in fields(FAMILIES[model].config))
+    for name in (*own, "preset", "run-dir", "resume", "print-config"):
+        assert len(re.findall(rf"^\W{{1,3}}--{name} ", shown, re.M)) == 1, name
 
 
 def test_help_follows_the_model_of_a_preset(capsys):
