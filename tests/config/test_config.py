@@ -109,9 +109,10 @@ def test_every_field_survives_being_written_and_read(tmp_path):
 
 
 @pytest.mark.slow
-def test_print_config_read_back_is_the_same(capsys, tmp_path):
+def test_print_config_trains_nothing_and_read_back_is_the_same(capsys, tmp_path):
     asked = ["--preset", "points", "--hidden", "7", "5", "--lr", "1e-3", "--loss", "quadratic"]
-    first = running.call(capsys, train.main, *asked, "--print-config")
+    first = running.call(capsys, train.main, *asked, "--run-dir", tmp_path / "run", "--print-config")
+    assert running.files(tmp_path) == set()
     again = running.call(capsys, train.main, "--preset", toml(tmp_path / "c.toml", first.out), "--print-config")
     assert first == again
     assert first.status == 0

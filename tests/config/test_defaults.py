@@ -6,20 +6,15 @@ from dataclasses import replace
 from statistics import mean
 
 import pytest
-import torch
 
 import train
 from benchmarks.defaults import EPOCHS, SEEDS, Job, jobs
-from lessons.runs import learner
 from tests.support import running
 from tests.support.filling import CHOSEN, filled, parsed
-from tests.support.running import ROOT, call, resolved
-from training.data.order import epoch_order
+from tests.support.running import ROOT, call, resolved, train_loop
 from training.errors import UserError
-from training.evaluation import evaluate
 from training.families import FAMILIES, defaults
 from training.families.configure import default_preset, load_preset, preset_values
-from training.schedules import make_schedule
 
 CE, SAID = "softmax-cross-entropy", "softmax cross-entropy"
 RELU, SIGMOIDS, TANHS = ("relu",), ("sigmoid", "sigmoid", "identity"), ("tanh", "tanh", "sigmoid")
@@ -277,30 +272,18 @@ def test_the_cost_that_serves_better_is_named_and_nothing_is_said_of_settings_th
 
 
 EXPERIMENTS = [
-    "--activation relu",
-    "--activation tanh",
-    "--optimizer adam",
-    "--optimizer lion --activation gelu",
-    "--momentum 0.9",
-    "--hidden 100",
-    "--hidden 60 40 --activation leaky_relu --optimizer rmsprop",
-    "--activation relu --loss squared-error",
-    "--dtype bfloat16 --activation silu --optimizer muon",
+    *("--activation relu", "--activation tanh", "--optimizer adam", "--optimizer lion --activation gelu"),
+    *("--momentum 0.9", "--hidden 100", "--hidden 60 40 --activation leaky_relu --optimizer rmsprop"),
+    *("--activation relu --loss squared-error", "--dtype bfloat16 --activation silu --optimizer muon"),
 ]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("line", EXPERIMENTS)
-def test_a_first_experiment_learns(line, sample):
+def test_a_first_experiment_learns(line, sample, tmp_path):
     config = resolved(replace(parsed(line), dataset="sample", epochs=8), sample)
-    network, total = learner(config, sample), config.total_steps(sample.train.steps(config.batch_size))
-    schedule = make_schedule(config, 100)
-    for epoch in range(8):
-        batches = epoch_order(0, epoch, 10_000).view(100, 100)
-        rates = [config.lr * schedule(100 * epoch + i, total) for i in range(100)]
-        network.advance(batches, torch.tensor(rates, dtype=torch.float64))
-    result = evaluate(network, sample.test, network.dtype)
-    assert result.values["accuracy"] > 0.75
+    train_loop(config, sample, tmp_path)
+    assert running.values(tmp_path, "accuracy/test")[800] > 0.75
 
 
 @pytest.mark.long

@@ -25,8 +25,8 @@ def test_resolved_leaves_nothing_open_and_keeps_what_was_asked_for(sample):
     assert config.activation == ("tanh", "tanh", "identity")
     assert (config.momentum, config.betas, config.eps) == (0.95, (0.9, 0.999), 1e-8), "muon's own"
     assert resolved(config, sample) == config
-    asked = resolved(configure(dataset="sample", device="cpu", threads=3), sample)
-    assert (asked.device, asked.threads) == ("cpu", 3)
+    asked = resolved(configure(dataset="sample", device="cpu", threads=3, warmup=99, epochs=1), sample)
+    assert (asked.device, asked.threads, asked.warmup) == ("cpu", 3, 99), "and a warm-up of all but one of the steps"
 
 
 @pytest.mark.parametrize("model", ["lenet5", "cnn"])
@@ -50,10 +50,6 @@ def test_what_does_not_fit_the_data_is_refused(wanted, sample):
         resolved(configure(**MISFITS[wanted]), sample)
 
 
-def test_a_warmup_may_leave_one_step(sample):
-    assert resolved(configure(warmup=99, epochs=1), sample).warmup == 99
-
-
 @pytest.mark.parametrize(("option", "value"), [("shift", 1), ("rotate", 5.0)])
 def test_only_pictures_are_moved(option, value, sample):
     with refused(f"--{option} moves pictures of height×width, and an example of points is 2"):
@@ -71,28 +67,23 @@ def python(*arguments, **environment):
     return subprocess.run([sys.executable, *arguments], **how).stdout
 
 
-def threads_of_a_run(tmp_path, **environment):
-    """Those of a large network in a process of its own."""
-    options = ["--hidden", "300", "300", "--dataset", "sample", "--max-steps", "1", "--examples", "100"]
-    python("train.py", *options, "--run-dir", str(tmp_path / "run"), **environment)
-    return int(tomllib.loads((tmp_path / "run" / "config.toml").read_text())["threads"])
-
-
-@pytest.mark.long
-def test_threads_left_out_are_those_that_torch_found(tmp_path):
-    """Not as many as there are cores."""
-    threads = str((os.cpu_count() or 1) + 1)
-    found = python("-c", "import torch; print(torch.get_num_threads())", OMP_NUM_THREADS=threads)
-    assert threads_of_a_run(tmp_path, OMP_NUM_THREADS=threads) == int(found)
-
-
 @pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
-def test_threads_left_out_are_no_more_than_the_process_may_use(tmp_path):
+def test_threads_left_out_are_those_that_torch_found_and_no_more_than_the_process_may_use(tmp_path):
+    """Of a large network in a process of its own: not as many as there are cores."""
+
+    def threads_of_a_run(name, **environment):
+        options = ["--hidden", "300", "300", "--dataset", "sample", "--max-steps", "1", "--examples", "100"]
+        python("train.py", *options, "--run-dir", str(tmp_path / name), **environment)
+        return tomllib.loads((tmp_path / name / "config.toml").read_text())["threads"]
+
+    threads = {"OMP_NUM_THREADS": str((os.cpu_count() or 1) + 1)}
+    found = python("-c", "import torch; print(torch.get_num_threads())", **threads)
+    assert threads_of_a_run("found", **threads) == int(found)
     allowed = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(allowed)})
-        assert threads_of_a_run(tmp_path) == 1, "and not one for each of the machine's cores"
+        assert threads_of_a_run("allowed") == 1
     finally:
         os.sched_setaffinity(0, allowed)
 

@@ -2,11 +2,8 @@
 
 import ast
 import re
-import shutil
 import tomllib
-from dataclasses import dataclass, fields
-from math import prod
-from typing import Annotated
+from dataclasses import fields
 
 import pytest
 import torch
@@ -15,102 +12,53 @@ import train
 import verify
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import LOSSES
-from manual_backprop.models.mlp import MLP
 from manual_backprop.optimizers import OPTIMIZERS
-from reference import mlp as reference
-from tests.support.running import ROOT, call, flags, learner_of, one_sentence, write_npz
+from tests.support.running import ROOT, call, learner_of, one_sentence
+from tests.support.text.families import Recurrents, register
 from training.config import GROUPS, Config
-from training.config.rules import COUNT, OneOf, Range, rules
+from training.config.rules import Range, rules
 from training.errors import UserError
 from training.families import FAMILIES
-from training.families import base as families_base
 from training.families.advice import advice
-from training.families.base import Family, Problem
+from training.families.base import Family
 from training.families.configure import configure, default_preset, from_mapping, load_preset, preset_names
 from training.families.networks import make_model, make_twin
 
-# A family of the tests' own: a file's worth of code
-
-
-class Linear(MLP):
-    """One affine map."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of the affine map."""
-
-    scale: Annotated[int, COUNT] = 1
-    """Whole number that does nothing."""
-
-
-@dataclass(frozen=True)
-class LinearConfig(Options, Config):
-    model: Annotated[str, OneOf(["linear"])] = "linear"
-
-
-class Linears(Family):
-    name, summary, preset = "linear", "a single affine map", "linear-start"
-    config, options, model = LinearConfig, Options, Linear
-
-    def make(self, config, data):
-        return Linear((prod(data.shape), len(data.classes)), ("identity",))
-
-    def twin(self, model):
-        return reference.MLP(model.sizes, model.activations)
-
-    def problems(self):
-        model = Linear((5, 3), ("identity",))
-        yield Problem("5-3", "softmax-cross-entropy", model, (5,), 3, "5-3, softmax-cross-entropy cost")
+# A family that is added: one of the tests' own, which test_runs.py trains, resumes and verifies
 
 
 @pytest.fixture
 def presets(tmp_path, monkeypatch):
-    """A directory in the place of that of the presets, with copies of all and one of the family's own."""
-    own = shutil.copytree(families_base.PRESETS, tmp_path / "presets")
-    (own / "linear-start.toml").write_text('model = "linear"\nloss = "softmax-cross-entropy"\nlr = 0.1\n')
-    monkeypatch.setattr(families_base, "PRESETS", own)
-    monkeypatch.setattr("training.families.configure.PRESETS", own)
-    return own
+    """A directory in the place of that of the presets, with copies of all and the family's."""
+    (tmp_path / "presets").mkdir()
+    register(monkeypatch, tmp_path / "presets")
+    return tmp_path / "presets"
 
 
 @pytest.fixture
-def linear(presets, monkeypatch):
+def cell(presets, monkeypatch):
     """The class of the family, which is registered and has its preset."""
-
-    class Own(Linears):
-        pass
-
-    monkeypatch.setitem(FAMILIES, "linear", Own())
-    return Own
+    own = type("Own", (Recurrents,), {})
+    monkeypatch.setitem(FAMILIES, "cell", own())
+    return own
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("linear")
-def test_a_new_family_is_its_file_a_preset_and_a_line(tmp_path, capsys):
-    """It has its help, trains in lock step, and is resumed and verified."""
-    assert call(capsys, train.main, "--model", "linear", "--optimizer", "adam", "--print-config").status == 0
-    assert call(capsys, verify.main, "--model", "linear", "--seeds", 1).status == 0
-    shown = call(capsys, train.main, "--model", "linear", "--help").out
-    assert "--scale INT" in shown
-    assert "linear, a single affine map" in " ".join(shown.replace("│", " ").split())
+@pytest.mark.usefixtures("cell")
+def test_a_new_family_is_its_file_a_preset_and_a_line(capsys):
+    printed = call(capsys, train.main, *["--model", "cell", "--optimizer", "sgd", "--context", "3", "--print-config"])
+    config = tomllib.loads(printed.out)
+    assert (config["model"], config["context"], config["width"], config["init"]) == ("cell", 3, 9, "xavier")
+    assert not {"hidden", "activation"} & config.keys()
+    shown = call(capsys, train.main, "--model", "cell", "--help").out
+    assert "--context INT" in shown
+    assert "cell, a recurrent network" in " ".join(shown.replace("│", " ").split())
     assert "--hidden" not in shown
-
-    npz, run_dir = write_npz(tmp_path / "a.npz"), tmp_path / "run"
-    options = {"model": "linear", "scale": 2, "dataset": "npz", "data_dir": npz, "epochs": 1, "impl": "both"}
-    done = call(capsys, train.main, *flags(options | {"run_dir": run_dir}))
-    assert (done.status, done.err) == (0, "")
-    assert "agree" in done.out.splitlines()[-1]
-    written = tomllib.loads((run_dir / "config.toml").read_text())
-    assert (written["model"], written["scale"], written["lr"]) == ("linear", 2, 0.1)
-    assert not {"hidden", "activation"} & written.keys()
-    assert call(capsys, train.main, "--resume", run_dir, "--epochs", 2).status == 0
-    assert call(capsys, verify.main, "--checkpoint", run_dir, "--seeds", 1).status == 0
 
 
 ASKED = {
-    "train.py": (train.main, "--model", "linear", "--print-config"),
-    "verify.py": (verify.main, "--model", "linear", "--seeds", 1),
+    "train.py": (train.main, "--model", "cell", "--print-config"),
+    "verify.py": (verify.main, "--model", "cell", "--seeds", 1),
 }
 PARTS = ["name", "summary", "preset", "config", "options", "model", "make", "twin", "problems"]
 
@@ -118,24 +66,22 @@ PARTS = ["name", "summary", "preset", "config", "options", "model", "make", "twi
 def assert_refuses(script, capsys, said):
     done = call(capsys, *ASKED[script])
     assert done.status == 2
-    assert one_sentence(done.err).startswith(f"{script}: the family linear has no {said}")
+    assert one_sentence(done.err).startswith(f"{script}: the family cell has no {said}")
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_forgotten_part_is_said_in_one_sentence(part, linear, capsys):
-    setattr(linear, part, getattr(Family, part))
+def test_a_forgotten_part_is_said_in_one_sentence(part, cell, capsys):
+    setattr(cell, part, getattr(Family, part))
     for script in ASKED:
         assert_refuses(script, capsys, f"{part}: its file in training/families has to define {part}")
 
 
-def test_a_forgotten_preset_file_and_problems_that_are_none_are_too(linear, presets, capsys):
-    linear.problems = lambda self: iter(())
+def test_a_forgotten_preset_file_and_problems_that_are_none_are_too(cell, presets, capsys):
+    cell.problems = lambda self: iter(())
     said = "problems: its file in training/families has to yield at least one in problems"
     assert_refuses("verify.py", capsys, said)
-    (presets / "linear-start.toml").unlink()
-    assert_refuses(
-        "train.py", capsys, "preset: its file in training/families names 'linear-start', which is no file in"
-    )
+    (presets / "cell.toml").unlink()
+    assert_refuses("train.py", capsys, "preset: its file in training/families names 'cell', which is no file in")
 
 
 def test_a_model_of_no_family_has_no_twin():

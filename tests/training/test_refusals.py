@@ -117,34 +117,29 @@ def test_resume_where_something_has_changed(name, value, named, run_dir, tmp_pat
 # Values that are not finite
 
 
-def assert_kept(run_dir, steps):
-    saved = checkpoint.load(run_dir)
-    assert saved["steps"] == steps
-    assert all(tensor.isfinite().all() for tensor in saved["model"].values())
+STEEP = {"hidden": (8, 8), "batch_size": 30, "lr": 1e30, "activation": "relu"}
+LINEAR = {"hidden": (8,), "batch_size": 100, "schedule": "constant", "activation": ("identity", "identity")}
+LINEAR |= {"loss": "quadratic", "init": "scaled-normal", "epochs": 1000}  # lives for a few steps, two of them an epoch
+FIRST = "the first value that is not finite is in"
 
 
-@pytest.mark.parametrize("impl", ["manual", pytest.param("reference", marks=pytest.mark.slow), "both"])
-def test_a_cost_that_is_not_finite(impl, npz, tmp_path, capsys):
-    options = {"impl": impl, "dataset": "npz", "data_dir": npz, "hidden": (8, 8), "batch_size": 30, "lr": 1e30}
-    done = call(capsys, train.main, *flags(options | {"activation": "relu", "run_dir": tmp_path / "run"}))
-    assert_refused(done, "step 2: the first value that is not finite is in z of layer2", "try a smaller --lr", status=3)
-    assert_kept(tmp_path / "run", 0)
-
-
-IN_A_STEP, IN_AN_EVALUATION = (
-    "step 6: the first value that is not finite is in C;",
-    "after step 4 the cost of the test set",
+@pytest.mark.parametrize(
+    ("options", "named", "kept"),
+    [
+        ({"impl": "manual", **STEEP}, f"step 2: {FIRST} z of layer2; try a smaller --lr", 0),
+        pytest.param({"impl": "reference", **STEEP}, f"step 2: {FIRST} z of layer2;", 0, marks=pytest.mark.slow),
+        ({"impl": "both", **STEEP}, f"step 2: {FIRST} z of layer2;", 0),
+        ({"lr": 0.2, **LINEAR}, f"step 6: {FIRST} C;", 4),
+        ({"lr": 0.4, **LINEAR}, "after step 4 the cost of the test set", 2),
+    ],
+    ids=["manual", "reference", "both", "in a step", "in an evaluation"],
 )
-
-
-@pytest.mark.parametrize(("lr", "named", "kept"), [(0.2, IN_A_STEP, 4), (0.4, IN_AN_EVALUATION, 2)])
-def test_the_last_good_checkpoint_is_kept(lr, named, kept, npz, tmp_path, capsys):
-    """A linear network at too high a rate lives for a few steps, two of them an epoch."""
-    options = {"dataset": "npz", "data_dir": npz, "hidden": (8,), "batch_size": 100, "lr": lr, "schedule": "constant"}
-    options |= {"activation": ("identity", "identity"), "loss": "quadratic", "init": "scaled-normal"}
-    done = call(capsys, train.main, *flags({**options, "epochs": 1000, "run_dir": tmp_path / "run"}))
-    assert_refused(done, named, status=3)
-    assert_kept(tmp_path / "run", kept)
+def test_where_the_cost_is_not_finite_the_last_good_checkpoint_is_kept(options, named, kept, npz, tmp_path, capsys):
+    data = {"dataset": "npz", "data_dir": npz, "run_dir": tmp_path / "run"}
+    assert_refused(call(capsys, train.main, *flags(options | data)), named, status=3)
+    saved = checkpoint.load(tmp_path / "run")
+    assert saved["steps"] == kept
+    assert all(tensor.isfinite().all() for tensor in saved["model"].values())
 
 
 # Checkpoints that are spoiled

@@ -15,18 +15,7 @@ import train
 from manual_backprop.optimizers import OPTIMIZERS
 from tests.support import running
 from tests.support.refusals import assert_refused, contents
-from tests.support.running import (
-    assert_same,
-    assert_same_run,
-    at_poll,
-    call,
-    flags,
-    metrics,
-    resolved,
-    train_in_pieces,
-    train_loop,
-    values,
-)
+from tests.support.running import assert_same, assert_same_run, at_poll, call, flags, resolved, train_loop, values
 from training import checkpoint, loop
 from training.data import load
 from training.families.configure import configure
@@ -87,16 +76,8 @@ def test_stopped_again_and_again_with(options, impl, npz, tmp_path):
     _, outcome = train_loop(settings, data, tmp_path / "whole")
     every = options.get("eval_every", data.train.steps(30))
     assert list(values(tmp_path / "whole", "loss/test")) == sorted({*range(0, outcome.steps, every), outcome.steps})
-    assert len(train_in_pieces(settings, data, tmp_path / "pieces")) >= 3
+    assert len(running.train_in_pieces(settings, data, tmp_path / "pieces")) >= 3
     assert_same_run(tmp_path / "pieces", tmp_path / "whole")
-
-
-def test_a_finished_run_with_more_steps_is_the_longer_run(data, tmp_path):
-    """Where the schedule does not depend on the length."""
-    for name, epochs in (("long", 4), ("longer", 2), ("longer", 4)):
-        train_loop(config(data, schedule="constant", epochs=epochs), data, tmp_path / name)
-    assert_same(checkpoint.load(tmp_path / "long")["model"], checkpoint.load(tmp_path / "longer")["model"])
-    assert metrics(tmp_path / "long") == metrics(tmp_path / "longer")
 
 
 # Checkpoints of earlier versions
@@ -147,7 +128,7 @@ def command_line(npz, run_dir, **options):
 
 def assert_no_step_twice(run_dir):
     """Neither in metrics.jsonl nor in what TensorBoard shows."""
-    seen = Counter((line["step"], tag) for line in metrics(run_dir) for tag in line if tag != "step")
+    seen = Counter((line["step"], tag) for line in running.metrics(run_dir) for tag in line if tag != "step")
     assert max(seen.values()) == 1
     events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0, "histograms": 0, "images": 0}).Reload()
     for kind, read in (("scalars", events.Scalars), ("histograms", events.Histograms)):
@@ -246,7 +227,7 @@ def test_a_run_that_stopped_early_is_finished(npz, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_finished_run_gets_its_missing_figures_and_goes_on_with_more_epochs(finished, tmp_path, capsys):
+def test_a_finished_run_gets_its_missing_figures_and_goes_on_with_more_epochs(finished, npz, tmp_path, capsys):
     run_dir = shutil.copytree(finished, tmp_path / "run")
     lines = (run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
     assert "hparam/accuracy" in lines[-1]
@@ -259,6 +240,8 @@ def test_a_finished_run_gets_its_missing_figures_and_goes_on_with_more_epochs(fi
     run_dir = shutil.copytree(finished, tmp_path / "more")
     assert call(capsys, train.main, "--resume", run_dir, "--epochs", 3).status == 0
     assert list(values(run_dir, "loss/test")) == [0, 7, 14, 21]
+    assert call(capsys, train.main, *command_line(npz, tmp_path / "whole", epochs=3, warmup=6)).status == 0
+    assert_same(checkpoint.load(run_dir)["model"], checkpoint.load(tmp_path / "whole")["model"])
     assert "epochs = 3\n" in (run_dir / "config.toml").read_text()
     assert checkpoint.load(run_dir)["config"]["epochs"] == 3
     assert_no_step_twice(run_dir)

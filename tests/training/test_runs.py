@@ -10,20 +10,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import predict
 import train
 import verify
+from tests.support import running
 from tests.support.problems import rates, relative_difference
 from tests.support.run_cases import NAMES, options_of, small_run
-from tests.support.running import (
-    assert_same,
-    assert_same_run,
-    at_poll,
-    call,
-    flags,
-    learner_of,
-    metrics,
-    train_in_pieces,
-    train_loop,
-    values,
-)
+from tests.support.running import assert_same, assert_same_run, call, flags, learner_of, metrics, train_loop, values
 from training import checkpoint, loop
 from training.families.networks import make_model, make_twin
 from training.learners.checked import MAX_ERROR
@@ -114,7 +104,7 @@ def test_by_hand_and_by_autograd_a_run_is_the_same_but_for_rounding(name, folder
 def test_stopped_again_and_again_it_is_the_uninterrupted_run(name, impl, whole, folder, tmp_path):
     """Bit for bit: running statistics, masks of dropout, moves of pictures and carried states included."""
     config, data = small_run(name, folder, impl=impl)
-    stopped_at = train_in_pieces(config, data, tmp_path)
+    stopped_at = running.train_in_pieces(config, data, tmp_path)
     an_epoch = data.train.steps(config.batch_size)
     assert {step // an_epoch for step in stopped_at if step % an_epoch} == {0, 1}, "in the middle of both epochs"
     assert_same_run(tmp_path, whole(name, impl))
@@ -190,7 +180,7 @@ def test_a_trained_network_predicts_for_another_batch_size(name, whole, folder):
 def test_a_run_that_forgot_its_memory_would_not_go_on_the_same(whole, folder, tmp_path):
     """What the tests above would say, were the memory not saved."""
     run = small_run("cell", folder)
-    train_loop(*run, tmp_path, stop=at_poll(5))
+    train_loop(*run, tmp_path, stop=running.at_poll(5))
     saved = checkpoint.load(tmp_path)
     assert "h" not in saved["model"]
     assert saved["memory"]["h"].all()

@@ -110,21 +110,6 @@ def test_runs_on_drawn_points_without_a_directory_of_their_own_get_new_ones_unde
     assert files(tmp_path / "runs") == {"points-manual-seed0", "points-manual-seed0-2"}
 
 
-@pytest.mark.slow
-def test_the_last_examples_are_held_out(npz, tmp_path, capsys):
-    done = call(capsys, train.main, *small(npz, tmp_path / "run", validation=50))
-    assert done.status == 0
-    assert "50 training examples are held out" in done.out.splitlines()[0]
-    assert max(running.values(tmp_path / "run", "loss/test")) == 10  # two epochs of 150 examples by 30
-
-
-def test_print_config_trains_nothing(tmp_path, capsys):
-    done = call(capsys, train.main, "--print-config", "--run-dir", tmp_path / "run", "--lr", "0.25")
-    assert done.status == 0
-    assert tomllib.loads(done.out)["lr"] == 0.25
-    assert files(tmp_path) == set()
-
-
 @pytest.mark.long
 def test_a_progress_bar_on_a_terminal(npz, tmp_path):
     ours, theirs = pty.openpty()
