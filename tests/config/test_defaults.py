@@ -36,7 +36,6 @@ def test_without_a_choice_what_is_filled_in_is_the_models_own_preset(model):
 @pytest.mark.parametrize(
     ("asked", "chosen"),
     [
-        (dict(), ("quadratic", "scaled-normal", 10)),
         (dict(hidden=(30,)), ("quadratic", "scaled-normal", 10)),
         (dict(hidden=(100,)), (CE, "xavier", 1)),
         (dict(hidden=(16, 16, 16)), (CE, "xavier", 1)),

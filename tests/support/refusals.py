@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import train
-from tests.support.running import Done, flags, one_sentence, write_npz
+from tests.support.running import Done, one_sentence
 from training.errors import UserError
 
 
@@ -26,14 +25,6 @@ def assert_refused(done: Done, *words: str, status: int = 2) -> None:
     assert done.status == status, done.err
     sentence = one_sentence(done.err)
     assert [word for word in words if word not in sentence] == [], sentence
-
-
-def small_run(folder: Path) -> Path:
-    """A finished run of ten steps on arrays, which lie beside it."""
-    npz = write_npz(folder / "arrays.npz")
-    options = {"dataset": "npz", "data_dir": npz, "hidden": (4,), "max_steps": 10, "run_dir": folder / "run"}
-    assert train.main(list(flags(options))) == 0
-    return folder / "run"
 
 
 def contents(directory: Path) -> dict[str, bytes]:

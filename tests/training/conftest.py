@@ -4,9 +4,8 @@ import shutil
 
 import pytest
 
-from tests.support.refusals import small_run
-from tests.support.running import write_npz
-from tests.support.terminal import run_on_digits
+import train
+from tests.support.running import flags, write_npz
 from tests.support.text.families import register
 from training.data import load
 from training.learners.manual import ManualLearner
@@ -24,9 +23,12 @@ def data(npz):
 
 
 @pytest.fixture(scope="session")
-def a_run(tmp_path_factory):
-    """A run of ten steps on arrays, which lie beside it."""
-    return small_run(tmp_path_factory.mktemp("run"))
+def a_run(npz, tmp_path_factory):
+    """A finished run of ten steps on these arrays."""
+    path = tmp_path_factory.mktemp("run") / "run"
+    options = {"dataset": "npz", "data_dir": npz, "hidden": (4,), "max_steps": 10, "run_dir": path}
+    assert train.main(list(flags(options))) == 0
+    return path
 
 
 @pytest.fixture
@@ -38,7 +40,9 @@ def run_dir(a_run, tmp_path):
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """A run of ten steps on the sample."""
-    return run_on_digits(tmp_path_factory.mktemp("runs"))
+    path = tmp_path_factory.mktemp("runs") / "digits"
+    assert train.main(list(flags({"dataset": "sample", "max_steps": 10, "run_dir": path}))) == 0
+    return path
 
 
 @pytest.fixture

@@ -1,7 +1,10 @@
 """What holds of a run of any family, by hand, by autograd and in lock step: it learns, and goes on where it stopped."""
 
+import weakref
+from dataclasses import replace
 from functools import cache
-from math import inf
+from math import exp, inf
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,16 +14,17 @@ import predict
 import train
 import verify
 from tests.support import running
-from tests.support.problems import rates, relative_difference
 from tests.support.run_cases import NAMES, options_of, small_run
 from tests.support.running import assert_same, assert_same_run, call, flags, learner_of, metrics, train_loop, values
-from training import checkpoint, loop
+from training import checkpoint, evaluation, loop
+from training.evaluation import Evaluation, evaluate
+from training.evaluation.watch import Watch
 from training.families.networks import make_model, make_twin
 from training.learners.checked import MAX_ERROR
 from training.loop import NotFiniteError
 from training.prediction import load_trained
-from training.run import is_complete, load_config, load_data
-from training.tasks import CLASSIFICATION, TASKS, task_of
+from training.run import Result, is_complete, load_config, load_data
+from training.tasks import CLASSIFICATION, NEXT_TOKEN, TASKS, task_of
 
 IMPLS = ["manual", "reference", "both"]
 slow = pytest.mark.slow
@@ -57,12 +61,6 @@ def whole(registered, folder, tmp_path_factory):
     return run
 
 
-def decided(name, folder, tensors):
-    """Without those whose gradient is zero in exact arithmetic: adam's steps of them have rounding's size and sign."""
-    zeros = getattr(make_model(*small_run(name, folder)), "zeros", {})
-    return {name: tensor for name, tensor in tensors.items() if name not in zeros}
-
-
 @slow
 @each_family
 def test_a_run_learns_and_logs_the_same_by_every_implementation(name, whole, folder):
@@ -86,17 +84,6 @@ def test_a_run_learns_and_logs_the_same_by_every_implementation(name, whole, fol
     assert {f"{kind}/{key}" for key in parameters for kind in ("gradient_norm", "update_ratio")} < found
     assert saved["steps"] == 2 * an_epoch
     assert saved["model"].keys() >= parameters.keys()
-
-
-@slow
-@each_family
-def test_by_hand_and_by_autograd_a_run_is_the_same_but_for_rounding(name, folder, tmp_path):
-    for impl in ("manual", "reference"):
-        train_loop(*small_run(name, folder, impl=impl, dtype="float64"), tmp_path / impl)
-    one, other = (values(tmp_path / impl, "loss/test") for impl in ("manual", "reference"))
-    assert other == pytest.approx(one, rel=1e-12, abs=0)
-    one, other = (checkpoint.load(tmp_path / impl)["model"] for impl in ("manual", "reference"))
-    assert relative_difference(decided(name, folder, one), decided(name, folder, other)) < 1e-10
 
 
 @pytest.mark.sweep(4)
@@ -143,25 +130,6 @@ def test_the_twin_loads_the_model_strictly(name, impl, whole, folder):
     x, _ = data.test.batch(torch.arange(11), torch.float32)
     with torch.no_grad():
         torch.testing.assert_close(twin.eval()(x), learner.outputs(x), rtol=0, atol=1e-5)
-
-
-@pytest.mark.sweep(3)
-@each_family
-def test_either_implementation_goes_on_from_the_others_checkpoint(name, folder):
-    """The optimizer's state, statistics and memory included: the next steps are the same up to rounding."""
-    config, data = small_run(name, folder, dtype="float64")
-    batch = config.batch_size
-    batches = data.train.order(0, 0, batch)[: 6 * batch].view(2, 3, batch)
-    for impls in (("manual", "reference"), ("reference", "manual")):
-        one, other = (learner_of(small_run(name, folder, dtype="float64", impl=i)[0], data) for i in impls)
-        one.advance(batches[0], rates(3, config.lr))
-        other.load_state_dict(one.state_dict())
-        assert_same(other.state_dict(), one.state_dict())
-        for learner in (one, other):
-            learner.advance(batches[1], rates(3, config.lr))
-        for part in ("model", "memory"):
-            left, right = (decided(name, folder, learner.state_dict()[part]) for learner in (one, other))
-            assert relative_difference(left, right) < 1e-11, (impls, part)
 
 
 @each_family
@@ -249,3 +217,110 @@ def test_by_the_scripts(name, tmp_path, capsys):
         done = call(capsys, predict.main, "--checkpoint", run_dir, "--dataset", saved["data"]["name"])
         assert (done.status, done.err) == (0, "")
         assert f"{saved['progress']['latest']:.2%}" in done.out
+
+
+# On a text: steps, evaluation, what decides and what is logged
+
+
+def run_of(name, folder, **changes):
+    """On a text of 297 letters, of which each but every seventh is the one before plus one, and 33 more for testing."""
+    path = folder / "letters.txt"
+    path.write_text("".join("abcde"[(i + i // 7) % 5] for i in range(330)))
+    config = replace(small_run(name, Path())[0], data_dir=str(path), examples=0, **changes)
+    data = load_data(config)
+    return running.resolved(config, data), data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("log_every", [1, 5, 99])
+@pytest.mark.parametrize(("name", "sizes"), [("cell", [5] * 8), ("block", [5] * 7 + [2])])
+def test_an_epoch_takes_all_that_the_text_gives(name, sizes, log_every, tmp_path, taken):
+    """42 segments of 7 in 5 streams leave two out, 37 windows of 8 none; steps go together, or each alone."""
+    config, data = run_of(name, tmp_path, log_every=log_every)
+    train_loop(config, data, tmp_path / "run")
+    assert [len(batch) for batch in taken[0]] == sizes * 2
+    orders = [data.train.order(0, epoch, 5).tolist() for epoch in (0, 1)]
+    assert [i for batch in taken[0] for i in batch] == [*orders[0], *orders[1]]
+    assert list(values(tmp_path / "run", "loss/test")) == [0, 8, 16]
+
+
+def test_the_headline_is_the_cost_and_less_is_better(tmp_path):
+    _, outcome = train_loop(*run_of("cell", tmp_path), tmp_path / "run")
+    losses = values(tmp_path / "run", "loss/test")
+    assert losses[16] < losses[8] < losses[0] < 2
+    assert (outcome.latest, outcome.best) == (losses[16], losses[16])
+    assert checkpoint.load(tmp_path / "run" / "best.pt")["steps"] == 16
+    assert outcome.headline == f"test loss {losses[16]:.4f} (best {losses[16]:.4f})"
+    summary = Result(outcome, tmp_path, 1.0, 0).summary
+    assert summary.startswith(outcome.headline + " after 1.0 s")
+    assert "accuracy" not in summary
+
+    last = [line for line in metrics(tmp_path / "run") if "loss/test" in line][-1]
+    assert list(last) == ["step", "loss/test", "perplexity/test", "perplexity/train"]
+    assert last["perplexity/test"] == pytest.approx(exp(last["loss/test"]))
+    assert not any("accuracy" in tag for line in metrics(tmp_path / "run") for tag in line)
+
+
+@pytest.mark.parametrize(("block", "rows"), [(2000, 28), (21, 21), (1, 7)])
+def test_an_evaluation_counts_targets_and_keeps_none_of_a_text(block, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation.evaluation, "BLOCK", block)
+    config, data = run_of("cell", tmp_path, dtype="float64")
+    learner, given, sizes = learner_of(config, data), [], []
+    x, y = data.test.batch(torch.arange(len(data.test)), torch.float64)
+    expected = torch.nn.functional.cross_entropy(learner.outputs(x), y).item()
+    right = learner.evaluate
+
+    def watched(x, y):
+        loss, output = right(x, y)
+        given.append(weakref.ref(output))
+        sizes.append(len(output))
+        return loss, output
+
+    def only_the_last_is_kept():
+        assert not any(output() is not None for output in given[:-1])
+        return False
+
+    monkeypatch.setattr(learner, "evaluate", watched)
+    result = evaluate(learner, data.test, torch.float64, only_the_last_is_kept, NEXT_TOKEN)
+    assert result.loss == pytest.approx(expected)
+    assert result.values["perplexity"] == pytest.approx(exp(expected))
+    assert (max(sizes), sum(sizes)) == (rows, 28)
+    assert len(result.outputs) == len(result.labels) == 0
+
+
+def test_patience_and_halving_follow_the_cost(tmp_path):
+    config, data = run_of("cell", tmp_path, patience=2, validation=30, lr=0.3, epochs=50)
+    _, outcome = train_loop(config, data, tmp_path / "run")
+    losses = list(values(tmp_path / "run", "loss/test").values())[1:]
+    assert (outcome.finished, outcome.early) == (True, "no better loss for 2 epochs")
+    assert len(losses) == losses.index(min(losses)) + 1 + 2
+    assert outcome.best == min(losses)
+
+    config, data = run_of("cell", tmp_path, schedule="halve", lr_epochs=1, validation=30, epochs=4)
+    train_loop(config, data, tmp_path / "halved")
+    losses = list(values(tmp_path / "halved", "loss/test").values())[1:]
+    assert losses == sorted(losses, reverse=True), "it gets better all the time, so nothing is halved"
+    assert checkpoint.load(tmp_path / "halved")["progress"]["plateau"]["scale"] == 1
+
+
+HARDLY = (
+    "this run does not learn so far: the cost of the training examples has hardly moved from 1.6. "
+    "Try a smaller --lr (not 0.005), or another --optimizer or --seed"
+)
+COSTS = {
+    "does not fall": (1000, {0: 1.6, 200: 1.6, 300: 1.6}, HARDLY),
+    "keeps rising": (1000, {0: 9.0, 100: 1.0, 200: 1.2, 300: 1.4, 400: 1.6, 500: 1.7}, "it was 1, and is 1.7"),
+    "falls": (300, {0: 1.6, 100: 1.4, 200: 1.3, 300: 1.2}, ""),
+}
+
+
+@pytest.mark.parametrize(("total", "losses", "told"), COSTS.values(), ids=COSTS)
+def test_of_a_text_only_the_cost_is_watched(total, losses, told, tmp_path):
+    see, nothing = Watch(*run_of("cell", tmp_path), total, {}), torch.empty(0)
+    said = []
+    for step, loss in losses.items():
+        evaluated = Evaluation({"loss": loss, "perplexity": exp(loss)}, nothing, nothing.long())
+        said.append(see(step, evaluated, lambda x: pytest.fail("activations are not looked at")))
+    assert not any(said[:-1])
+    assert bool(said[-1]) == bool(told)
+    assert told in said[-1]
