@@ -120,7 +120,6 @@ def test_print_config_trains_nothing_and_read_back_is_the_same(capsys, tmp_path)
     [
         ("learning_rate = 3.0", "unknown key 'learning_rate'"),
         ("lrr = 3.0", "did you mean 'lr'"),
-        ("batchsize = 3", "did you mean 'batch_size'"),
         ("batch_size = true", "batch_size is True, but it must be a whole number"),
         ("batch_size = 10.0", "batch_size is 10.0, but it must be a whole number"),
         ('batch_size = "10"', "batch_size is '10', but it must be a whole number"),
@@ -134,7 +133,6 @@ def test_print_config_trains_nothing_and_read_back_is_the_same(capsys, tmp_path)
         ('impl = "manul"', "did you mean 'manual'"),
         ("data_dir = 3", "data_dir is 3, but it must be text in quotes"),
         ("[training]\nlr = 3.0", "unknown key 'training'"),
-        ("lr = 3.0 4.0", "is not a TOML file"),
         ("lr = 3.0\nlr = 4.0", "is not a TOML file"),
         (b"\xff\xfe\x00lr", "is not a TOML file"),
     ],
@@ -194,6 +192,7 @@ def test_ranges(model, name, good, bad):
 
 HELD_OUT = ("is decided on held-out", "give --validation")
 REFUSED = [
+    (dict(model="cnnn"), f"model is 'cnnn' (did you mean 'cnn'?), but it must be one of {', '.join(FAMILIES)}"),
     (dict(model="mlp", blocks=0), "--blocks goes with --model cnn, not with mlp"),
     (dict(model="lenet5", activation=("tanh",) * 4), "--activation is", "it must be one name for all", "lenet5"),
     (dict(clip_norm=1.0, clip_value=1.0), "--clip-norm and --clip-value are two ways to clip", "give one of them"),
@@ -204,7 +203,6 @@ REFUSED = [
     (dict(optimizer="sgd", betas=(0.9,)), "sgd has no betas"),
     (dict(optimizer="sgd", eps=1e-3), "sgd has no eps"),
     (dict(optimizer="adam", momentum=0.9), "adam has no momentum"),
-    (dict(optimizer="lion", eps=1e-3), "lion has no eps"),
     (dict(optimizer="adam", betas=(0.9,)), "adam takes 2 betas, such as 0.9 0.999, not 1"),
     (dict(optimizer="rmsprop", betas=(0.9, 0.99)), "rmsprop takes 1 betas, such as 0.99"),
     (dict(schedule="step"), "--schedule step has no length: give --lr-epochs"),
@@ -247,13 +245,6 @@ def test_resolved_leaves_nothing_open_and_keeps_what_was_asked_for(sample):
     assert (asked.device, asked.threads, asked.warmup) == ("cpu", 3, 99), "and a warm-up of all but one of the steps"
 
 
-@pytest.mark.parametrize("model", ["lenet5", "cnn"])
-def test_a_convolutional_network_is_resolved_with_one_activation(model, sample):
-    whole = resolved(configure(model=model, activation=("tanh",), loss="softmax-cross-entropy"), sample)
-    assert whole.activation == ("tanh",)
-    assert resolved(whole, sample) == whole
-
-
 MISFITS = {
     "--channels 20000 makes 7,200,500,010 parameters, but at most": {"model": "cnn", "channels": (20_000,)},
     "--hidden 1000000000 makes 795,000,000,010 parameters, but at most": {"hidden": (1_000_000_000,)},
@@ -275,28 +266,23 @@ def test_only_pictures_are_moved(option, value, sample):
     assert getattr(resolved(configure(**{option: value}), sample), option) == value
 
 
-# Threads
-
-
-def python(*arguments, **environment):
-    """What a process says in which nothing but `environment` sets a number of threads."""
-    others = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
-    how = {"cwd": ROOT, "env": others | environment, "check": True, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.run([sys.executable, *arguments], **how).stdout
-
-
 @pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
 def test_threads_left_out_are_those_that_torch_found_and_no_more_than_the_process_may_use(tmp_path):
     """Of a large network in a process of its own: not as many as there are cores."""
+    others = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+
+    def said(*arguments, **environment):
+        how = {"cwd": ROOT, "env": others | environment, "check": True, "stdout": subprocess.PIPE, "text": True}
+        return subprocess.run([sys.executable, *arguments], **how).stdout
 
     def threads_of_a_run(name, **environment):
         options = ["--hidden", "300", "300", "--dataset", "sample", "--max-steps", "1", "--examples", "100"]
-        python("train.py", *options, "--run-dir", str(tmp_path / name), **environment)
+        said("train.py", *options, "--run-dir", str(tmp_path / name), **environment)
         return tomllib.loads((tmp_path / name / "config.toml").read_text())["threads"]
 
     threads = {"OMP_NUM_THREADS": str((os.cpu_count() or 1) + 1)}
-    found = python("-c", "import torch; print(torch.get_num_threads())", **threads)
+    found = said("-c", "import torch; print(torch.get_num_threads())", **threads)
     assert threads_of_a_run("found", **threads) == int(found)
     allowed = os.sched_getaffinity(0)
     try:
@@ -312,9 +298,6 @@ def test_a_small_network_gets_one_thread_and_a_large_one_what_torch_found(sample
     assert resolved(configure(dataset="sample"), sample).threads == 1
     assert resolved(configure(dataset="sample", hidden=(512, 512)), sample).threads == 7
     assert resolved(load_preset("lenet5"), sample).threads == 7
-
-
-# Devices
 
 
 @pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:99", ""])

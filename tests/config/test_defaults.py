@@ -187,7 +187,7 @@ def test_the_line_follows_the_data_and_the_written_configuration_holds_what_it_s
     assert tomllib.loads(printed.out)["lr"] == 0.1
 
 
-# What was measured
+# What was measured, and what really learns
 
 
 def measured_jobs():
@@ -265,9 +265,6 @@ def test_the_cost_that_serves_better_is_named_and_nothing_is_said_of_settings_th
     assert any("reached only" in note for note in filled(**bad)[1])
     for other in (dict(lr=0.5), dict(init="he"), dict(activation=("sigmoid", "tanh", "sigmoid"))):
         assert not any("reached only" in note for note in filled(**bad | other)[1]), other
-
-
-# What really learns
 
 
 EXPERIMENTS = [

@@ -21,7 +21,7 @@ from training.errors import UserError
 from training.families import FAMILIES
 from training.families.advice import advice
 from training.families.base import Family
-from training.families.configure import configure, default_preset, from_mapping, load_preset, preset_names
+from training.families.configure import default_preset, from_mapping, load_preset, preset_names
 from training.families.networks import make_model, make_twin
 
 # A family that is added: one of the tests' own, which test_runs.py trains, resumes and verifies
@@ -160,14 +160,6 @@ def test_a_command_line_with_an_option_of_another_family_is_refused(line, capsys
     assert one_sentence(done.err) == f"train.py: {goes_with('channels', 'mlp')}"
 
 
-def test_a_configuration_has_the_options_of_its_family_only():
-    assert not hasattr(configure(), "channels")
-    assert not hasattr(configure(model="cnn"), "hidden")
-    said = rf"^model is 'cnnn' \(did you mean 'cnn'\?\), but it must be one of {', '.join(FAMILIES)}"
-    with pytest.raises(UserError, match=said):
-        configure(model="cnnn")
-
-
 # Choices are written once
 
 
@@ -199,18 +191,13 @@ def test_an_optimizer_or_a_cost_that_is_added_needs_a_rate(monkeypatch):
 
 
 @pytest.mark.parametrize("model", FAMILIES)
-def test_each_group_of_the_help_fits_on_a_screen(model, capsys, monkeypatch):
+def test_each_group_of_the_help_fits_on_a_screen_and_follows_the_model_of_a_preset(model, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    shown = call(capsys, train.main, "--model", model, "--help").out
-    _, *groups = re.split(r"^\W+(?:([\w-]+) )?options\W*$", shown, flags=re.M)
-    assert groups[::2] == [None, "start", "network", model, *(kind.__name__.lower() for kind in GROUPS[1:])]
-    assert all(text.count("\n") <= 40 for text in groups[1::2])
-    own = (field.name.replace("_", "-") for field in fields(FAMILIES[model].config))
-    for name in (*own, "preset", "run-dir", "resume", "print-config"):
-        assert len(re.findall(rf"^\W{{1,3}}--{name} ", shown, re.M)) == 1, name
-
-
-def test_help_follows_the_model_of_a_preset(capsys):
-    shown = call(capsys, train.main, "--preset", "small-cnn", "--help").out
-    assert "--channels" in shown
-    assert "--hidden" not in shown
+    own = [field.name.replace("_", "-") for field in fields(FAMILIES[model].config)]
+    for asked in (("--model", model), ("--preset", default_preset(model))):
+        shown = call(capsys, train.main, *asked, "--help").out
+        _, *groups = re.split(r"^\W+(?:([\w-]+) )?options\W*$", shown, flags=re.M)
+        assert groups[::2] == [None, "start", "network", model, *(kind.__name__.lower() for kind in GROUPS[1:])]
+        assert all(text.count("\n") <= 40 for text in groups[1::2])
+        for name in (*own, "preset", "run-dir", "resume", "print-config"):
+            assert len(re.findall(rf"^\W{{1,3}}--{name} ", shown, re.M)) == 1, name

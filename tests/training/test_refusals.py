@@ -187,18 +187,9 @@ def test_spoiled_checkpoints(spoil, named, run_dir, capsys):
     assert contents(run_dir) == before
 
 
-class Intruder:
-    """Runs code when it is unpickled."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def __reduce__(self):
-        return Path.touch, (self.file,)
-
-
 def test_a_checkpoint_that_would_run_code(run_dir, tmp_path):
-    torch.save({**checkpoint.load(run_dir), "config": Intruder(tmp_path / "intruded")}, run_dir / "last.pt")
+    runs = type("Intruder", (), {"__reduce__": lambda self: (Path.touch, (tmp_path / "intruded",))})
+    torch.save({**checkpoint.load(run_dir), "config": runs()}, run_dir / "last.pt")
     with refused("not a whole checkpoint"):
         checkpoint.load(run_dir)
     assert not (tmp_path / "intruded").exists()
