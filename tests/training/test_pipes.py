@@ -88,11 +88,9 @@ def test_a_run_whose_output_is_closed_can_be_resumed(tmp_path):
         assert process.stderr.read() == f"train.py: {CLOSED}; --resume {run_dir} goes on\n"
     assert process.returncode == 141
 
-    stopped = checkpoint.load(run_dir)["progress"]
-    assert stopped["evaluated"], "it stopped at the end of an epoch, and that is saved"
+    assert checkpoint.load(run_dir)["progress"]["evaluated"], "it stopped at the end of an epoch, and that is saved"
     steps = max(running.values(run_dir, "accuracy/test"))
-    done = running.run("train.py", "--resume", run_dir, "--max-steps", steps + 3)
-    assert done.status == 0
+    assert running.run("train.py", "--resume", run_dir, "--max-steps", steps + 3).status == 0
     assert max(running.values(run_dir, "accuracy/test")) == steps + 3
 
 
@@ -100,8 +98,7 @@ def test_a_run_whose_output_is_closed_can_be_resumed(tmp_path):
 def test_a_full_disk_is_status_2(digits):
     with Path("/dev/full").open("wb") as full:
         done = run(VERIFY.format(digits=digits), "utf-8", stdout=full.fileno())
-    assert done.status == 2
-    assert done.err == "verify.py: [Errno 28] No space left on device\n"
+    assert (done.status, done.err) == (2, "verify.py: [Errno 28] No space left on device\n")
 
 
 @pytest.mark.parametrize(("line", "status"), [("--max-steps 1", 0), ("--seed -1", 2)])

@@ -242,8 +242,7 @@ PREDICT = {
 
 @pytest.mark.parametrize("line", PREDICT)
 def test_a_wrong_question(line, a_run, folder, capsys):
-    asked = line.format(tmp=folder).split()
-    assert_refused(call(capsys, predict.main, "--checkpoint", a_run, *asked), PREDICT[line])
+    assert_refused(call(capsys, predict.main, "--checkpoint", a_run, *line.format(tmp=folder).split()), PREDICT[line])
 
 
 @pytest.mark.slow

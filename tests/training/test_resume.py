@@ -1,5 +1,4 @@
-"""A run that was stopped, by anything and whatever its options, goes on as if it had not been; from its checkpoint,
-of which there is a whole one whatever happens.
+"""A run that was stopped, by anything and whatever its options, goes on from its checkpoint as if it had not been.
 
 With every family and implementation this is in test_runs.py.
 """
