@@ -183,8 +183,7 @@ def test_the_line_follows_the_data_and_the_written_configuration_holds_what_it_s
     written = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     assert (written["loss"], written["init"], written["lr"]) == ("softmax-cross-entropy", "he", 0.1)
     assert written["activation"] == ["gelu", "gelu", "identity"]
-    printed = call(capsys, train.main, "--activation", "gelu", "--print-config")
-    assert tomllib.loads(printed.out)["lr"] == 0.1
+    assert tomllib.loads(call(capsys, train.main, "--activation", "gelu", "--print-config").out)["lr"] == 0.1
 
 
 # What was measured, and what really learns
