@@ -48,7 +48,7 @@ def cell(presets, monkeypatch):
 def test_a_new_family_is_its_file_a_preset_and_a_line(capsys):
     printed = call(capsys, train.main, *["--model", "cell", "--optimizer", "sgd", "--context", "3", "--print-config"])
     config = tomllib.loads(printed.out)
-    assert (config["model"], config["context"], config["width"], config["init"]) == ("cell", 3, 9, "xavier")
+    assert (config["model"], config["context"], config["init"]) == ("cell", 3, "xavier")
     assert not {"hidden", "activation"} & config.keys()
     shown = call(capsys, train.main, "--model", "cell", "--help").out
     assert "--context INT" in shown
