@@ -4,8 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
-import train
-from tests.support.running import flags, one_sentence, write_npz
+from tests.support.running import one_sentence
 from training.errors import UserError
 
 
@@ -24,14 +23,6 @@ def assert_refused(done, *words, status=2):
     assert done.status == status, done.err
     sentence = one_sentence(done.err)
     assert [word for word in words if word not in sentence] == [], sentence
-
-
-def small_run(folder):
-    """A finished run of ten steps on arrays, which lie beside it."""
-    npz = write_npz(folder / "arrays.npz")
-    options = {"dataset": "npz", "data_dir": npz, "hidden": (4,), "max_steps": 10, "run_dir": folder / "run"}
-    assert train.main(list(flags(options))) == 0
-    return folder / "run"
 
 
 def contents(directory):

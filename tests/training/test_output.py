@@ -5,9 +5,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -20,124 +18,108 @@ import verify
 from lessons import __main__ as lessons
 from manual_backprop.layers.activations import ACTIVATIONS
 from tests.support.running import ROOT, Done, flags, one_sentence
-from tests.support.terminal import CLOSED, assert_readable, run_on_digits
+from tests.support.terminal import CLOSED, assert_readable
 from training.errors import UserError
 from training.terminal.output import READABLE, Console, asks_for_ascii, command, make_readable, readable, spelling_of
 
 ENCODINGS = ("ascii", "cp437", *(pytest.param(encoding, marks=pytest.mark.slow) for encoding in ("cp1252", "latin-1")))
+each_encoding = pytest.mark.parametrize("encoding", ENCODINGS)
 ROOMS = ("manual_backprop", "reference", "gradient_check", "training", "explanation", "lessons", "benchmarks")
 SOURCES = [*ROOT.glob("*.py"), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
 DOORS = [path for path in SOURCES if "__main__" in path.read_text(encoding="utf-8")]
 MAINS = {script.__name__: script.main for script in (train, verify, predict, explain, lessons)}
 
 
-def pipe(encoding: str) -> io.TextIOWrapper:
+def pipe(encoding):
     return io.TextIOWrapper(io.BytesIO(), encoding=encoding)
 
 
-def said(stream: io.TextIOWrapper) -> str:
+def said(stream):
     stream.flush()
-    assert isinstance(stream.buffer, io.BytesIO)
     return stream.buffer.getvalue().decode(stream.encoding.removeprefix(READABLE))
 
 
-def call(monkeypatch: pytest.MonkeyPatch, encoding: str, main: Callable[[list[str]], int], *arguments: object) -> Done:
-    """A script's `main` in this process, with pipes of this encoding for its output."""
-    out, err = pipe(encoding), pipe(encoding)
-    status: int | str | None
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", out)
-        patch.setattr(sys, "stderr", err)
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            status = exit.code
-    return Done(status, said(out), said(err))
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def call(monkeypatch):
+    """Calls a script's `main` in this process, with pipes of this encoding for its output."""
     monkeypatch.setenv("COLUMNS", "80")
 
+    def run(encoding, main, *arguments):
+        out, err = pipe(encoding), pipe(encoding)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            try:
+                status = main([str(argument) for argument in arguments])
+            except SystemExit as exit:
+                status = exit.code
+        return Done(status, said(out), said(err))
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_on_digits(tmp_path_factory.mktemp("runs"))
+    return run
 
 
-@pytest.mark.parametrize(
-    ("text", "in_ascii"),
-    [
-        ("∂C/∂W = (δˡ)ᵀ aˡ⁻¹", "dC/dW = (delta^l)^T a^(l-1)"),
-        ("½‖a − y‖², ½λ Σ w²", "1/2||a - y||^2, 1/2 lambda sum w^2"),
-        ("3·10⁻¹⁶, 10¹⁵, 2⁶³ − 1", "3*10^-16, 10^15, 2^63 - 1"),
-        ("β₁ β₂, σ₂/σ₁, σ′(z), μ ± 1", "beta1 beta2, sigma2/sigma1, sigma'(z), mu +/- 1"),
-        ("θ ← θ − η ∇C, ΔC, Δθ", "theta <- theta - eta grad C, Delta C, Delta theta"),
-        ("a → b, 2×3, 1/√B, ≥ 5 µs", "a -> b, 2x3, 1/sqrt B, >= 5 us"),
-        ("“…” – ✓ ✗", '"..." - ok x'),
-        ("Kukieła, Straße, déjà, de\u0301ja\u0300", "Kukiela, Strasse, deja, deja"),
-        ("┏━┳━┓ │ ╰─╯", "+-+-+ | +-+"),
-    ],
-)
-def test_symbols_have_a_spelling(text: str, in_ascii: str) -> None:
-    assert readable(text, "ascii") == in_ascii
+SPELLED = {
+    "∂C/∂W = (δˡ)ᵀ aˡ⁻¹": "dC/dW = (delta^l)^T a^(l-1)",
+    "½‖a − y‖², ½λ Σ w²": "1/2||a - y||^2, 1/2 lambda sum w^2",
+    "3·10⁻¹⁶, 10¹⁵, 2⁶³ − 1": "3*10^-16, 10^15, 2^63 - 1",
+    "β₁ β₂, σ₂/σ₁, σ′(z), μ ± 1": "beta1 beta2, sigma2/sigma1, sigma'(z), mu +/- 1",
+    "θ ← θ − η ∇C, ΔC, Δθ": "theta <- theta - eta grad C, Delta C, Delta theta",
+    "a → b, 2×3, 1/√B, ≥ 5 µs": "a -> b, 2x3, 1/sqrt B, >= 5 us",
+    "“…” – ✓ ✗": '"..." - ok x',
+    "Kukieła, Straße, déjà, de\u0301ja\u0300": "Kukiela, Strasse, deja, deja",
+    "┏━┳━┓ │ ╰─╯": "+-+-+ | +-+",
+}
+
+
+@pytest.mark.parametrize("text", SPELLED)
+def test_symbols_have_a_spelling(text):
+    assert readable(text, "ascii") == SPELLED[text]
     assert readable(text, "utf-8") == text
 
 
 SYMBOLS = "3·10⁻¹⁶, 10¹⁵, 2⁶³ − 1, ½‖a‖², ∂C/∂×, Hélène, σ′"
+LATIN = "3·10^-16, 10^15, 2^63 - 1, ½||a||², dC/d×, Hélène, sigma'"
+IN_ENCODING = {
+    "ascii": "3*10^-16, 10^15, 2^63 - 1, 1/2||a||^2, dC/dx, Helene, sigma'",
+    "cp437": "3·10^-16, 10^15, 2^63 - 1, ½||a||², dC/dx, Hélène, σ'",
+    **{"cp1252": LATIN, "latin-1": LATIN, "utf-8": SYMBOLS, "utf-16": SYMBOLS},
+}
 
 
-@pytest.mark.parametrize(
-    ("encoding", "own", "expected"),
-    [
-        ("cp1252", "readable_cp1252", "3·10^-16, 10^15, 2^63 - 1, ½||a||², dC/d×, Hélène, sigma'"),
-        ("latin-1", "readable_latin-1", "3·10^-16, 10^15, 2^63 - 1, ½||a||², dC/d×, Hélène, sigma'"),
-        ("cp437", "readable_cp437", "3·10^-16, 10^15, 2^63 - 1, ½||a||², dC/dx, Hélène, σ'"),
-        ("utf-8", "utf-8", SYMBOLS),
-    ],
-)
-def test_an_encoding_keeps_what_it_holds_and_breaks_no_power(encoding: str, own: str, expected: str) -> None:
-    stream = pipe(encoding)
+@pytest.mark.parametrize("encoding", IN_ENCODING)
+def test_an_encoding_keeps_what_it_holds_breaks_no_power_and_escapes_what_has_no_spelling(encoding):
+    utf, stream = encoding.startswith("utf"), pipe(encoding)
     make_readable(stream)
     make_readable(stream)  # once more changes nothing
-    print(SYMBOLS, end="", file=stream)
-    assert (stream.encoding, said(stream)) == (own, expected)
+    print(f"{SYMBOLS} 猫 \udcff 한", end="", file=stream)
+    assert stream.encoding == (encoding if utf else f"readable_{encoding}")
+    assert said(stream) == f"{IN_ENCODING[encoding]} " + ("猫 \\udcff 한" if utf else "\\u732b \\udcff \\ud55c")
 
 
-@pytest.mark.parametrize("encoding", [*ENCODINGS, "utf-8", "utf-16"])
-def test_whatever_has_no_spelling_is_escaped(encoding: str) -> None:
-    stream = pipe(encoding)
-    make_readable(stream)
-    print("猫 \udcff 한", end="", file=stream)
-    assert said(stream) == ("猫 \\udcff 한" if encoding.startswith("utf") else "\\u732b \\udcff \\ud55c")
-
-
-@pytest.mark.parametrize("stream", [io.StringIO(), None])
-def test_a_stream_that_has_no_encoding_stays_as_it_is(stream: io.StringIO | None) -> None:
-    make_readable(stream)
+def test_a_stream_that_has_no_encoding_stays_as_it_is():
+    make_readable(io.StringIO())
+    make_readable(None)
 
 
 @pytest.mark.sweep(4)
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_symbol_in_a_string_of_the_programs_has_a_spelling(path: Path) -> None:
+def test_every_symbol_in_a_string_of_the_programs_has_a_spelling(path):
     tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     strings = [node.value for node in tree if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     assert not {symbol for symbol in "".join(strings) if not spelling_of(symbol).isascii()}
 
 
-def test_there_are_programs() -> None:
+def test_every_program_is_a_command():
     wanted = {"train.py", "verify.py", "predict.py", "explain.py", "__main__.py", "make_sample.py"}
     assert wanted <= {door.name for door in DOORS}
+    for path in DOORS:
+        text = path.read_text(encoding="utf-8")
+        a_command = r"^@command\(\"[\w.]+\"\)\ndef main\(|sys\.exit\(command\(\"[\w.]+\"\)"
+        assert re.search(a_command, text, re.M), path
+        assert re.search(r"^    sys\.exit\((main|command)\(.*\)$", text, re.M), f"{path} ends with its status"
 
 
-@pytest.mark.parametrize("path", DOORS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_program_is_a_command(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert re.search(r"^@command\(\"[\w.]+\"\)\ndef main\(|sys\.exit\(command\(\"[\w.]+\"\)", text, re.M)
-    assert re.search(r"^    sys\.exit\((main|command)\(.*\)$", text, re.M), "with its status"
-
-
-def test_columns_are_straight_in_ascii() -> None:
+def test_columns_are_straight_in_ascii():
     table = Table("tensor", "‖δ‖", title="∂C/∂W of δˡ")
     table.add_row("δ", "10⁻¹⁶")
     table.add_row("∂C/∂θ", "1")
@@ -156,10 +138,10 @@ def test_columns_are_straight_in_ascii() -> None:
     ]
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@each_encoding
 @pytest.mark.parametrize("name", MAINS)
-def test_help_is_readable(name: str, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = call(monkeypatch, encoding, MAINS[name], "--help")
+def test_help_is_readable(name, encoding, call):
+    done = call(encoding, MAINS[name], "--help")
     assert_readable(done, 0)
     if name == "train" and encoding == "ascii":
         assert "Cost of an example: 1/2||a-y||^2, ||a-y||^2, or a" in done.out
@@ -170,9 +152,9 @@ def test_help_is_readable(name: str, encoding: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_gradients_that_agree_are_status_0(digits: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = call(monkeypatch, encoding, verify.main, "--checkpoint", digits, "--seeds", 1)
+@each_encoding
+def test_gradients_that_agree_are_status_0_and_that_differ_status_1(digits, encoding, call, monkeypatch):
+    done = call(encoding, verify.main, "--checkpoint", digits, "--seeds", 1)
     assert_readable(done, 0)
     assert done.err == ""
     table = [line for line in done.out.splitlines() if line.startswith("|")]
@@ -181,103 +163,82 @@ def test_gradients_that_agree_are_status_0(digits: Path, encoding: str, monkeypa
     assert [line.split("|")[1].strip() for line in table[2:6]] == first
     assert len({len(line) for line in table}) == 1, "the columns are straight"
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_gradients_that_differ_are_status_1(digits: Path, encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = ACTIVATIONS["sigmoid"]
     monkeypatch.setitem(ACTIVATIONS, "sigmoid", replace(right, derivative=lambda z, a: 2 * right.derivative(z, a)))
-    done = call(monkeypatch, encoding, verify.main, "--checkpoint", digits, "--seeds", 1)
+    done = call(encoding, verify.main, "--checkpoint", digits, "--seeds", 1)
     assert_readable(done, 1)
-    assert f"differ; the first is BP1, layer 3, {'δ' if encoding == 'cp437' else 'delta'} of " in done.err
+    assert f"differ; the first is BP1, layer 3, {delta} of " in done.err
     assert "WRONG" in done.out
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_bad_input_is_status_2(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = call(monkeypatch, encoding, lessons.main, "--seed", 2**63)
+@each_encoding
+def test_bad_input_is_status_2(encoding, call):
+    done = call(encoding, lessons.main, "--seed", 2**63)
     assert_readable(done, 2)
     assert f"--seed is {2**63}, but it must be a whole number from 0 to 2^63 - 1" in one_sentence(done.err)
-    assert_readable(call(monkeypatch, encoding, verify.main, "--modle", "mlp"), 2)
+    assert_readable(call(encoding, verify.main, "--modle", "mlp"), 2)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_json_is_ascii(digits: Path, encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = call(monkeypatch, encoding, verify.main, "--json", "--checkpoint", digits, "--seeds", 1)
-    assert done.status == 0
-    assert done.out.isascii()
+@each_encoding
+def test_json_is_ascii(digits, encoding, tmp_path, call):
+    done = call(encoding, verify.main, "--json", "--checkpoint", digits, "--seeds", 1)
+    assert (done.status, done.out.isascii()) == (0, True)
     assert "∂C/∂output" in {row["label"] for row in json.loads(done.out)["checks"][0]["rows"]}
 
-    picture = tmp_path / "été, 猫.png"
-    drawn = Image.new("L", (28, 28), 255)
+    picture, drawn = tmp_path / "été, 猫.png", Image.new("L", (28, 28), 255)
     drawn.paste(0, (12, 4, 16, 24))
     drawn.save(picture)
-    done = call(monkeypatch, encoding, predict.main, "--json", "--checkpoint", digits, picture)
-    assert done.status == 0
-    assert done.out.isascii()
+    done = call(encoding, predict.main, "--json", "--checkpoint", digits, picture)
+    assert (done.status, done.out.isascii()) == (0, True)
     assert json.loads(done.out)["predictions"][0]["image"] == str(picture)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", [*ENCODINGS, "utf-8"])
-def test_a_file_whose_name_is_not_utf_8(encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_whose_name_is_not_utf_8(encoding, tmp_path, call):
     options = {"dataset": "spiral", "max_steps": 1, "run_dir": tmp_path / "run\udcff"}
-    done = call(monkeypatch, encoding, train.main, *flags(options))
-    assert done.status == 2
-    sentence = one_sentence(done.err)
-    assert sentence == "train.py: '\\udcff' in a file's name is not UTF-8: rename it, or set PYTHONUTF8=1"
-    done = call(monkeypatch, encoding, predict.main, "--checkpoint", tmp_path / "\udcff", "x.png")
+    done = call(encoding, train.main, *flags(options))
+    sentence = "train.py: '\\udcff' in a file's name is not UTF-8: rename it, or set PYTHONUTF8=1"
+    assert (done.status, one_sentence(done.err)) == (2, sentence)
+    done = call(encoding, predict.main, "--checkpoint", tmp_path / "\udcff", "x.png")
     assert done.status == 2
     assert "\\udcff" in one_sentence(done.err)
 
 
-def test_a_command_says_errors_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(error: Exception) -> Callable[[list[str]], int]:
-        def main(argv: list[str]) -> int:
+def test_a_command_says_errors_in_one_sentence(call):
+    def refuse(error):
+        def main(argv):
             raise error
 
-        return command("it.py")(main)
+        return call("ascii", command("it.py")(main))
 
-    assert call(monkeypatch, "ascii", refuse(UserError("η is −1"))) == (2, "", "it.py: eta is -1\n")
-    assert call(monkeypatch, "ascii", refuse(OSError("no"))) == (2, "", "it.py: no\n")
+    assert refuse(UserError("η is −1")) == (2, "", "it.py: eta is -1\n")
+    assert refuse(OSError("no")) == (2, "", "it.py: no\n")
     broken = BrokenPipeError()
-    assert call(monkeypatch, "ascii", refuse(broken)) == (141, "", f"it.py: {CLOSED}\n")
+    assert refuse(broken) == (141, "", f"it.py: {CLOSED}\n")
     broken.add_note("go on")
-    assert call(monkeypatch, "ascii", refuse(broken)) == (141, "", f"it.py: {CLOSED}; go on\n")
+    assert refuse(broken) == (141, "", f"it.py: {CLOSED}; go on\n")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ENCODINGS)
-def test_tables_and_lists_are_readable(
-    digits: Path, encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    listed = call(monkeypatch, encoding, lessons.main)
-    assert_readable(listed, 0)
+@each_encoding
+def test_tables_and_lists_are_readable(digits, encoding, tmp_path, call):
+    options = {"dataset": "spiral", "max_steps": 3, "hidden": 4, "run_dir": tmp_path / "run"}
+    listed = call(encoding, lessons.main)
+    predicted = call(encoding, predict.main, "--checkpoint", digits, "--dataset", "sample")
+    trained = call(encoding, train.main, *flags(options))
+    for done in (listed, predicted, trained):
+        assert_readable(done, 0)
     delta = "δ" if encoding == "cp437" else "delta"
     assert re.search(rf"\d  vanishing-gradients +Deep networks: {delta} vanishes or explodes", listed.out)
-    predicted = call(monkeypatch, encoding, predict.main, "--checkpoint", digits, "--dataset", "sample")
-    assert_readable(predicted, 0)
     assert len({len(line) for line in predicted.out.splitlines() if line.startswith("|")}) == 1
-    options = {"dataset": "spiral", "max_steps": 3, "hidden": 4, "run_dir": tmp_path / "run"}
-    trained = call(monkeypatch, encoding, train.main, *flags(options))
-    assert_readable(trained, 0)
     assert re.search(r"\| layer1 \| linear, sigmoid \| weight 4[x×]2, bias 4 \| +12 \|", trained.out)
 
 
-@pytest.mark.parametrize(
-    ("environment", "asked"),
-    [
-        ({}, False),
-        ({"LC_ALL": "C"}, True),
-        ({"LC_ALL": "POSIX"}, True),
-        ({"LC_ALL": "C.UTF-8"}, False),
-        ({"LC_ALL": "C", "PYTHONIOENCODING": "utf-8"}, False),
-        ({"LC_ALL": "C", "PYTHONUTF8": "1"}, False),
-        ({"LANG": "C"}, False),  # as containers have it by default
-    ],
-    ids=str,
-)
-def test_who_asks_for_the_c_locale_gets_ascii_unless_python_is_told_otherwise(
-    environment: dict[str, str], asked: bool
-) -> None:
-    assert asks_for_ascii(environment) == asked
+def test_who_asks_for_the_c_locale_gets_ascii_unless_python_is_told_otherwise():
+    c = {"LC_ALL": "C"}
+    assert asks_for_ascii(c)
+    assert asks_for_ascii({"LC_ALL": "POSIX"})
+    for other in ({}, {"LC_ALL": "C.UTF-8"}, c | {"PYTHONIOENCODING": "utf-8"}, c | {"PYTHONUTF8": "1"}):
+        assert not asks_for_ascii(other), other
+    assert not asks_for_ascii({"LANG": "C"}), "as containers have it by default"

@@ -4,18 +4,16 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support import running
 from tests.support.running import ROOT, Done, flags
-from tests.support.terminal import CLOSED, assert_readable, run_on_digits
+from tests.support.terminal import CLOSED, assert_readable
 from training import checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 C_LOCALE = ""  # in the place of an encoding: where Python by itself writes UTF-8
 TRAIN = "train.py --dataset sample --max-steps 3 --run-dir {tmp}/run"
@@ -23,15 +21,9 @@ VERIFY = "verify.py --checkpoint {digits} --seeds 1"
 PREDICT = "predict.py --checkpoint {digits} --dataset sample"
 EXPLAIN = "explain.py --checkpoint {digits} --out {tmp}/page.html"
 LESSON = "-m lessons three-ways --run-dir {tmp}/lesson"
-SAID = {
-    "train.py --help": "usage: ",
-    "verify.py --help": "usage: ",
-    "predict.py --help": "usage: ",
-    "explain.py --help": "usage: ",
-    "-m lessons --help": "usage: ",
-    "-m training.data.make_sample --help": "usage: ",
-    "-m benchmarks.reproduction --help": "usage: ",
-    "-m benchmarks.mutation --help": "usage: ",
+MODULES = ("lessons", "training.data.make_sample", "benchmarks.reproduction", "benchmarks.mutation")
+SCRIPTS = ("train.py", "verify.py", "predict.py", "explain.py", *(f"-m {module}" for module in MODULES))
+SAID = {f"{script} --help": "usage: " for script in SCRIPTS} | {
     TRAIN: "| layer1 | linear, sigmoid | weight 16",
     VERIFY: "| BP1, layer 3, delta ",
     PREDICT: "|true class |",
@@ -45,31 +37,21 @@ UNREAD = [
 ]
 
 
-def mostly_long(values: Iterable[Any], *quick: Any) -> list[Any]:
-    """For parametrize: all but the quick ones are only run where all tests are asked for."""
-    return [value if value in quick else pytest.param(value, marks=pytest.mark.long) for value in values]
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("PYTHONUNBUFFERED", "")  # a buffer that cannot be flushed is the harder case
 
 
-def run(line: str, encoding: str, *, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE) -> Done:
+def run(line, encoding, *, stdout=subprocess.PIPE, stderr=subprocess.PIPE):
     environment = {**os.environ, **({"PYTHONIOENCODING": encoding} if encoding else {"LC_ALL": "C"})}
     arguments = [sys.executable, *line.split()]
     done = subprocess.run(arguments, stdout=stdout, stderr=stderr, cwd=ROOT, env=environment)
     return Done(done.returncode, *((text or b"").decode(encoding or "ascii") for text in (done.stdout, done.stderr)))
 
 
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("PYTHONUNBUFFERED", "")  # a buffer that cannot be flushed is the harder case
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_on_digits(tmp_path_factory.mktemp("runs"))
-
-
 @pytest.fixture
-def unread() -> Iterator[int]:
+def unread():
     """The end for writing of a pipe whose other end is closed."""
     reading, writing = os.pipe()
     os.close(reading)
@@ -77,21 +59,17 @@ def unread() -> Iterator[int]:
     os.close(writing)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("encoding", mostly_long(["ascii", "cp1252", C_LOCALE], C_LOCALE))
-@pytest.mark.parametrize("line", mostly_long(SAID, "-m benchmarks.mutation --help", VERIFY))
-def test_a_process_is_readable(line: str, encoding: str, digits: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", C_LOCALE])
+@pytest.mark.parametrize("line", SAID)
+def test_a_process_is_readable(line, encoding, digits, tmp_path):
     done = run(line.format(digits=digits, tmp=tmp_path), encoding)
     assert_readable(done, 0)
     assert done.err == ""
-    if SAID[line] == "usage: ":
-        assert done.out.startswith("usage: ")
-    assert SAID[line] in done.out
+    assert done.out.startswith(SAID[line]) if SAID[line] == "usage: " else SAID[line] in done.out
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("line", mostly_long(UNREAD, TRAIN, "-m lessons"))
-def test_a_pipe_that_nobody_reads_is_status_141(line: str, digits: Path, tmp_path: Path, unread: int) -> None:
+@pytest.mark.parametrize("line", UNREAD)
+def test_a_pipe_that_nobody_reads_is_status_141(line, digits, tmp_path, unread):
     line = line.format(digits=digits, tmp=tmp_path)
     done = run(line, "utf-8", stdout=unread)
     assert done.status == 141
@@ -100,12 +78,9 @@ def test_a_pipe_that_nobody_reads_is_status_141(line: str, digits: Path, tmp_pat
         assert run(line, "utf-8", stdout=unread, stderr=unread).status == 141
 
 
-@pytest.mark.long
-def test_a_run_whose_output_is_closed_can_be_resumed(tmp_path: Path) -> None:
+def test_a_run_whose_output_is_closed_can_be_resumed(tmp_path):
     run_dir = tmp_path / "run"
     with running.start("train.py", *flags({"dataset": "sample", "epochs": 50, "run_dir": run_dir})) as process:
-        assert process.stdout
-        assert process.stderr
         for line in process.stdout:
             if line.startswith("epoch  1/"):
                 break
@@ -113,27 +88,22 @@ def test_a_run_whose_output_is_closed_can_be_resumed(tmp_path: Path) -> None:
         assert process.stderr.read() == f"train.py: {CLOSED}; --resume {run_dir} goes on\n"
     assert process.returncode == 141
 
-    stopped = checkpoint.load(run_dir)["progress"]
-    assert stopped["evaluated"], "it stopped at the end of an epoch, and that is saved"
+    assert checkpoint.load(run_dir)["progress"]["evaluated"], "it stopped at the end of an epoch, and that is saved"
     steps = max(running.values(run_dir, "accuracy/test"))
-    done = running.run("train.py", "--resume", run_dir, "--max-steps", steps + 3)
-    assert done.status == 0
+    assert running.run("train.py", "--resume", run_dir, "--max-steps", steps + 3).status == 0
     assert max(running.values(run_dir, "accuracy/test")) == steps + 3
 
 
-@pytest.mark.long
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_a_full_disk_is_status_2(digits: Path) -> None:
+def test_a_full_disk_is_status_2(digits):
     with Path("/dev/full").open("wb") as full:
         done = run(VERIFY.format(digits=digits), "utf-8", stdout=full.fileno())
-    assert done.status == 2
-    assert done.err == "verify.py: [Errno 28] No space left on device\n"
+    assert (done.status, done.err) == (2, "verify.py: [Errno 28] No space left on device\n")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("line", "status"), [("--max-steps 1", 0), ("--seed -1", 2)])
-@pytest.mark.parametrize("closed", mostly_long([">&-", "2>&-", ">&- 2>&-"], ">&- 2>&-"))
-def test_a_stream_that_is_not_there_changes_no_status(line: str, status: int, closed: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_is_not_there_changes_no_status(line, status, closed, tmp_path):
     """Closed by the caller, or never there, as in a service: Python has None in its place."""
     command = f"{sys.executable} train.py --dataset sample --run-dir {tmp_path / 'run'} {line} {closed}"
     done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)

@@ -1,78 +1,52 @@
 """What holds of a run of any family, by hand, by autograd and in lock step: it learns, and goes on where it stopped."""
 
-from collections.abc import Callable, Iterator
+import weakref
+from dataclasses import replace
 from functools import cache
-from math import inf
+from math import exp, inf
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
 
 import predict
 import train
 import verify
-from tests.support.problems import rates, relative_difference
-from tests.support.run_cases import IN_TESTS_ONLY, NAMES, options_of, small_run
-from tests.support.running import (
-    assert_same,
-    assert_same_run,
-    at_poll,
-    call,
-    flags,
-    learner_of,
-    metrics,
-    train_in_pieces,
-    train_loop,
-    values,
-)
-from tests.support.text.families import register
-from training import checkpoint, loop
+from tests.support import running
+from tests.support.run_cases import NAMES, options_of, small_run
+from tests.support.running import assert_same, assert_same_run, call, flags, learner_of, metrics, train_loop, values
+from training import checkpoint, evaluation, loop
+from training.evaluation import Evaluation, evaluate
+from training.evaluation.watch import Watch
 from training.families.networks import make_model, make_twin
 from training.learners.checked import MAX_ERROR
 from training.loop import NotFiniteError
 from training.prediction import load_trained
-from training.run import is_complete, load_config, load_data
-from training.tasks import CLASSIFICATION, TASKS, task_of
-
-Capsys = pytest.CaptureFixture[str]
+from training.run import Result, is_complete, load_config, load_data
+from training.tasks import CLASSIFICATION, NEXT_TOKEN, TASKS, task_of
 
 IMPLS = ["manual", "reference", "both"]
-QUICK = ("mlp", "cell")
+slow = pytest.mark.slow
 each_family = pytest.mark.parametrize("name", NAMES)
-each_family_slow = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
-)
 each_run = pytest.mark.parametrize(
     ("name", "impl"),
-    [
-        pytest.param(name, impl, marks=() if impl == "manual" or name == "mlp" else pytest.mark.slow)
-        for name in NAMES
-        for impl in IMPLS
-    ],
+    [pytest.param(n, i, marks=() if i == "manual" or n == "mlp" else slow) for n in NAMES for i in IMPLS],
 )
-Whole = Callable[[str, str], Path]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        register(patch, tmp_path_factory.mktemp("presets"))
-        yield
+pytestmark = pytest.mark.usefixtures("registered")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture(scope="module")
-def whole(registered: None, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def whole(registered, folder, tmp_path_factory):
     """The directory of the uninterrupted run of a family by an implementation; made when it is first asked for."""
 
     @cache
-    def run(name: str, impl: str) -> Path:
+    def run(name, impl):
         run_dir = tmp_path_factory.mktemp("whole")
         _, outcome = train_loop(*small_run(name, folder, impl=impl), run_dir)
         assert outcome.finished
@@ -83,21 +57,11 @@ def whole(registered: None, folder: Path, tmp_path_factory: pytest.TempPathFacto
     return run
 
 
-def undecided(name: str, folder: Path) -> set[str]:
-    """Parameters whose gradient is zero in exact arithmetic: adam's steps of them have rounding's size and sign."""
-    return {*getattr(make_model(*small_run(name, folder)), "zeros", {})}
-
-
-def apart_from(names: set[str], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if name not in names}
-
-
-@pytest.mark.slow
-@each_family_slow
-def test_a_run_learns_and_logs_the_same_by_every_implementation(name: str, whole: Whole, folder: Path) -> None:
+@slow
+@each_family
+def test_a_run_learns_and_logs_the_same_by_every_implementation(name, whole, folder):
     config, data = small_run(name, folder)
-    an_epoch, tags = data.train.steps(config.batch_size), task_of(data).metrics
-    logged = {}
+    an_epoch, logged = data.train.steps(config.batch_size), {}
     for impl in IMPLS:
         assert list(values(whole(name, impl), "loss/test")) == [0, an_epoch, 2 * an_epoch]
         first, *_, last = values(whole(name, impl), "loss/train").values()
@@ -112,58 +76,33 @@ def test_a_run_learns_and_logs_the_same_by_every_implementation(name: str, whole
     assert steps == list(range(4, 2 * an_epoch + 1, 4))
     found = set().union(*(found for _, found in logged["manual"]))
     parameters = learner_of(config, data).parameters
-    assert {f"{metric.name}/test" for metric in tags} < found
+    assert {f"{metric.name}/test" for metric in task_of(data).metrics} < found
     assert {f"{kind}/{key}" for key in parameters for kind in ("gradient_norm", "update_ratio")} < found
     assert saved["steps"] == 2 * an_epoch
     assert saved["model"].keys() >= parameters.keys()
 
 
-@pytest.mark.slow
-@each_family_slow
-def test_by_hand_and_by_autograd_a_run_is_the_same_but_for_rounding(name: str, folder: Path, tmp_path: Path) -> None:
-    for impl in ("manual", "reference"):
-        train_loop(*small_run(name, folder, impl=impl, dtype="float64"), tmp_path / impl)
-    one, other = (values(tmp_path / impl, "loss/test") for impl in ("manual", "reference"))
-    assert other == pytest.approx(one, rel=1e-12, abs=0)
-    zeros = undecided(name, folder)
-    one, other = (apart_from(zeros, checkpoint.load(tmp_path / impl)["model"]) for impl in ("manual", "reference"))
-    assert relative_difference(one, other) < 1e-10
-
-
 @pytest.mark.sweep(4)
 @each_run
-def test_stopped_again_and_again_it_is_the_uninterrupted_run(
-    name: str, impl: str, whole: Whole, folder: Path, tmp_path: Path
-) -> None:
+def test_stopped_again_and_again_it_is_the_uninterrupted_run(name, impl, whole, folder, tmp_path):
     """Bit for bit: running statistics, masks of dropout, moves of pictures and carried states included."""
     config, data = small_run(name, folder, impl=impl)
-    stopped_at = train_in_pieces(config, data, tmp_path)
+    stopped_at = running.train_in_pieces(config, data, tmp_path)
     an_epoch = data.train.steps(config.batch_size)
     assert {step // an_epoch for step in stopped_at if step % an_epoch} == {0, 1}, "in the middle of both epochs"
     assert_same_run(tmp_path, whole(name, impl))
 
 
-def broken_at(step: int, patch: pytest.MonkeyPatch) -> None:
-    """The step with this number, counted from 0, is infinitely long."""
-    patch.setattr(loop, "make_schedule", lambda *_: lambda t, total: inf if t == step else 1.0)
-
-
-def names_the_step(step: int) -> "pytest.RaisesExc[NotFiniteError]":
-    said = rf"^step {step}: the first value that is not finite is in the new .*; try a smaller --lr$"
-    return pytest.raises(NotFiniteError, match=said)
-
-
-@pytest.mark.slow
+@slow
 @each_run
-def test_after_a_value_that_is_not_finite_the_last_good_checkpoint_goes_on(
-    name: str, impl: str, whole: Whole, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_value_that_is_not_finite_the_last_checkpoint_goes_on(name, impl, whole, folder, tmp_path, monkeypatch):
     """Also where values were logged since."""
     config, data = small_run(name, folder, impl=impl)
     an_epoch = data.train.steps(config.batch_size)
+    said = rf"^step {an_epoch + 5}: the first value that is not finite is in the new .*; try a smaller --lr$"
     with monkeypatch.context() as patch:
-        broken_at(an_epoch + 4, patch)
-        with names_the_step(an_epoch + 5):
+        patch.setattr(loop, "make_schedule", lambda *_: lambda t, total: inf if t == an_epoch + 4 else 1.0)
+        with pytest.raises(NotFiniteError, match=said):
             train_loop(config, data, tmp_path)
     assert checkpoint.load(tmp_path)["steps"] == an_epoch
     assert metrics(tmp_path)[-1]["step"] > an_epoch
@@ -171,59 +110,24 @@ def test_after_a_value_that_is_not_finite_the_last_good_checkpoint_goes_on(
     assert_same_run(tmp_path, whole(name, impl))
 
 
-@pytest.mark.sweep(4)
-@pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("name", ["mlp", "cell"])
-def test_of_several_steps_taken_together_the_first_that_is_not_finite_is_named(
-    name: str, impl: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The third of the second epoch."""
-    config, data = small_run(name, folder, impl=impl, log_every=99, histogram_every=0)
-    an_epoch = data.train.steps(config.batch_size)
-    broken_at(an_epoch + 2, monkeypatch)
-    with names_the_step(an_epoch + 3):
-        train_loop(config, data, tmp_path)
-    assert checkpoint.load(tmp_path)["steps"] == an_epoch
-
-
 # What is saved
 
 
 @pytest.mark.sweep(4)
 @each_run
-def test_the_twin_loads_the_model_strictly(name: str, impl: str, whole: Whole, folder: Path) -> None:
+def test_the_twin_loads_the_model_strictly(name, impl, whole, folder):
     config, data = small_run(name, folder, impl=impl)
-    saved = torch.load(whole(name, impl) / "last.pt", weights_only=True)
+    saved, learner = torch.load(whole(name, impl) / "last.pt", weights_only=True), learner_of(config, data)
     twin = make_twin(make_model(config, data))
     twin.load_state_dict(saved["model"], strict=True)
-    learner = learner_of(config, data)
     learner.load_state_dict(saved)
     x, _ = data.test.batch(torch.arange(11), torch.float32)
     with torch.no_grad():
         torch.testing.assert_close(twin.eval()(x), learner.outputs(x), rtol=0, atol=1e-5)
 
 
-@pytest.mark.sweep(3)
 @each_family
-def test_either_implementation_goes_on_from_the_others_checkpoint(name: str, folder: Path) -> None:
-    """The optimizer's state, statistics and memory included: the next steps are the same up to rounding."""
-    config, data = small_run(name, folder, dtype="float64")
-    zeros, batch = undecided(name, folder), config.batch_size
-    batches = data.train.order(0, 0, batch)[: 6 * batch].view(2, 3, batch)
-    for saver, loader in (("manual", "reference"), ("reference", "manual")):
-        one, other = (learner_of(small_run(name, folder, dtype="float64", impl=i)[0], data) for i in (saver, loader))
-        one.advance(batches[0], rates(3, config.lr))
-        other.load_state_dict(one.state_dict())
-        assert_same(other.state_dict(), one.state_dict())
-        for learner in (one, other):
-            learner.advance(batches[1], rates(3, config.lr))
-        for part in ("model", "memory"):
-            left, right = (apart_from(zeros, learner.state_dict()[part]) for learner in (one, other))
-            assert relative_difference(left, right) < 1e-11, (saver, part)
-
-
-@each_family
-def test_a_trained_network_predicts_for_another_batch_size(name: str, whole: Whole, folder: Path) -> None:
+def test_a_trained_network_predicts_for_another_batch_size(name, whole, folder):
     _, data = small_run(name, folder)
     trained = load_trained(whole(name, "manual"))
     assert trained.config.model == name
@@ -235,12 +139,12 @@ def test_a_trained_network_predicts_for_another_batch_size(name: str, whole: Who
     assert trained.learner.memory == {}
 
 
-def test_a_run_that_forgot_its_memory_would_not_go_on_the_same(whole: Whole, folder: Path, tmp_path: Path) -> None:
+def test_a_run_that_forgot_its_memory_would_not_go_on_the_same(whole, folder, tmp_path):
     """What the tests above would say, were the memory not saved."""
     run = small_run("cell", folder)
-    train_loop(*run, tmp_path, stop=at_poll(5))
+    train_loop(*run, tmp_path, stop=running.at_poll(5))
     saved = checkpoint.load(tmp_path)
-    assert "h" not in saved["model"]
+    assert ({*saved["memory"]}, "h" in saved["model"]) == ({"h"}, False)
     assert saved["memory"]["h"].all()
     checkpoint.save({**saved, "memory": {}}, tmp_path / "last.pt")
     train_loop(*run, tmp_path)
@@ -248,14 +152,12 @@ def test_a_run_that_forgot_its_memory_would_not_go_on_the_same(whole: Whole, fol
     assert not torch.equal(one["cell.weight_h"], other["cell.weight_h"])
 
 
-@pytest.mark.slow
-def test_a_run_has_what_it_is_meant_to_show(whole: Whole) -> None:
-    """Statistics, a memory and an optimizer's state that are not as in the beginning."""
-    cnn, cell, block = (checkpoint.load(whole(name, "manual")) for name in ("cnn", "cell", "block"))
+@slow
+def test_a_run_has_what_it_is_meant_to_show(whole):
+    """Statistics that are not as in the beginning, and a memory where there is one to carry."""
+    cnn, block = (checkpoint.load(whole(name, "manual")) for name in ("cnn", "block"))
     assert cnn["model"]["stage2.block1.norm2.num_batches_tracked"].item() == cnn["steps"] == 14
     assert not torch.equal(cnn["model"]["stage1.norm.running_var"], torch.ones(3))
-    assert cell["memory"].keys() == {"h"}
-    assert cell["memory"]["h"].all()
     assert block["memory"] == {}
 
 
@@ -275,7 +177,7 @@ HISTOGRAMS = {
 
 @pytest.mark.long
 @each_family
-def test_by_the_scripts(name: str, tmp_path: Path, capsys: Capsys) -> None:
+def test_by_the_scripts(name, tmp_path, capsys):
     """A run in lock step is ended at step 10 and gone on with, looked at, verified and asked."""
     run_dir = tmp_path / "run"
     options = options_of(name, tmp_path) | {"impl": "both", "run_dir": run_dir}
@@ -309,25 +211,107 @@ def test_by_the_scripts(name: str, tmp_path: Path, capsys: Capsys) -> None:
         assert f"{saved['progress']['latest']:.2%}" in done.out
 
 
-@pytest.mark.parametrize("name", IN_TESTS_ONLY)
-def test_verify_passes(name: str, capsys: Capsys) -> None:
-    for dtype in ("float64", "float32"):
-        done = call(capsys, verify.main, "--model", name, "--seeds", 3, "--dtype", dtype)
-        assert (done.status, done.err) == (0, "")
-        assert "comparisons agree" in done.out
+# On a text: steps, evaluation, what decides and what is logged
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "lion", "muon"])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("name", IN_TESTS_ONLY)
-def test_no_false_alarm_over_a_hundred_steps(name: str, dtype: str, optimizer: str, folder: Path) -> None:
-    config, data = small_run(name, folder, impl="both", dtype=dtype, optimizer=optimizer, lr=0.01)
-    both, batch = learner_of(config, data), config.batch_size
-    steps = len(data.train) // batch
-    batches = data.train.order(0, 0, batch)[: batch * steps].view(steps, batch)
-    while both.steps < 100:
-        both.forget()
-        assert both.advance(batches, rates(steps, 0.3 if optimizer == "sgd" else 0.01)).isfinite().all()
-    assert both.proof is not None
-    assert both.proof.steps == both.steps
+def run_of(name, folder, **changes):
+    """On a text of 297 letters, of which each but every seventh is the one before plus one, and 33 more for testing."""
+    path = folder / "letters.txt"
+    path.write_text("".join("abcde"[(i + i // 7) % 5] for i in range(330)))
+    config = replace(small_run(name, Path())[0], data_dir=str(path), examples=0, **changes)
+    data = load_data(config)
+    return running.resolved(config, data), data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("log_every", [1, 5, 99])
+@pytest.mark.parametrize(("name", "sizes"), [("cell", [5] * 8), ("block", [5] * 7 + [2])])
+def test_an_epoch_takes_all_that_the_text_gives(name, sizes, log_every, tmp_path, taken):
+    """42 segments of 7 in 5 streams leave two out, 37 windows of 8 none; steps go together, or each alone."""
+    config, data = run_of(name, tmp_path, log_every=log_every)
+    train_loop(config, data, tmp_path / "run")
+    assert [len(batch) for batch in taken[0]] == sizes * 2
+    orders = [data.train.order(0, epoch, 5).tolist() for epoch in (0, 1)]
+    assert [i for batch in taken[0] for i in batch] == [*orders[0], *orders[1]]
+    assert list(values(tmp_path / "run", "loss/test")) == [0, 8, 16]
+
+
+def test_the_headline_is_the_cost_and_less_is_better(tmp_path):
+    _, outcome = train_loop(*run_of("cell", tmp_path), tmp_path / "run")
+    losses = values(tmp_path / "run", "loss/test")
+    assert losses[16] < losses[8] < losses[0] < 2
+    assert (outcome.latest, outcome.best) == (losses[16], losses[16])
+    assert checkpoint.load(tmp_path / "run" / "best.pt")["steps"] == 16
+    assert outcome.headline == f"test loss {losses[16]:.4f} (best {losses[16]:.4f})"
+    summary = Result(outcome, tmp_path, 1.0, 0).summary
+    assert summary.startswith(outcome.headline + " after 1.0 s")
+    assert "accuracy" not in summary
+
+    last = [line for line in metrics(tmp_path / "run") if "loss/test" in line][-1]
+    assert list(last) == ["step", "loss/test", "perplexity/test", "perplexity/train"]
+    assert last["perplexity/test"] == pytest.approx(exp(last["loss/test"]))
+    assert not any("accuracy" in tag for line in metrics(tmp_path / "run") for tag in line)
+
+
+@pytest.mark.parametrize(("block", "rows"), [(2000, 28), (21, 21), (1, 7)])
+def test_an_evaluation_counts_targets_and_keeps_none_of_a_text(block, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation.evaluation, "BLOCK", block)
+    config, data = run_of("cell", tmp_path, dtype="float64")
+    learner, given, sizes = learner_of(config, data), [], []
+    x, y = data.test.batch(torch.arange(len(data.test)), torch.float64)
+    expected = torch.nn.functional.cross_entropy(learner.outputs(x), y).item()
+    right = learner.evaluate
+
+    def watched(x, y):
+        loss, output = right(x, y)
+        given.append(weakref.ref(output))
+        sizes.append(len(output))
+        return loss, output
+
+    def only_the_last_is_kept():
+        assert not any(output() is not None for output in given[:-1])
+        return False
+
+    monkeypatch.setattr(learner, "evaluate", watched)
+    result = evaluate(learner, data.test, torch.float64, only_the_last_is_kept, NEXT_TOKEN)
+    assert result.loss == pytest.approx(expected)
+    assert result.values["perplexity"] == pytest.approx(exp(expected))
+    assert (max(sizes), sum(sizes)) == (rows, 28)
+    assert len(result.outputs) == len(result.labels) == 0
+
+
+def test_patience_and_halving_follow_the_cost(tmp_path):
+    _, outcome = train_loop(*run_of("cell", tmp_path, patience=2, validation=30, lr=0.3, epochs=50), tmp_path / "run")
+    losses = list(values(tmp_path / "run", "loss/test").values())[1:]
+    assert (outcome.finished, outcome.early) == (True, "no better loss for 2 epochs")
+    assert len(losses) == losses.index(min(losses)) + 1 + 2
+    assert outcome.best == min(losses)
+
+    halving = {"schedule": "halve", "lr_epochs": 1, "validation": 30, "epochs": 4}
+    train_loop(*run_of("cell", tmp_path, **halving), tmp_path / "halved")
+    losses = list(values(tmp_path / "halved", "loss/test").values())[1:]
+    assert losses == sorted(losses, reverse=True), "it gets better all the time, so nothing is halved"
+    assert checkpoint.load(tmp_path / "halved")["progress"]["plateau"]["scale"] == 1
+
+
+HARDLY = (
+    "this run does not learn so far: the cost of the training examples has hardly moved from 1.6. "
+    "Try a smaller --lr (not 0.005), or another --optimizer or --seed"
+)
+COSTS = {
+    "does not fall": (1000, {0: 1.6, 200: 1.6, 300: 1.6}, HARDLY),
+    "keeps rising": (1000, {0: 9.0, 100: 1.0, 200: 1.2, 300: 1.4, 400: 1.6, 500: 1.7}, "it was 1, and is 1.7"),
+    "falls": (300, {0: 1.6, 100: 1.4, 200: 1.3, 300: 1.2}, ""),
+}
+
+
+@pytest.mark.parametrize(("total", "losses", "told"), COSTS.values(), ids=COSTS)
+def test_of_a_text_only_the_cost_is_watched(total, losses, told, tmp_path):
+    see, nothing = Watch(*run_of("cell", tmp_path), total, {}), torch.empty(0)
+    said = []
+    for step, loss in losses.items():
+        evaluated = Evaluation({"loss": loss, "perplexity": exp(loss)}, nothing, nothing.long())
+        said.append(see(step, evaluated, lambda x: pytest.fail("activations are not looked at")))
+    assert not any(said[:-1])
+    assert bool(said[-1]) == bool(told)
+    assert told in said[-1]

@@ -1,4 +1,4 @@
-"""train.py as a user runs it."""
+"""train.py and predict.py as a user runs them. What they refuse is in test_refusals.py."""
 
 import json
 import os
@@ -7,63 +7,53 @@ import re
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+import predict
 import train
 from tests.support import running
-from tests.support.running import ROOT, assert_same, call, files, flags, write_npz
+from tests.support.running import ROOT, assert_same, call, files, flags, values
 from training.data.mnist import has_mnist
 from training.families.configure import configure
+from training.prediction import load_trained
 
 RUN_FILES = {"config.toml", "environment.json", "metrics.jsonl", "last.pt", "best.pt", "curves.png"}
-Capsys = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(scope="module")
-def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_npz(tmp_path_factory.mktemp("data") / "arrays.npz")
-
-
-def small(npz: Path, run_dir: Path, **options: object) -> list[str]:
+def small(npz, run_dir, **options):
     """A command line for a run of 14 steps."""
     defaults = {"dataset": "npz", "data_dir": npz, "hidden": (4, 3), "batch_size": 30, "epochs": 2, "log_every": 3}
     return list(flags(defaults | {"run_dir": run_dir} | options))
 
 
-def lines(done: running.Done) -> list[str]:
-    return done.out.splitlines()
-
-
 @pytest.mark.slow
-def test_the_default_is_a_run_on_the_sample_where_there_is_no_mnist(tmp_path: Path, capsys: Capsys) -> None:
+def test_the_default_is_a_run_on_the_sample_where_there_is_no_mnist(tmp_path, capsys):
     assert not has_mnist(tmp_path)
     run_dir = tmp_path / "runs" / "mine"
     options = {"data_dir": tmp_path, "epochs": 7, "max_steps": 25, "run_dir": run_dir}
     done = call(capsys, train.main, *flags(options))
     assert (done.status, done.err) == (0, "")
 
-    assert "bundled sample of MNIST: 10,000 training and 2,000 test images" in lines(done)[0]
-    assert "--dataset mnist" in lines(done)[0]
+    first, *_, last = lines = done.out.splitlines()
+    assert "bundled sample of MNIST: 10,000 training and 2,000 test images" in first
+    assert "--dataset mnist" in first
     assert tomllib.loads((run_dir / "config.toml").read_text())["dataset"] == "sample"
     assert "weight 16×784, bias 16" in done.out
     assert "13,002" in done.out
-    epochs = [line for line in lines(done) if line.startswith("epoch")]
+    epochs = [line for line in lines if line.startswith("epoch")]
     assert [line.split()[1] for line in epochs] == ["0/7", "1/7"]
     assert "examples/s" in epochs[-1]
-    assert lines(done).index(epochs[0]) == len(lines(done)) - 3, "nothing but these two lines and the last"
-    assert "\x1b" not in done.out + done.err, "no terminal, no escape sequences"
-    assert "\r" not in done.out + done.err
+    assert lines.index(epochs[0]) == len(lines) - 3, "nothing but these two lines and the last"
+    assert not {"\x1b", "\r"} & {*done.out}, "no terminal, no escape sequences"
 
-    last = lines(done)[-1]
-    accuracy = running.values(run_dir, "accuracy/test")[25]
-    assert f"test accuracy {accuracy:.2%}" in last
-    assert f"tensorboard --logdir {run_dir.parent}" in last
-    assert str(run_dir) in last
+    accuracy = values(run_dir, "accuracy/test")[25]
+    for said in (f"test accuracy {accuracy:.2%}", f"tensorboard --logdir {run_dir.parent}", str(run_dir)):
+        assert said in last
 
     assert {name for name in files(run_dir) if not name.startswith("events.")} == RUN_FILES
     with Image.open(run_dir / "curves.png") as picture:
@@ -73,20 +63,14 @@ def test_the_default_is_a_run_on_the_sample_where_there_is_no_mnist(tmp_path: Pa
     assert {"python", "device", "threads", "git_commit", "command"} <= environment.keys()
 
 
-@pytest.mark.slow
-def test_the_default_takes_mnist_where_it_lies(mnist_dir: Path, tmp_path: Path, capsys: Capsys) -> None:
-    done = call(capsys, train.main, *flags({"data_dir": mnist_dir, "max_steps": 1, "run_dir": tmp_path / "run"}))
-    assert done.status == 0
-    assert "60,000 training and 10,000 test images" in lines(done)[0]
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("impl", ["manual", "reference"])
-def test_the_written_configuration_has_nothing_open_and_reproduces_the_run_bit_for_bit(
-    impl: str, npz: Path, tmp_path: Path, capsys: Capsys
-) -> None:
+def test_what_is_written_has_nothing_open_and_reproduces_the_run_of_another_process(impl, npz, tmp_path, capsys):
+    """Bit for bit."""
     a, b = tmp_path / "a", tmp_path / "b"
-    assert call(capsys, train.main, *small(npz, a, impl=impl, momentum=0.9, l2=1e-3, seed=5)).status == 0
+    done = running.run("train.py", *small(npz, a, impl=impl, momentum=0.9, l2=1e-3, seed=5))
+    assert (done.status, done.err) == (0, "")
+    assert "\x1b" not in done.out, "no terminal, no escape sequences"
     written = tomllib.loads((a / "config.toml").read_text())
     assert written.keys() == asdict(configure()).keys()
     assert written["device"] in ("cpu", "cuda")
@@ -97,27 +81,8 @@ def test_the_written_configuration_has_nothing_open_and_reproduces_the_run_bit_f
     assert running.metrics(a) == running.metrics(b)
 
 
-@pytest.mark.long
-def test_another_process_and_the_default_preset_reproduce_it_too(tmp_path: Path, capsys: Capsys) -> None:
-    a, b = tmp_path / "a", tmp_path / "b"
-    done = running.run("train.py", *flags({"dataset": "sample", "epochs": 2, "run_dir": a}))
-    assert (done.status, done.err) == (0, "")
-    assert "\x1b" not in done.out, "no terminal, no escape sequences"
-    assert call(capsys, train.main, "--preset", a / "config.toml", "--run-dir", b).status == 0
-    assert_same(torch.load(a / "last.pt", weights_only=True), torch.load(b / "last.pt", weights_only=True))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("dataset", ["points", "spiral"])
-def test_synthetic_data_train(dataset: str, tmp_path: Path, capsys: Capsys) -> None:
-    options = {"preset": "points", "dataset": dataset, "max_steps": 20, "run_dir": tmp_path / "run"}
-    done = call(capsys, train.main, *flags(options))
-    assert done.status == 0
-    assert lines(done)[0].startswith(dataset)
-
-
-@pytest.mark.slow
-def test_ones_own_pictures_train(tmp_path: Path, capsys: Capsys) -> None:
+def test_ones_own_pictures_train(tmp_path, capsys):
     for shade, name in ((30, "dark"), (220, "light")):
         folder = tmp_path / "pictures" / name
         folder.mkdir(parents=True)
@@ -131,64 +96,128 @@ def test_ones_own_pictures_train(tmp_path: Path, capsys: Capsys) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_without_a_directory_of_its_own_gets_a_new_one_under_runs(
-    npz: Path, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_on_drawn_points_without_a_directory_of_their_own_get_new_ones_under_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = small(npz, tmp_path)
-    options = options[: options.index("--run-dir")]
-    for _ in range(2):
-        assert call(capsys, train.main, *options).status == 0
-    assert files(tmp_path / "runs") == {"3b1b-manual-seed0", "3b1b-manual-seed0-2"}
-
-
-@pytest.mark.slow
-def test_the_last_examples_are_held_out(npz: Path, tmp_path: Path, capsys: Capsys) -> None:
-    done = call(capsys, train.main, *small(npz, tmp_path / "run", validation=50))
-    assert done.status == 0
-    assert "50 training examples are held out" in lines(done)[0]
-    assert max(running.values(tmp_path / "run", "loss/test")) == 10  # two epochs of 150 examples by 30
-
-
-def test_print_config_trains_nothing(tmp_path: Path, capsys: Capsys) -> None:
-    done = call(capsys, train.main, "--print-config", "--run-dir", tmp_path / "run", "--lr", "0.25")
-    assert done.status == 0
-    assert tomllib.loads(done.out)["lr"] == 0.25
-    assert files(tmp_path) == set()
-
-
-def test_help_names_every_option_of_the_issue(capsys: Capsys) -> None:
-    done = call(capsys, train.main, "--help")
-    assert done.status == 0
-    options = """
-        impl preset dataset data-dir validation hidden activation loss optimizer lr schedule momentum l2 batch-size
-        epochs max-steps init seed dtype device threads run-dir resume check-every eval-every log-every histogram-every
-        print-config betas eps lr-epochs lr-factor warmup patience l1 dropout max-norm clip-norm clip-value expand
-    """
-    for option in options.split():
-        assert re.search(rf"--{option}\b", done.out), option
+    for dataset in ("points", "spiral"):
+        done = call(capsys, train.main, *flags({"preset": "points", "dataset": dataset, "max_steps": 20}))
+        assert done.status == 0
+        assert done.out.startswith(dataset)
+    assert files(tmp_path / "runs") == {"points-manual-seed0", "points-manual-seed0-2"}
 
 
 @pytest.mark.long
-def test_a_progress_bar_on_a_terminal(npz: Path, tmp_path: Path) -> None:
+def test_a_progress_bar_on_a_terminal(npz, tmp_path):
     ours, theirs = pty.openpty()
     command = [sys.executable, str(ROOT / "train.py"), *small(npz, tmp_path / "run")]
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env=environment)
     os.close(theirs)
     shown = b""
-    while True:
-        try:
-            chunk = os.read(ours, 65536)
-        except OSError:  # how Linux says that the other side is closed
-            break
-        if not chunk:
-            break
-        shown += chunk
+    with suppress(OSError):  # how Linux says that the other side is closed
+        while chunk := os.read(ours, 65536):
+            shown += chunk
     os.close(ours)
     assert process.wait() == 0
     text = shown.decode()
     assert "━" in text.split("epoch 2/2")[-1], "a bar stands beside the epoch"
     assert re.search(r"epoch 2/2  test accuracy [\d.]+%  [\d,]+ examples/s", text)
     assert "loss/test" not in text, "the plain line per epoch is for elsewhere"
-    assert f"test accuracy {running.values(tmp_path / 'run', 'accuracy/test')[14]:.2%} (best" in text
+    assert f"test accuracy {values(tmp_path / 'run', 'accuracy/test')[14]:.2%} (best" in text
+
+
+# predict.py
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A network that has learned some: about 80% of the sample's test digits."""
+    path = tmp_path_factory.mktemp("run") / "digits"
+    options = {"dataset": "sample", "epochs": 3, "batch_size": 100, "lr": 10.0, "run_dir": path}
+    assert train.main(list(flags(options))) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(sample, tmp_path_factory):
+    """The first of each of the digits 0, 1 and 2 in the test set: big and dark on light, as it is, and in color."""
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = [folder / "0.png", folder / "1.png", folder / "2.jpg"]
+    pixels = [sample.test.x[sample.test.y == digit][0].view(28, 28).numpy() for digit in range(3)]
+    Image.fromarray(255 - pixels[0]).resize((280, 300)).save(paths[0])
+    Image.fromarray(pixels[1]).save(paths[1])
+    two = Image.fromarray(pixels[2])
+    Image.merge("RGB", [two.point(lambda v: v // 2), two, two]).resize((90, 90)).save(paths[2])
+    return paths
+
+
+def answer(capsys, *asked):
+    done = call(capsys, predict.main, "--json", "--checkpoint", *asked)
+    assert (done.status, done.err) == (0, "")
+    return json.loads(done.out)
+
+
+@pytest.mark.slow
+def test_pictures(digits, pictures, sample, capsys):
+    done = call(capsys, predict.main, "--checkpoint", digits, *pictures)
+    assert (done.status, done.err) == (0, "")
+    predictions = answer(capsys, digits, *pictures)["predictions"]
+    for digit, (path, line, p) in enumerate(zip(pictures, done.out.splitlines(), predictions, strict=True)):
+        assert line.startswith(f"{path}: {digit} (activation {digit} 0.")
+        assert line.count(",") == 2, "three classes on the line"
+        assert (p["image"], p["class"]) == (str(path), str(digit))
+        activations = list(p["activation"].values())
+        assert sorted(p["activation"]) == list("0123456789")
+        assert activations == sorted(activations, reverse=True)
+        assert p["class"] == next(iter(p["activation"]))
+    outputs = load_trained(digits).outputs(sample.test.x[sample.test.y == 1][:1])[0].tolist()
+    own = [predictions[1]["activation"][str(digit)] for digit in range(10)]
+    assert own == pytest.approx(outputs, abs=0.2), "a PNG file and MNIST's preparation change little"
+
+
+@pytest.mark.parametrize("which", ["last.pt", "best.pt"])
+def test_a_data_set(which, digits, sample, capsys):
+    """The rows of the confusion matrix are the true classes."""
+    result = answer(capsys, digits / which, "--dataset", "sample")
+    accuracy, loss = (values(digits, tag) for tag in ("accuracy/test", "loss/test"))
+    step = torch.load(digits / which, weights_only=True)["steps"]
+    assert result["accuracy"] == accuracy[step]
+    assert result["loss"] == pytest.approx(loss[step], rel=1e-6)
+    assert result["examples"] == 2000
+    confusion = torch.tensor(result["confusion"])
+    assert confusion.diagonal().sum().item() / 2000 == pytest.approx(result["accuracy"])
+    answers = load_trained(digits / which).outputs(sample.test.x).argmax(dim=1)
+    assert torch.equal(confusion.sum(dim=1), sample.test.y.bincount(minlength=10))
+    assert torch.equal(confusion.sum(dim=0), answers.bincount(minlength=10))
+    assert confusion[4, 9] == ((sample.test.y == 4) & (answers == 9)).sum()
+
+
+def test_a_data_set_as_a_table_and_held_out_examples(digits, capsys):
+    lines = call(capsys, predict.main, "--checkpoint", digits, "--dataset", "sample").out.splitlines()
+    assert "bundled sample" in lines[0]
+    assert lines[-1].startswith(f"2,000 examples: loss {values(digits, 'loss/test')[300]:.4f}, accuracy ")
+    rows = [line.split() for line in lines if len(line.split()) == 11]
+    assert [row[0] for row in rows] == list("0123456789")
+    result = answer(capsys, digits, "--dataset", "sample", "--validation", "500")
+    assert result["examples"] == 500
+    assert "held out" in result["data"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("loss", ["softmax-cross-entropy", "sigmoid-cross-entropy"])
+def test_a_network_of_logits_gives_probabilities(loss, pictures, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    options = {"dataset": "sample", "loss": loss, "lr": 0.5, "epochs": 2, "dtype": "float64", "run_dir": run_dir}
+    assert call(capsys, train.main, *flags(options)).status == 0
+    assert "1 (probability 1 " in call(capsys, predict.main, "--checkpoint", run_dir, pictures[1]).out
+    probabilities = answer(capsys, run_dir, pictures[1])["predictions"][0]["probability"].values()
+    assert all(0 <= p <= 1 for p in probabilities)
+    assert loss == "sigmoid-cross-entropy" or sum(probabilities) == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_a_network_trained_otherwise_on_arrays(npz, tmp_path, capsys):
+    options = {"impl": "reference", "dataset": "npz", "data_dir": npz, "hidden": (4,), "max_steps": 10}
+    options |= {"dtype": "bfloat16", "loss": "softmax-cross-entropy", "lr": 0.1, "run_dir": tmp_path / "run"}
+    assert call(capsys, train.main, *flags(options)).status == 0
+    result = answer(capsys, tmp_path / "run", "--dataset", "npz", "--data-dir", npz)
+    assert result["accuracy"] == values(tmp_path / "run", "accuracy/test")[10]
