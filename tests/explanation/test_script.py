@@ -1,4 +1,4 @@
-"""explain.py as a user runs it: on pictures, points and arrays. What it refuses is in test_refused_questions.py."""
+"""explain.py as a user runs it: on pictures, points and arrays. What it refuses is in test_refusals.py."""
 
 import pytest
 import torch

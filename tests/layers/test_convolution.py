@@ -86,6 +86,15 @@ TOO_LARGE = [
 NUMBERS = [("stride", 0, 1), ("stride", (1, 0), 1), ("padding", -1, 0), ("padding", (1, 1, 1), 0), ("dilation", 0, 1)]
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(3, 5), (5, 3), (4, 4)])
+def test_a_product_is_made_the_way_with_fewer_rows(rows, columns):
+    """Which way it was is told by how the product lies in memory."""
+    a, b = normal(0, 2, 7, rows), normal(1, 2, 7, columns)
+    product = conv2d.product(a, b)
+    torch.testing.assert_close(product, torch.einsum("bki,bkj->bij", a, b), rtol=1e-14, atol=1e-14)
+    assert product.is_contiguous() == (rows <= columns)
+
+
 @pytest.mark.parametrize(("shapes", "options", "said"), MISFITS)
 def test_shapes_that_do_not_fit_are_said(shapes, options, said):
     assert refusal(conv2d.forward, *shapes, **options) == said

@@ -98,6 +98,15 @@ def test_the_derivative_is_right_far_out_at_zero_and_next_to_it(name, dtype):
     torch.testing.assert_close(derivative, expected, rtol=1e-6, atol=1e-12)
 
 
+@each_activation
+def test_at_zero_the_derivative_is_autograds_through_the_same_value(activation):
+    """A kink's too: the value and the derivative take the same side."""
+    z = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    a = activation.value(z)
+    (expected,) = torch.autograd.grad(a.sum(), z)
+    torch.testing.assert_close(activation.derivative(z, a), expected, rtol=1e-15, atol=0)
+
+
 def mills_ratio(x: float) -> float:
     """(1 − Φ(x)) / φ(x) to 16 digits, a continued fraction."""
     fraction = 0.0
