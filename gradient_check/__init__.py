@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from gradient_check.check import assert_backward, assert_function, check_backward, check_function
     from gradient_check.compare import assert_gradients, compare_gradients
     from gradient_check.differences import central_differences
+    from gradient_check.marks import checked
     from gradient_check.oracles import autograd_gradients, directional_derivative
     from gradient_check.report import Diagnosis, Report, Row
     from gradient_check.step import Step, assert_step, check_step
@@ -19,6 +20,7 @@ _HOMES = {
     "assert_function": "check",
     "check_backward": "check",
     "check_function": "check",
+    "checked": "marks",
     "assert_gradients": "compare",
     "compare_gradients": "compare",
     "central_differences": "differences",
@@ -46,6 +48,7 @@ __all__ = [
     "check_backward",
     "check_function",
     "check_step",
+    "checked",
     "compare_gradients",
     "directional_derivative",
 ]

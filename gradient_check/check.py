@@ -1,6 +1,6 @@
 """One call that checks a backward pass against its oracles: `check_backward` and `check_function`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Number
 from typing import Any
 
@@ -244,6 +244,8 @@ def _callable(what: str, function: Any) -> None:
 def _known(what: str, given: Any, allowed: Any, plural: str) -> None:
     if isinstance(given, str):
         raise ValueError(f"{what} is the string {given!r}: give a list of names")
+    if not isinstance(given, Iterable):
+        raise ValueError(f"{what} is {given!r}: give a list of names")
     for name in given:
         if name not in allowed:
             raise ValueError(f"{name!r} in {what} is unknown: {plural} are {', '.join(allowed)}")

@@ -104,7 +104,9 @@ class Trial:
         except ValueError:
             raise
         except Exception as error:
-            raise ValueError(f"forward raised {_said(error)}; it was given {self._given()}") from error
+            raise ValueError(
+                f"forward raised {_said(error)}; it was given {self._given()}: change the example"
+            ) from error
         if not all(output.isfinite().all() for output in outputs):
             raise ValueError(f"forward gives values that are not finite; choose another example than {self._given()}")
         return outputs, pullback

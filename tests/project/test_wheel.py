@@ -71,6 +71,14 @@ print(gradient_check.check_backward(activation.forward, activation.backward, (z,
 
 
 @pytest.mark.long
+def test_its_command_checks_a_file(python, tmp_path):
+    pair = "def forward(x): return x**3, x\n\ndef backward(dy, x): return 3 * x**2 * dy\n"
+    (tmp_path / "cube.py").write_text(f"import torch\n\n{pair}\nexample = [torch.rand(5, 3)]\n")
+    done = run(python, "-m", "gradient_check", "cube.py", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.long
 def test_pytest_finds_the_plugin_by_itself(python, tmp_path):
     (tmp_path / "test_cube.py").write_text("""
 import pytest, torch
