@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations, islice
 from itertools import count as from_number
 from typing import Any
@@ -14,9 +15,14 @@ from gradient_check.report import quoted
 from gradient_check.truth import doubled, plain
 
 PROBES = 64  # sets of arguments that may be the batch
+LONG = 1_000  # an axis of which a reference is not asked for more
 Outputs = Callable[[Sequence[Any]], Sequence[Tensor]]
 Axis = tuple[int, int]  # which argument, and which of its axes
 Fed = Iterator[tuple[str, list[Any]]]  # a case's name and its arguments
+
+
+class NotTaken(Exception):
+    """Why arguments are not fed."""
 
 
 @dataclass
@@ -33,13 +39,24 @@ class Sizes:
     def __post_init__(self) -> None:
         shapes = [tuple(v.shape) if isinstance(v, Tensor) else () for v in self.arguments]
         self.lengths = {(i, axis): n for i, shape in enumerate(shapes) for axis, n in enumerate(shape)}
-        firsts = [n for (_, axis), n in self.lengths.items() if axis == 0]
-        length = len(self.outputs[0]) if self.outputs[0].dim() else next(iter(firsts), 0)  # a cost has none
-        self.rows = [(i, axis) for (i, axis), n in self.lengths.items() if axis == 0 and n == length > 1]
-        primes = (n for n in from_number(5) if all(n % divisor for divisor in range(2, n)))
-        self.unlike = next(n for n in primes if n > max(self.lengths.values(), default=0))
-        if self.rows and self.reference is not None:
-            self.rows = next(filter(self._is_batch, islice(self._some_rows(), PROBES)), [])
+
+    @cached_property
+    def rows(self) -> list[Axis]:
+        """The first axes of the arguments that are as long as the batch, and of which the reference says the same."""
+        firsts = {axis: n for axis, n in self.lengths.items() if axis[1] == 0}
+        length = len(self.outputs[0]) if self.outputs[0].dim() else next(iter(firsts.values()), 0)  # a cost has none
+        rows = [axis for axis, n in firsts.items() if n == length > 1]
+        if not rows or self.reference is None:
+            return rows
+        for some in islice(self._some_of(rows), PROBES):
+            try:
+                self._ask_batch(some)
+            except NotTaken as error:
+                refused = error
+            else:
+                return some
+        self._skip("smaller batches", refused)
+        return []
 
     def batch(self) -> Fed:
         """One example less, one, and none, along the first axis of all arguments that are as long as the batch.
@@ -55,16 +72,17 @@ class Sizes:
         for name, count in (("one example less", length - 1), ("one example", 1), ("no example", 0)):
             if not self.rows:
                 return
+            if not count and self.reference is None and any(length in shape[1:] for shape in _shapes(self.outputs)):
+                self._skip(name, f"another axis of the output is {length} long too, and may be a weight's")
+                return
             try:
-                fed = self._taken(self.rows, count)
+                fed = resized(self.arguments, self.names, self.rows, count)
+                self._asked(fed)
                 made = self._made(fed)
-            except ValueError as error:
+            except NotTaken as error:
                 self._skip(name, error)
                 continue
             if count > 1 and not _followed(made, self.outputs, length, count):
-                return
-            if not count and self.reference is None and any(length in shape[1:] for shape in _shapes(self.outputs)):
-                self._skip(name, f"another axis of the output is {length} long too, and may be a weight's")
                 return
             yield name, fed
 
@@ -80,11 +98,12 @@ class Sizes:
         for axes in groups:
             name = f"size 1: {self._said(axes)}"
             try:
-                fed = self._taken(axes, 1)
+                self._asked(resized(self.arguments, self.names, axes, self._unlike(axes)))
+                fed = resized(self.arguments, self.names, axes, 1)
                 wanted, shapes = _shapes(self._asked(fed)), _shapes(self._made(fed))
                 if wanted[: len(shapes)] != shapes:
-                    raise ValueError(f"the reference's output is of shape {wanted}, forward's of {shapes}")
-            except ValueError as error:
+                    raise NotTaken(f"the reference's output is of shape {wanted}, forward's of {shapes}")
+            except NotTaken as error:
                 self._skip(name, error)
                 continue
             yield name, fed
@@ -95,58 +114,52 @@ class Sizes:
     def _as_long_as(self, length: int) -> list[Axis]:
         return [axis for axis, n in self.lengths.items() if n == length]
 
-    def _some_rows(self) -> Iterator[list[Axis]]:
+    def _unlike(self, axes: Sequence[Axis]) -> int:
+        """A prime that no axis is as long as, and longer than these unless they are long.
+
+        A size of 1 would be broadcast, and so would half of 2 or 3; a reference may have too many rows without a word.
+        """
+        least = max(5, self._length(axes) if self._length(axes) < LONG else 0)
+        primes = (n for n in from_number(least) if all(n % divisor for divisor in range(2, n)))
+        return next(n for n in primes if n not in self.lengths.values())
+
+    def _some_of(self, rows: Sequence[Axis]) -> Iterator[list[Axis]]:
         """All integers, which may be lengths or targets, with as few others as possible; for a cost, as many."""
-        whole = [axis for axis in self.rows if not self.arguments[axis[0]].is_floating_point()]
-        others = [axis for axis in self.rows if axis not in whole]
+        whole = [axis for axis in rows if not self.arguments[axis[0]].is_floating_point()]
+        others = [axis for axis in rows if axis not in whole]
         counts = range(len(others) + 1)
         for count in counts if self.outputs[0].dim() else reversed(counts):
             for some in combinations(others, count):
                 if whole or some:
                     yield [*whole, *some]
 
-    def _is_batch(self, rows: Sequence[Axis]) -> bool:
-        """Whether the reference gives one output per row, for more rows and for fewer."""
+    def _ask_batch(self, rows: Sequence[Axis]) -> None:
+        """Raises NotTaken unless the reference gives one output per row, for other numbers of rows too."""
         length = self._length(rows)
-        for count in (self.unlike, length - 1):
-            try:
-                made = self._asked(resized(self.arguments, self.names, rows, count))
-            except ValueError:
-                return False
+        for count in (self._unlike(rows), length - 1):
+            made = self._asked(resized(self.arguments, self.names, rows, count))
             if not _followed(made[: len(self.outputs)], self.outputs, length, count):
-                return False
-        return True
+                raise NotTaken(f"the reference's output does not have {count} rows where {self._said(rows)} has")
 
     def _said(self, axes: Sequence[Axis]) -> str:
         return ", ".join(f"axis {axis} of {self.names[i]}" for i, axis in axes)
 
-    def _taken(self, axes: Sequence[Axis], count: int) -> list[Any]:
-        """The arguments with `count` places on the axes, which the reference, if there is one, takes.
-
-        It is asked first for a size larger than all others, a prime: 1, or a half that is 1, would be broadcast. Raises
-        ValueError if they are not taken.
-        """
-        fed = resized(self.arguments, self.names, axes, count)
-        if self.reference is not None:
-            self._asked(resized(self.arguments, self.names, axes, self.unlike))
-            self._asked(fed)
-        return fed
-
     def _asked(self, fed: Sequence[Any]) -> Sequence[Tensor]:
-        assert self.reference is not None
+        if self.reference is None:
+            return ()
         try:
             with torch.no_grad():
                 return outputs_of(self.reference(*doubled(plain(fed))))
         except Exception as error:  # it is not made for this size
-            raise ValueError(f"the reference raised {quoted(error)}") from error
+            raise NotTaken(f"the reference raised {quoted(error)}") from error
 
     def _made(self, fed: Sequence[Any]) -> Sequence[Tensor]:
         try:
             return self.run(fed)
         except Exception as error:  # it is not made for this size
-            raise ValueError(f"forward raised {quoted(error)}") from error
+            raise NotTaken(f"forward raised {quoted(error)}") from error
 
-    def _skip(self, name: str, why: ValueError | str) -> None:
+    def _skip(self, name: str, why: NotTaken | str) -> None:
         self.notes.append(f"{name} skipped: {why}")
 
 
@@ -154,20 +167,23 @@ def resized(arguments: Sequence[Any], names: Sequence[str], axes: Sequence[Axis]
     """The first `count` places of the axes, all of one length; where that is too short, again from the start.
 
     Integers that may be places on them, or their length, stay inside: those that would lie beyond the new end become
-    the largest of the argument's own that do not. Raises ValueError where there is none, and where a number among the
+    the largest of the argument's own that do not. Raises NotTaken where there is none, and where a number among the
     arguments is the length itself.
     """
     fed, length = list(arguments), arguments[axes[0][0]].shape[axes[0][1]]
     ends = [(length, count)]
     for i, axis in axes:
-        fed[i] = fed[i].index_select(axis, torch.arange(count, device=fed[i].device) % length)
+        if count <= length:
+            fed[i] = fed[i].narrow(axis, 0, count).contiguous()
+        else:
+            fed[i] = fed[i].index_select(axis, torch.arange(count, device=fed[i].device) % length)
         ends.append((arguments[i].numel(), fed[i].numel()))
     for i, (name, value) in enumerate(zip(names, arguments, strict=True)):
         if isinstance(value, Tensor):
             if not value.is_floating_point() and value.dtype != torch.bool:
                 fed[i] = _inside(name, value, fed[i], ends)
         elif _mentions(value, length):
-            raise ValueError(f"{name} = {value!r} may be the length {length} that would change")
+            raise NotTaken(f"{name} = {value!r} may be the length {length} that would change")
     return fed
 
 
@@ -179,7 +195,7 @@ def _inside(name: str, own: Tensor, fed: Tensor, ends: Sequence[tuple[int, int]]
         return fed
     inside = own[(own >= 0) & (own <= min(limits))]
     if not inside.numel():
-        raise ValueError(f"{name} may hold places on the axis that would change, all of them beyond its new end")
+        raise NotTaken(f"{name} may hold places on the axis that would change, all of them beyond its new end")
     return torch.where(beyond, inside.max(), fed)
 
 
