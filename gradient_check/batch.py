@@ -160,7 +160,7 @@ class Sizes:
             raise NotTaken(f"forward raised {quoted(error)}") from error
 
     def _skip(self, name: str, why: NotTaken | str) -> None:
-        self.notes.append(f"{name} skipped: {why}")
+        self.notes.append(f"skipped {name}: {why}")
 
 
 def resized(arguments: Sequence[Any], names: Sequence[str], axes: Sequence[Axis], count: int) -> list[Any]:
