@@ -77,12 +77,17 @@ class Sizes:
                 return
             try:
                 fed = resized(self.arguments, self.names, self.rows, count)
-                self._asked(fed)
-                made = self._made(fed)
             except NotTaken as error:
                 self._skip(name, error)
                 continue
+            try:
+                self._asked(fed)
+                made = self._made(fed)
+            except NotTaken as error:  # fewer are not taken either
+                self._skip(f"{name} and fewer" if count else name, error)
+                return
             if count > 1 and not _followed(made, self.outputs, length, count):
+                self._skip("smaller batches", f"{self._said(self.rows)} of {count} gives an output of another shape")
                 return
             yield name, fed
 
