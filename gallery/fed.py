@@ -1,6 +1,7 @@
 """Mistakes that only what the check feeds beside the example shows: other sizes, layouts, values, and a second call."""
 
 import torch
+from torch.nn import functional as F
 
 from gallery import naive
 from gallery.affine import LINEAR, backward, forward
@@ -62,6 +63,93 @@ def in_pieces(dz, cache):
     x, W = cache
     whole = len(x) // 4 * 4
     return dz @ W, dz[:whole].T @ x[:whole], dz.sum(0)
+
+
+# other axes of size 1, which only a reference allows to be fed
+
+
+def pointwise_backward(dy, cache):
+    x, W = cache
+    return torch.einsum("bohw,oc->bchw", dy, W), torch.einsum("bohw,bchw->oc", dy, x)
+
+
+POINTWISE = Layer(
+    lambda x, W: (torch.einsum("bchw,oc->bohw", x, W), (x, W)),
+    pointwise_backward,
+    lambda g: (normal(g, 2, 3, 4, 5), normal(g, 6, 3)),
+    reference=lambda x, W: F.conv2d(x, W[:, :, None, None]),
+)
+
+
+@POINTWISE.wrong(
+    "pointwise convolution: dW squeezed",
+    what="`squeeze()` takes the kernel's two axes from dW, and those of a single channel too",
+    where=OWN,
+    naive=naive.random_allclose,
+    diagnosis=["shape"],
+)
+def squeezes_channels(dy, cache):
+    dx, dW = pointwise_backward(dy, cache)
+    return dx, dW[:, :, None, None].squeeze()
+
+
+def running_backward(dy, y):
+    return (dy * (1 - y * y)).flip(1).cumsum(1).flip(1)
+
+
+def running(x):
+    y = torch.tanh(x.cumsum(1))
+    return y, y
+
+
+def running_reference(x):
+    return torch.tanh(torch.ones(x.shape[1], x.shape[1]).to(x).tril() @ x)
+
+
+RUNNING = Layer(running, running_backward, lambda g: (normal(g, 3, 4, 5),), reference=running_reference)
+
+
+@RUNNING.wrong(
+    "running sum: one time step",
+    what="backward sums over the first axis from 1 on that is not of size 1: with one time step, over the features",
+    where=OWN,
+    naive=naive.random_allclose,
+)
+def sums_over_features(dy, y):
+    axis = 1 if y.shape[1] > 1 else 2
+    return (dy * (1 - y * y)).flip(axis).cumsum(axis).flip(axis)
+
+
+def lookup(q, k, v):
+    p = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1)
+    return p @ v, (q, k, v, p)
+
+
+def lookup_backward(dy, cache):
+    q, k, v, p = cache
+    dp = dy @ v.mT
+    ds = p * (dp - (p * dp).sum(-1, keepdim=True)) / q.shape[-1] ** 0.5
+    return ds @ k, ds.mT @ q, p.mT @ dy
+
+
+LOOKUP = Layer(
+    lookup,
+    lookup_backward,
+    lambda g: (normal(g, 2, 4, 3), normal(g, 2, 5, 3), normal(g, 2, 5, 7)),
+    reference=F.scaled_dot_product_attention,
+)
+
+
+@LOOKUP.wrong(
+    "attention: one query",
+    what="the branch for a single query, as when tokens are generated, forgets 1/√d in dq",
+    where=OWN,
+    naive=naive.random_allclose,
+    diagnosis=["factor"],
+)
+def one_query(dy, cache):
+    dq, dk, dv = lookup_backward(dy, cache)
+    return dq * (cache[0].shape[-1] ** 0.5 if cache[0].shape[1] == 1 else 1), dk, dv
 
 
 # layouts of images and of attention

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradient_check.batch import Outputs, batch_arguments, with_examples
+from gradient_check.batch import Sizes
 
 CASES = {
     "layouts": "the cotangent, and the inputs, transposed, sliced, expanded (stride 0) and with offset storage",
     "batch": "one example less, one, and none",
+    "axes": "size 1 on every axis in turn, if the reference takes it",
     "values": "zeros, next to zero, ties, ±1e4, all sizes between, in each argument in turn; two equal arguments",
     "repeats": "every index several times",
 }
@@ -35,12 +36,11 @@ def cases(
     arguments: Sequence[Any],
     differentiable: Sequence[int],
     names: Sequence[str],
-    outputs: Sequence[Tensor],
     cotangents: Sequence[Tensor],
     generator: torch.Generator,
-    run: Outputs,
+    sizes: Sizes,
 ) -> Iterator[Case]:
-    """All cases of the groups that this example allows; `run` is forward."""
+    """All cases of the groups that this example allows."""
     arguments = list(arguments)
     if "layouts" in groups:
         for layout, laid_out in LAYOUTS.items():
@@ -57,15 +57,11 @@ def cases(
             if (new := expanded(arguments[i])) is not None:
                 yield Case(f"{names[i]} expanded", "layouts", [*arguments[:i], new, *arguments[i + 1 :]])
     if "batch" in groups:
-        rows = batch_arguments(run, arguments, outputs)
-        most = max((len(arguments[i]) for i in rows), default=0)
-        for name, count in (("one example less", most - 1), ("one example", 1), ("no example", 0)) if rows else ():
-            fed = with_examples(count, arguments, rows)
-            try:
-                run(fed)
-            except Exception:  # forward does not take it, and so not fewer either
-                break
+        for name, fed in sizes.batch():
             yield Case(name, "batch", fed)
+    if "axes" in groups:
+        for name, fed in sizes.ones(batch_too="batch" not in groups):
+            yield Case(name, "axes", fed)
     if "values" in groups:
         for i in differentiable:
             for name, special in _special_values(arguments[i], generator):

@@ -50,7 +50,8 @@ def check_backward(
     - "differences": central differences at several steps, which notice kinks.
 
     `dtypes` ("float64", "float32", "bfloat16", "float16") convert the example; by default it is checked as it is.
-    `cases` are what else is fed: "layouts", "batch", "values", "repeats" (cases.py), all unless chosen. `zeros` names
+    `cases` are what else is fed: "layouts", "batch", "axes", "values", "repeats" (cases.py), all unless chosen. `zeros`
+    names
     the arguments whose gradient is zero in exact arithmetic. `labels` says what the report calls an argument's
     gradient: `{"W": "BP4, layer 2, ∂C/∂W"}`. `candidates` are terms that you suspect to be missing. `seed` draws the
     cotangents.

@@ -59,6 +59,8 @@ BY_THE_CHECK = {"missing", "raised", "dtype", "not linear", "stale", "strided", 
 BEYOND = {
     "batch of one squeezed": "only a batch of one shows it",
     "remainder of the batch lost": "only a batch that four does not divide shows it",
+    "pointwise convolution: dW squeezed": "only an axis of size 1 shows it",
+    "attention: one query": "only an axis of size 1 shows it",
     "batch norm: means per image": "the diagnosis does not know it",
     "layer norm: means over the batch": "the diagnosis does not know it",
     "weight decay on biases": "three numbers of single precision may be an accident",

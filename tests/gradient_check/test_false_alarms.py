@@ -9,7 +9,6 @@ from torch import Tensor
 from gallery.naive import random_cotangents
 from gallery.right import FAMILIES, random_right_layer
 from gradient_check import check_backward, check_function
-from gradient_check.batch import batch_arguments
 
 DTYPES = (torch.float64, torch.float32)
 SLOW, LONG = pytest.mark.slow, pytest.mark.long
@@ -50,20 +49,6 @@ def test_float32_has_the_same_layers_but_for_rounding():
 def test_a_wrong_layer_raises_one():
     _, forward, backward, example, *_ = random_right_layer(0)
     assert not check_backward(forward, lambda d, cache: [1.001 * g for g in backward(d, cache)], example).passed
-
-
-def test_rows_are_told_from_sizes_by_asking_forward():
-    """The weight has as many rows as there are examples, and the target must not be broadcast."""
-
-    def asked(forward, *arguments):
-        return batch_arguments(lambda fed: (forward(*fed),), arguments, (forward(*arguments),))
-
-    x, W, ids = torch.randn(3, 3), torch.randn(3, 3), torch.tensor([0, 1, 2])
-    assert asked(lambda x, W: x @ W.T, x, W) == (0,)
-    assert asked(lambda W, x: x @ W.T, W, x) == (1,)
-    assert asked(lambda x, y: x * y, x, W) == (0, 1)
-    assert asked(lambda x, ids: torch.nn.functional.cross_entropy(x, ids), x, ids) == (0, 1)
-    assert asked(lambda x: x.sum(0)[:2], x) == ()
 
 
 def test_autograd_that_is_wrong_at_a_hidden_kink_is_not_believed():
