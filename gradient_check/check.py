@@ -1,6 +1,7 @@
 """One call that checks a backward pass against its oracles: `check_backward` and `check_function`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import ExitStack
 from numbers import Number
 from typing import Any
 
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 
 from gradient_check.cases import CASES
 from gradient_check.compare import as_tensor
+from gradient_check.modules import OwnParameters, modules_named_in
 from gradient_check.oracles import ORACLES
 from gradient_check.report import Report, merged
-from gradient_check.subject import Subject, argument_names, differentiated, functional, hand_written
+from gradient_check.subject import Subject, argument_names, differentiated, hand_written
 from gradient_check.tolerances import SAME
 from gradient_check.trial import Trial
 
@@ -99,17 +101,21 @@ def check_function(
     _callable("function", function)
     if arrays:
         raise ValueError("autograd goes through tensors only: give tensors in the example, or use check_backward")
-    if isinstance(function, nn.Module):
-        function, names, parameters = functional(function, len(arguments))
-        arguments += [parameter.clone() for parameter in parameters]
-    else:
-        names = argument_names(function, len(arguments))
-    differentiable = _differentiable(arguments, names, not_differentiable)
     if isinstance(reference, nn.Module):
         raise ValueError("the reference is an nn.Module: give a function of all arguments, parameters included")
-    subject = differentiated(function, names, differentiable)
     chosen = _oracles(oracles, reference is not None, through_forward=False)
-    return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, seed)
+    with ExitStack() as stack:
+        if isinstance(function, nn.Module):
+            own = stack.enter_context(OwnParameters(function, len(arguments)))
+            arguments += own.values
+            differentiable = _differentiable(arguments, own.names, not_differentiable, own.frozen)
+            subject = own.subject(differentiable)
+        else:
+            for module in modules_named_in(function):  # whose .grad grows where a .backward() is inside
+                stack.enter_context(OwnParameters(module, 0))
+            names = argument_names(function, len(arguments))
+            subject = differentiated(function, names, _differentiable(arguments, names, not_differentiable))
+        return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, seed)
 
 
 def assert_backward(
@@ -191,14 +197,16 @@ def _taken(example: Sequence[Any]) -> tuple[list[Any], frozenset[int]]:
     return arguments, frozenset(arrays)
 
 
-def _differentiable(arguments: Sequence[Any], names: Sequence[str], fixed: Sequence[str]) -> tuple[int, ...]:
+def _differentiable(
+    arguments: Sequence[Any], names: Sequence[str], fixed: Sequence[str], frozen: Set[int] = frozenset()
+) -> tuple[int, ...]:
     _known("not_differentiable", fixed, names, "the arguments")
     positions = []
     for i, (name, value) in enumerate(zip(names, arguments, strict=True)):
         if not isinstance(value, Tensor) or name in fixed:
             continue
         as_tensor(value, f"the argument {name}")
-        if value.is_floating_point():
+        if value.is_floating_point() and i not in frozen:
             if not value.isfinite().all():
                 where = [int(i) for i in (~value.isfinite()).nonzero()[0]]
                 raise ValueError(f"the argument {name} is {value[tuple(where)].item()} at {where}: give finite numbers")
@@ -207,7 +215,8 @@ def _differentiable(arguments: Sequence[Any], names: Sequence[str], fixed: Seque
         kinds = ", ".join(
             f"{name} is {value.dtype if isinstance(value, Tensor) else type(value).__name__}"
             + (" and declared as not differentiable" if name in fixed else "")
-            for name, value in zip(names, arguments, strict=True)
+            + (" and frozen, without requires_grad" if i in frozen else "")
+            for i, (name, value) in enumerate(zip(names, arguments, strict=True))
         )
         raise ValueError(f"none of the arguments is differentiable: there is nothing to check ({kinds})")
     return tuple(positions)
