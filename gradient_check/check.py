@@ -94,8 +94,13 @@ def check_function(
     """Check what autograd makes of a function whose backward somebody wrote: an `autograd.Function`, a custom operator.
 
     As `check_backward`; the oracle "autograd" needs a `reference` to go through. Without one, the gradients are held
-    against central differences and, where the function has a forward mode, the dot product. The parameters of an
-    `nn.Module` are checked like its inputs, and its buffers are the same at every call.
+    against central differences and, where the function has a forward mode, the dot product.
+
+    An `nn.Module` runs as it is, with its own parameters, which are checked like its inputs; the frozen ones (without
+    `requires_grad`) are constants of forward. Every forward pass starts with the same buffers. The gradients are what
+    `.backward()` leaves in `.grad`, so that checkpoints of both kinds and backwards that call `.backward()` inside can
+    be checked. The module is afterwards what it was, its `.grad` too, also where an exception ends the check. So is a
+    module that a function uses without being given it. A gradient that such a backward cannot give alone is noted.
     """
     arguments, arrays = _taken(example)
     _callable("function", function)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from types import CellType
 from typing import Any
 
 import torch
@@ -42,9 +43,9 @@ class OwnParameters:
 
     Values are copied into the parameters in place, so that a backward finds in `self.weight` what forward had there,
     and gradients are what `.backward()` leaves in `.grad`, where a backward that calls `.backward()` inside puts them
-    too. Only for another dtype do the parameters get other storage. Every forward pass starts with the buffers of the
-    example. At the end parameters, `requires_grad`, `.grad`, buffers, attributes and hooks are what they were, bit for
-    bit, also where an exception ends the block.
+    too. Only for another dtype, or where two share it, do parameters get other storage. Every forward pass starts with
+    the buffers of the example. At the end parameters, `requires_grad`, `.grad`, buffers, attributes and hooks are what
+    they were, bit for bit, also where an exception ends the block.
     """
 
     def __init__(self, module: nn.Module, inputs: int) -> None:
@@ -59,7 +60,11 @@ class OwnParameters:
         self._buffers = [_Kept.of(buffer) for buffer in module.buffers()]
         self._places = [(m, key, b) for m in module.modules() for key, b in m._buffers.items() if b is not None]
         self._attributes = [(m, _copied(vars(m))) for m in module.modules()]
-        self._storage: list[dict[torch.dtype, Tensor]] = [{kept.data.dtype: kept.data} for kept in self.parameters]
+        at = [kept.data.untyped_storage().data_ptr() for kept in self.parameters]
+        self._storage = [  # by dtype; the parameter's own, unless two parameters lie in it, of which one is moved
+            {kept.data.dtype: kept.data} if at.count(place) == 1 else {}
+            for kept, place in zip(self.parameters, at, strict=True)
+        ]
         self._present: object = None  # the forward pass whose values the parameters hold
 
     def __enter__(self) -> "OwnParameters":
@@ -160,13 +165,14 @@ def modules_named_in(function: Any) -> list[nn.Module]:
     """The modules that a function uses without being given them: a method's own, a closure's, and global ones."""
     found = [getattr(function, "__self__", None)]
     if inspect.isfunction(function):
-        cells = inspect.getclosurevars(function)
-        found += [*cells.nonlocals.values(), *cells.globals.values()]
+        found += [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]  # an empty one
+        found += [function.__globals__.get(name) for name in function.__code__.co_names]
     return list({id(value): value for value in found if isinstance(value, nn.Module)}.values())
 
 
 def _hooks_of(tensor: Tensor) -> dict[int, Any]:
-    return tensor._post_accumulate_grad_hooks or {}
+    hooks = tensor._post_accumulate_grad_hooks
+    return {} if hooks is None else hooks
 
 
 def _primal(value: Any) -> Any:

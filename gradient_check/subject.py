@@ -204,7 +204,7 @@ def _by_grad(
 
 
 def _emptied(leaves: Sequence[Tensor]) -> Gradients:
-    gradients = tuple(leaf.grad for leaf in leaves)
+    gradients = tuple(g.to_dense() if g is not None and g.is_sparse else g for g in (leaf.grad for leaf in leaves))
     for leaf in leaves:
         leaf.grad = None
     return gradients

@@ -1,5 +1,7 @@
 """Modules that are checked as they are: with their own parameters, which are afterwards what they were."""
 
+from operator import attrgetter
+
 import pytest
 import torch
 from torch import nn
@@ -9,13 +11,17 @@ from gradient_check import check_function
 from tests.support.checking import draw, first_failure, function_of
 
 X = draw(5, 3)
+PLACES = set()  # where a backward found its weight
 
 
 class Linear(nn.Linear):
     """x Wᵀ + b; backward reads self.weight, and dW is times `scale`."""
 
     def forward(self, x, scale=1.0):
-        backward = lambda dz, x: (dz @ self.weight, scale * dz.T @ x, dz.sum(0))  # noqa: E731
+        def backward(dz, x):
+            PLACES.add((self.weight.dtype, self.weight.data_ptr()))
+            return dz @ self.weight, scale * dz.T @ x, dz.sum(0)
+
         return function_of(lambda x, W, b: (x @ W.T + b, x), backward)(x, self.weight, self.bias)
 
 
@@ -60,7 +66,8 @@ class Module(nn.Module):
 
     def state(self):
         tensors = (*self.named_parameters(remove_duplicate=False), *self.named_buffers())
-        of = lambda p: (id(p), p.data_ptr(), p.stride(), p.requires_grad, id(p.grad))  # noqa: E731
+        hooks = attrgetter("_post_accumulate_grad_hooks")
+        of = lambda p: (id(p), p.data_ptr(), p.stride(), p.requires_grad, id(p.grad), len(hooks(p) or ()))  # noqa: E731
         return (
             {name: (of(p), p.tolist(), None if p.grad is None else p.grad.tolist()) for name, p in tensors},
             {name: ([*vars(m)], m.training, [*m._forward_hooks]) for name, m in self.named_modules()},
@@ -71,9 +78,11 @@ class Module(nn.Module):
 @pytest.mark.parametrize("kind", RUN)
 def test_a_module_runs_with_its_own_parameters_and_is_afterwards_what_it_was(kind, dtype):
     module = Module(kind)
+    PLACES.clear()
     graph, before = module(X.clone().requires_grad_()).sum(), module.state()
     report = check_function(module, [X], dtypes=[dtype], cases=["layouts", "batch"])
     report.assert_passed()
+    assert len(PLACES) == len({dtype, "float64"})
     names = {row.name for row in report.rows if row.oracle == "differences" and not row.case}
     assert names == {"dx", "da.weight", "da.bias", "dnorm.weight", "dnorm.bias"}
     hidden = any("da.weight cannot be had alone: a .backward() inside makes it" in note for note in report.notes)
@@ -83,6 +92,25 @@ def test_a_module_runs_with_its_own_parameters_and_is_afterwards_what_it_was(kin
     graph.backward()
     assert module.state() != before
     assert first_failure(check_function(Module(kind, 1.5), [X], dtypes=[dtype], cases=[])).name == "da.weight"
+
+
+class Alone(nn.Linear):
+    """Half of dx is lost where W is frozen."""
+
+    def forward(self, x):
+        return super().forward(x if self.weight.requires_grad else (x + x.detach()) / 2)
+
+
+def test_a_modules_gradient_is_asked_for_alone():
+    row = first_failure(check_function(Alone(3, 3).double(), [X], oracles=["differences"], cases=[]))
+    assert (row.name, row.reason[:46]) == ("alone", "dx is another where no other gradient is asked")
+
+
+def test_two_parameters_may_share_storage_and_a_gradient_may_be_sparse():
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).double()
+    module[1].weight.data = module[0].weight.data
+    check_function(module, [X], cases=[]).assert_passed()
+    check_function(nn.Embedding(5, 3, sparse=True).double(), [torch.tensor([1, 4, 1])]).assert_passed()
 
 
 @pytest.mark.parametrize("call", [2, 9, 20])
