@@ -1,6 +1,7 @@
 """One call that checks a backward pass against its oracles: `check_backward` and `check_function`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import ExitStack
 from numbers import Number
 from typing import Any
 
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 
 from gradient_check.cases import CASES
 from gradient_check.compare import as_tensor
+from gradient_check.modules import OwnParameters, modules_named_in
 from gradient_check.oracles import ORACLES
 from gradient_check.report import Report, merged
-from gradient_check.subject import Subject, argument_names, differentiated, functional, hand_written
+from gradient_check.subject import Subject, argument_names, differentiated, hand_written
 from gradient_check.tolerances import SAME
 from gradient_check.trial import Trial
 
@@ -93,24 +95,33 @@ def check_function(
     """Check what autograd makes of a function whose backward somebody wrote: an `autograd.Function`, a custom operator.
 
     As `check_backward`; the oracle "autograd" needs a `reference` to go through. Without one, the gradients are held
-    against central differences and, where the function has a forward mode, the dot product. The parameters of an
-    `nn.Module` are checked like its inputs, and its buffers are the same at every call.
+    against central differences and, where the function has a forward mode, the dot product.
+
+    An `nn.Module` runs as it is, with its own parameters, which are checked like its inputs; the frozen ones (without
+    `requires_grad`) are constants of forward. Every forward pass starts with the same buffers. The gradients are what
+    `.backward()` leaves in `.grad`, so that checkpoints of both kinds and backwards that call `.backward()` inside can
+    be checked. The module is afterwards what it was, its `.grad` too, also where an exception ends the check. So is a
+    module that a function uses without being given it. A gradient that such a backward cannot give alone is noted.
     """
     arguments, arrays = _taken(example)
     _callable("function", function)
     if arrays:
         raise ValueError("autograd goes through tensors only: give tensors in the example, or use check_backward")
-    if isinstance(function, nn.Module):
-        function, names, parameters = functional(function, len(arguments))
-        arguments += [parameter.clone() for parameter in parameters]
-    else:
-        names = argument_names(function, len(arguments))
-    differentiable = _differentiable(arguments, names, not_differentiable)
     if isinstance(reference, nn.Module):
         raise ValueError("the reference is an nn.Module: give a function of all arguments, parameters included")
-    subject = differentiated(function, names, differentiable)
     chosen = _oracles(oracles, reference is not None, through_forward=False)
-    return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, seed)
+    with ExitStack() as stack:
+        if isinstance(function, nn.Module):
+            own = stack.enter_context(OwnParameters(function, len(arguments)))
+            arguments += own.values
+            differentiable = _differentiable(arguments, own.names, not_differentiable, own.frozen)
+            subject = own.subject(differentiable)
+        else:
+            for module in modules_named_in(function):  # whose .grad grows where a .backward() is inside
+                stack.enter_context(OwnParameters(module, 0))
+            names = argument_names(function, len(arguments))
+            subject = differentiated(function, names, _differentiable(arguments, names, not_differentiable))
+        return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, seed)
 
 
 def assert_backward(
@@ -192,14 +203,16 @@ def _taken(example: Sequence[Any]) -> tuple[list[Any], frozenset[int]]:
     return arguments, frozenset(arrays)
 
 
-def _differentiable(arguments: Sequence[Any], names: Sequence[str], fixed: Sequence[str]) -> tuple[int, ...]:
+def _differentiable(
+    arguments: Sequence[Any], names: Sequence[str], fixed: Sequence[str], frozen: Set[int] = frozenset()
+) -> tuple[int, ...]:
     _known("not_differentiable", fixed, names, "the arguments")
     positions = []
     for i, (name, value) in enumerate(zip(names, arguments, strict=True)):
         if not isinstance(value, Tensor) or name in fixed:
             continue
         as_tensor(value, f"the argument {name}")
-        if value.is_floating_point():
+        if value.is_floating_point() and i not in frozen:
             if not value.isfinite().all():
                 where = [int(i) for i in (~value.isfinite()).nonzero()[0]]
                 raise ValueError(f"the argument {name} is {value[tuple(where)].item()} at {where}: give finite numbers")
@@ -208,7 +221,8 @@ def _differentiable(arguments: Sequence[Any], names: Sequence[str], fixed: Seque
         kinds = ", ".join(
             f"{name} is {value.dtype if isinstance(value, Tensor) else type(value).__name__}"
             + (" and declared as not differentiable" if name in fixed else "")
-            for name, value in zip(names, arguments, strict=True)
+            + (" and frozen, without requires_grad" if i in frozen else "")
+            for i, (name, value) in enumerate(zip(names, arguments, strict=True))
         )
         raise ValueError(f"none of the arguments is differentiable: there is nothing to check ({kinds})")
     return tuple(positions)

@@ -1,12 +1,14 @@
 """What is on trial: a forward pass and the backward pass that somebody wrote for it, called in one way."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Arguments = Sequence[Any]
 Gradients = tuple[Tensor | None, ...]
@@ -35,6 +37,7 @@ class Subject:
     written: str  # what the gradients come from, for messages: "backward", "the function's backward"
     only: Callable[[int], "Subject"] | None = None  # with one argument differentiable, as where others are frozen
     arrays: frozenset[int] = field(default_factory=frozenset)  # arguments that are NumPy arrays
+    notes: Sequence[str] = ()  # for the report; grows with the runs
 
     @property
     def gradient_names(self) -> tuple[str, ...]:
@@ -90,69 +93,150 @@ def differentiated(
     function: Callable[..., Any],
     names: tuple[str, ...],
     differentiable: tuple[int, ...],
-    outputs: list[int] | None = None,
+    seen: "Seen | None" = None,
 ) -> Subject:
     """Anything that autograd can go through and whose backward somebody wrote.
 
-    `outputs` are the positions of those that have a gradient; if they are not known, the first run finds them.
+    Where `torch.autograd.grad` is refused and `.backward()` is not, as by a reentrant checkpoint, the gradients are
+    what `.backward()` leaves in `.grad`, and a note quotes the refusal.
     """
-    kept: list[int] = [] if outputs is None else outputs
+    seen = seen or Seen()
 
     def run(arguments: Arguments) -> tuple[tuple[Tensor, ...], Pullback]:
         leaves = list(arguments)
         for i in differentiable:
             leaves[i] = leaves[i].detach().requires_grad_()
+        wanted = {i: leaves[i] for i in differentiable}
         with torch.enable_grad():
             # A view: what is written to in place must not be a leaf, or autograd refuses before the check can see it.
-            made = only_outputs(*[v.view_as(v) if i in differentiable else v for i, v in enumerate(leaves)])
-        if not any(output.requires_grad for output in made):
-            raise ValueError(
-                "no output of the function has a gradient function: it was not made by differentiable operators"
-            )
-        if not kept:
-            kept.extend(i for i, output in enumerate(made) if output.requires_grad)
-            made = tuple(made[i] for i in kept)
+            result = function(*[v.view_as(v) if i in differentiable else v for i, v in enumerate(leaves)])
+        made = seen.with_graph(result, wanted)
 
         def pullback(cotangents: Sequence[Tensor | None]) -> Gradients:
-            pairs = [(o, c) for o, c in zip(made, cotangents, strict=True) if o.requires_grad and c is not None]
-            if not pairs:
-                return (None,) * len(differentiable)
-            return torch.autograd.grad(
-                [o for o, _ in pairs],
-                [leaves[i] for i in differentiable],
-                [c for _, c in pairs],
-                retain_graph=True,
-                allow_unused=True,
-            )
+            return _by_grad(made, cotangents, list(wanted.values()), seen)
 
         return tuple(output.detach() for output in made), pullback
 
     def only_outputs(*arguments: Any) -> tuple[Tensor, ...]:
-        made = _tensors(tuple(o for o in _flat(function(*arguments)) if not _is_integer(o)))
-        return tuple(made[i] for i in kept) if kept else made
+        with quiet():
+            return seen.outputs(function(*arguments))
 
     def only(i: int) -> Subject:
-        return differentiated(function, names, (i,), kept)
+        return differentiated(function, names, (i,), seen)
 
-    return Subject(names, differentiable, run, only_outputs, "the function's backward", only)
+    return Subject(names, differentiable, run, only_outputs, "the function's backward", only, notes=seen.notes)
 
 
-def functional(module: nn.Module, inputs: int) -> tuple[Callable[..., Any], tuple[str, ...], list[Tensor]]:
-    """A module as a function of its inputs and its parameters; buffers stay what they are at every call."""
-    parameters = {name: tensor.detach() for name, tensor in module.named_parameters()}
-    buffers = {name: tensor.detach().clone() for name, tensor in module.named_buffers()}
+def quiet() -> AbstractContextManager[Any]:
+    """Without the warnings of a forward that finds no gradient wanted, or fewer."""
+    return warnings.catch_warnings(action="ignore")
 
-    def function(*arguments: Any) -> Any:
-        own = dict(zip(parameters, arguments[inputs:], strict=True))
-        dtype = next((tensor.dtype for tensor in own.values()), None)
-        copies = {
-            name: tensor.to(dtype, copy=True) if tensor.is_floating_point() and dtype else tensor.clone()
-            for name, tensor in buffers.items()
-        }
-        return torch.func.functional_call(module, {**own, **copies}, arguments[:inputs])
 
-    names = (*argument_names(module.forward, inputs), *parameters)
-    return function, names, list(parameters.values())
+class NotAlone(ValueError):
+    """A gradient that is made by a `.backward()` inside cannot be asked for alone: the graph does not lead to it."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the first forward pass showed of a function that autograd goes through."""
+
+    kept: list[int] = field(default_factory=list)  # positions of the outputs that have a gradient
+    inside: set[int] = field(default_factory=set)  # arguments that the graph does not lead to
+    notes: list[str] = field(default_factory=list)  # for the report
+
+    def outputs(self, result: Any) -> tuple[Tensor, ...]:
+        made = _tensors(tuple(o for o in _flat(result) if not _is_integer(o)))
+        return tuple(made[i] for i in self.kept) if self.kept else made
+
+    def with_graph(self, result: Any, leaves: Mapping[int, Tensor]) -> tuple[Tensor, ...]:
+        """The outputs. Raises ValueError where no graph leads from them to any of the leaves, given by position."""
+        made = self.outputs(result)
+        if not any(output.requires_grad for output in made):
+            if self.inside.issuperset(leaves):
+                raise NotAlone(
+                    "a .backward() inside makes it, and torch goes there only for another argument's gradient"
+                )
+            raise ValueError(
+                "no output of the function has a gradient function: it was not made by differentiable operators"
+            )
+        if not self.kept:
+            self.kept.extend(i for i, output in enumerate(made) if output.requires_grad)
+            made = tuple(made[i] for i in self.kept)
+            reached = _leaves_of(made)
+            self.inside.update(i for i, leaf in leaves.items() if id(leaf) not in reached)
+        return made
+
+
+def by_backward(
+    outputs: Sequence[Tensor], cotangents: Sequence[Tensor | None], leaves: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """What `.backward()` leaves in the `.grad` of the leaves, which are empty before and after."""
+    fed = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad and c is not None]
+    for leaf in leaves:
+        leaf.grad = None
+    if fed:
+        torch.autograd.backward([o for o, _ in fed], [c for _, c in fed], retain_graph=True)
+    return _emptied(leaves)
+
+
+def _by_grad(
+    outputs: Sequence[Tensor], cotangents: Sequence[Tensor | None], leaves: Sequence[Tensor], seen: Seen
+) -> Gradients:
+    """By `torch.autograd.grad`, which leaves `.grad` of everything else alone, together with what a `.backward()`
+    inside has put into `.grad` of the leaves."""
+    fed = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad and c is not None]
+    if not fed:
+        return (None,) * len(leaves)
+    try:
+        found: Gradients = torch.autograd.grad(
+            [o for o, _ in fed], leaves, [c for _, c in fed], retain_graph=True, allow_unused=True
+        )
+    except RuntimeError as refusal:
+        try:
+            with _untouched(outputs):
+                found = by_backward(outputs, cotangents, leaves)
+        except Exception as error:
+            raise refusal from error
+        seen.notes.append(f"gradients are those of .backward(), because torch.autograd.grad was refused: {refusal}")
+        return found
+    pairs = zip(found, _emptied(leaves), strict=True)
+    return tuple(b if a is None else a if b is None else a + b for a, b in pairs)
+
+
+def _emptied(leaves: Sequence[Tensor]) -> Gradients:
+    gradients = tuple(g.to_dense() if g is not None and g.is_sparse else g for g in (leaf.grad for leaf in leaves))
+    for leaf in leaves:
+        leaf.grad = None
+    return gradients
+
+
+@contextmanager
+def _untouched(outputs: Sequence[Tensor]) -> Iterator[None]:
+    """Leave the `.grad` of all leaves of the graph as it is."""
+    kept = [(leaf, leaf.grad) for leaf in _leaves_of(outputs).values()]
+    for leaf, _ in kept:
+        leaf.grad = None
+    try:
+        yield
+    finally:
+        for leaf, gradient in kept:
+            leaf.grad = gradient
+
+
+def _leaves_of(outputs: Sequence[Tensor]) -> dict[int, Tensor]:
+    """The leaves that the graph of the outputs leads to, by their id."""
+    waiting = [output.grad_fn for output in outputs]
+    leaves = {id(output): output for output in outputs if output.is_leaf}
+    known: set[Any] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in known:
+            continue
+        known.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            leaves[id(leaf)] = leaf
+        waiting += [before for before, _ in node.next_functions]
+    return leaves
 
 
 def argument_names(function: Callable[..., Any], count: int) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ class Trial:
         elif self.groups:
             self.notes.append("nothing else was fed, because the example itself failed")
         rows = [replace(row, label=self.titles.get(row.name, row.label)) for row in rows]
-        return Report(tuple(rows), tuple(dict.fromkeys(self.notes)))
+        return Report(tuple(rows), tuple(dict.fromkeys([*self.notes, *self.subject.notes])))
 
     def _example(self) -> tuple[Sequence[Tensor], Sequence[Tensor], list[Row]]:
         arguments = copies(self.arguments)
@@ -98,7 +98,7 @@ class Trial:
                 )
             )
             if self.subject.only and len(gradients) > 1 and all(row.passed for row in rows):
-                rows.append(alone(self.subject, self.arguments, cotangents, first, self._terms(run)))
+                rows.append(alone(self.subject, self.arguments, cotangents, first, self._terms(run), self.notes))
         return outputs, cotangents, rows
 
     def _forward(self) -> tuple[tuple[Tensor, ...], Pullback]:
