@@ -82,9 +82,9 @@ def test_a_module_runs_with_its_own_parameters_and_is_afterwards_what_it_was(kin
     graph, before = module(X.clone().requires_grad_()).sum(), module.state()
     report = check_function(module, [X], dtypes=[dtype], cases=["layouts", "batch"])
     report.assert_passed()
-    assert len(PLACES) == len({dtype, "float64"})
     names = {row.name for row in report.rows if row.oracle == "differences" and not row.case}
     assert names == {"dx", "da.weight", "da.bias", "dnorm.weight", "dnorm.bias"}
+    assert len(PLACES) == len({dtype, "float64"})
     hidden = any("da.weight cannot be had alone: a .backward() inside makes it" in note for note in report.notes)
     assert hidden == (kind in ("reversible", "reentrant checkpoint"))
     check_function(lambda x: module(x), [X], cases=[]).assert_passed()
@@ -106,11 +106,15 @@ def test_a_modules_gradient_is_asked_for_alone():
     assert (row.name, row.reason[:46]) == ("alone", "dx is another where no other gradient is asked")
 
 
-def test_two_parameters_may_share_storage_and_a_gradient_may_be_sparse():
+def test_parameters_may_share_storage_have_a_sparse_gradient_or_one_of_zero():
     module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).double()
     module[1].weight.data = module[0].weight.data
     check_function(module, [X], cases=[]).assert_passed()
     check_function(nn.Embedding(5, 3, sparse=True).double(), [torch.tensor([1, 4, 1])]).assert_passed()
+    centred = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh()).double()
+    report = check_function(centred, [draw(7, 3)], zeros=["0.bias"])
+    report.assert_passed()
+    assert {row.name for row in report.rows} >= {"dinput", "d0.weight", "d0.bias", "d1.weight", "d1.bias"}
 
 
 @pytest.mark.parametrize("call", [2, 9, 20])
