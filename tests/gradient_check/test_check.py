@@ -87,22 +87,20 @@ def test_arrays_are_given_to_a_numpy_layer():
         return linear(x, W, b)
 
     example = [v.numpy() for v in EXAMPLE]
-    report = check_backward(forward, linear_backward, example)
-    report.assert_passed()
-    assert {row.oracle for row in report.rows} == {"differences", ""}
-    with_reference = check_backward(forward, linear_backward, example, reference=lambda x, W, b: x @ W.T + b)
-    with_reference.assert_passed()
-    assert "reference" in {row.oracle for row in with_reference.rows}
+    for reference, oracle in ((None, set()), (lambda x, W, b: x @ W.T + b, {"reference", "dot product"})):
+        report = check_backward(forward, linear_backward, example, reference=reference)
+        report.assert_passed()
+        assert {row.oracle for row in report.rows} == {"differences", ""} | oracle
     assert first_failure(check_backward(forward, MISTAKES["weight: sign"].pair(right=False)[1], example)).name == "dW"
 
 
 def test_a_gradient_that_is_zero_in_exact_arithmetic_is_declared_and_that_hides_nothing():
     def forward(x, b):  # what is added before centring is taken away again
-        z = x + b
-        return torch.tanh(z - z.mean(dim=0)), z
+        a = torch.tanh(x + b - (x + b).mean(dim=0))
+        return a, a
 
-    def backward(da, z):
-        dc = da * (1 - torch.tanh(z - z.mean(dim=0)) ** 2)
+    def backward(da, a):
+        dc = da * (1 - a**2)
         dz = dc - dc.mean(dim=0)
         return dz, dz.sum(dim=0)
 
@@ -113,25 +111,20 @@ def test_a_gradient_that_is_zero_in_exact_arithmetic_is_declared_and_that_hides_
     assert first_failure(wrong).name == "db"
     zero = lambda dz, cache: (*linear_backward(dz, cache)[:2], 0 * dz.sum(0))  # noqa: E731
     assert first_failure(check_backward(linear, zero, EXAMPLE, zeros=["b"])).name == "db"
-
-
-def test_a_gradient_that_is_zero_everywhere_shows_nothing():
-    report = check_backward(RELU.forward, lambda da, z: da * (z > 0), [-draw(5, 3).abs() - 0.1])
-    assert "nothing is shown" in first_failure(report).reason
+    shown = check_backward(RELU.forward, lambda da, z: da * (z > 0), [-draw(5, 3).abs() - 0.1])
+    assert "nothing is shown" in first_failure(shown).reason
 
 
 @pytest.mark.parametrize(("slope", "right"), [(-0.5, False), (0.0, True), (0.5, True), (1.0, True), (1.5, False)])
 def test_at_a_kink_every_slope_between_the_two_is_right_and_named_and_no_other(slope, right):
     z = draw(5, 3)
     z[1, 2] = 0
-    report = check_backward(
-        RELU.forward, lambda da, z: da * torch.where(z == 0, slope, (z > 0).double()), [z], cases=[]
-    )
+    backward = lambda da, z: da * torch.where(z == 0, slope, (z > 0).double())  # noqa: E731
+    report = check_backward(RELU.forward, backward, [z], cases=[])
     assert report.passed == right
     if right:
-        assert [row.verdict for row in report.kinks] == ["kink"] * len(report.kinks)
-        assert any(row.kinks == 1 for row in report.kinks)
-        assert "1 at a kink" in str(report)
+        assert {row.verdict for row in report.kinks} == {"kink"}
+        assert ("1 at a kink" in str(report), 1 in [row.kinks for row in report.kinks]) == (True, True)
     else:
         assert (report.failures[0].index, report.failures[0].diagnosis.kind) == ((1, 2), "kink")
 
@@ -148,10 +141,9 @@ def test_the_directional_derivative_is_the_jacobian_times_the_direction():
     torch.testing.assert_close(tangent, u @ W.T + x @ U.T)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_cotangent_is_never_the_example_itself(seed):
+def test_the_cotangent_is_never_the_example_itself():
     """As it would be if both were drawn from the same seed; batch norm takes such a cotangent to zero."""
-    z, seen = draw(3, 4, seed=seed), []
+    z, seen, seed = draw(3, 4, seed=2), [], 2
     check_backward(lambda z: (z + 0, z), lambda dz, z: seen.append(dz.clone()) or dz, [z], seed=seed).assert_passed()
     assert differ(seen[0], z)
 
@@ -178,8 +170,7 @@ def test_a_backward_that_leans_on_autograd_is_rejected():
         return torch.tanh(z), (torch.tanh(z), z)
 
     row = first_failure(check_backward(forward, lambda da, cache: torch.autograd.grad(*cache, da)[0], [draw(3, 4)]))
-    assert row.diagnosis.kind == "raised"
-    assert "RuntimeError" in row.reason
+    assert (row.diagnosis.kind, "RuntimeError" in row.reason) == ("raised", True)
 
 
 def test_noise_that_is_drawn_inside_is_found():
@@ -194,8 +185,7 @@ def test_a_wrong_forward_with_its_own_right_derivative_needs_the_reference():
     entry = MISTAKES["GELU: wrong forward, its own derivative"]
     check_backward(*entry.pair(right=False), entry.layer.arguments(0), cases=[]).assert_passed()
     row = first_failure(entry.ours(right=False))
-    assert (row.name, row.oracle) == ("output", "reference")
-    assert row.reason.startswith("forward is wrong: at [")
+    assert (row.name, row.oracle, row.reason[:22]) == ("output", "reference", "forward is wrong: at [")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -211,18 +201,16 @@ def test_lower_precision_without_an_oracle_is_judged_by_its_own_float64(dtype):
     example, function = [draw(30, 40), draw(40, 40, seed=1), draw(40, seed=2)], function_of(linear, backward)
     factor = 0.0
     report = check_function(function, example, dtypes=[dtype])
-    report.assert_passed()
-    assert not report.kinks
+    assert (report.passed, report.kinks) == (True, ())
     factor = 1.0
     row = first_failure(check_function(function, example, dtypes=[dtype]))
-    assert (row.name, row.index) == ("dW", (17, 23))
-    assert row.origin.startswith("beside its float64, which differences confirm")
+    origin = row.origin.startswith("beside its float64, which differences confirm")
+    assert (row.name, row.index, origin) == ("dW", (17, 23), True)
 
 
 def test_16_bits_do_not_let_a_gradient_of_zeros_pass():
-    x = 3 + 0.01 * draw(50)
-    report = check_backward(lambda x: (x.var(), x), lambda d, x: 0 * x, [x], dtypes=["bfloat16"], oracles=["autograd"])
-    assert not report.passed
+    example, options = [3 + 0.01 * draw(50)], {"dtypes": ["bfloat16"], "oracles": ["autograd"]}
+    assert not check_backward(lambda x: (x.var(), x), lambda d, x: 0 * x, example, **options).passed
 
 
 def test_a_layout_that_gives_garbage_is_not_excused_as_rounding():
@@ -266,5 +254,5 @@ def test_labels_and_candidates_reach_the_report():
 
     extra, labels = draw(3, 5, seed=7), {"W": "BP4, layer 1, ∂C/∂W"}
     row = first_failure(check_backward(linear, wrong, EXAMPLE, labels=labels, candidates={"the penalty": extra}))
-    assert (row.label, row.diagnosis.kind) == ("BP4, layer 1, ∂C/∂W", "term")
-    assert "the penalty" in row.diagnosis.text
+    found = row.diagnosis
+    assert (row.label, found.kind, "the penalty" in found.text) == ("BP4, layer 1, ∂C/∂W", "term", True)

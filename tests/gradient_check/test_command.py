@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from gradient_check.__main__ import main
-from tests.support.running import call
+from tests.support.running import ROOT, call
 
-ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/checking-your-own-backward.md").read_text(encoding="utf-8")
 PAIR = "import torch\ndef forward(x): return x**3, int(x[0])\ndef backward(dy, x): ...\n"
 MARK = "import torch\nfrom gradient_check import checked\n@checked({})\n"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gradient_check import compare_gradients
-from tests.support.checking import draw
+from tests.support.checking import draw, first_failure
 
 MILLION = 1_000_000
 
@@ -19,15 +19,12 @@ def accepts(actual, expected, **options):
 
 def rejects(actual, expected, **options):
     """The reason with which `actual` is rejected."""
-    report = compare_gradients({"v": actual}, {"v": expected}, **options)
-    assert not report.passed
-    return report.failures[0].reason
+    return first_failure(compare_gradients({"v": actual}, {"v": expected}, **options)).reason
 
 
 def test_equal_gradients_and_rounding_pass():
     report = compare_gradients({"v": draw(MILLION)}, {"v": draw(MILLION)})
-    report.assert_passed()
-    assert (report.failures, report.max_relative_error) == ((), 0)
+    assert (report.passed, report.failures, report.max_relative_error) == (True, (), 0)
     assert accepts(draw(MILLION) * (1 + 4 * torch.finfo(torch.float64).eps), draw(MILLION))
 
 
@@ -48,16 +45,14 @@ def test_what_must_be_visible_is_visible_whatever_the_size(size, dtype):
 def test_the_message_names_the_place_both_values_and_the_sizes():
     actual, expected = torch.ones(2, 2, 3, dtype=torch.float64)
     actual[1, 2] = 3
-    reason = rejects(actual, expected)
-    assert reason.startswith("at [1, 2] it is 3, expected 1; off by 8.16e-01 of the norm (allowed 1.0e-12)")
-    assert "by 2.00e+00 of the root mean square" in reason
+    said = "at [1, 2] it is 3, expected 1; off by 8.16e-01 of the norm (allowed 1.0e-12)"
+    assert rejects(actual, expected).startswith(f"{said}, here by 2.00e+00 of the root mean square")
 
 
 WRONG = {
     "sign": (lambda g: -g, "off by 2.00e"),
     "transposed": (lambda g: g.T.contiguous(), "off by"),
     "zeros": (lambda g: torch.zeros_like(g), "off by 1.00e"),
-    "twice": (lambda g: 2 * g, "off by 1.00e"),
     "dtype": (lambda g: g.float(), "its dtype is torch.float32, not torch.float64"),
     "a row": (lambda g: g[:1], "its shape is (1, 5), not (5, 5)"),
     "flat": (lambda g: g.flatten(), "its shape is (25,), not (5, 5)"),
@@ -69,11 +64,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_gradient_is_rejected_with_its_reason(name):
-    wrong, reason = WRONG[name]
-    g = draw(25).view(5, 5)
-    assert reason in rejects(wrong(g), g)
+@pytest.mark.parametrize(("wrong", "reason"), WRONG.values(), ids=WRONG)
+def test_a_wrong_gradient_is_rejected_with_its_reason(wrong, reason):
+    assert reason in rejects(wrong(draw(5, 5)), draw(5, 5))
 
 
 def test_what_is_not_finite_or_of_another_shape_passes_not_even_where_both_are_equal():
@@ -87,9 +80,9 @@ def test_what_is_not_finite_or_of_another_shape_passes_not_even_where_both_are_e
 
 def test_a_missing_and_a_superfluous_gradient_are_rejected():
     report = compare_gradients({"a": draw(3), "c": draw(3)}, {"a": draw(3), "b": draw(4)})
-    said = [f"{row.name}: {row.reason}" for row in report.rows]
-    assert said == ["a: ", "b: no gradient was returned", "c: nothing to compare it with"]
-    assert [row.name for row in report.failures] == ["b", "c"]
+    said = [(row.name, row.reason) for row in report.rows]
+    assert said == [("a", ""), ("b", "no gradient was returned"), ("c", "nothing to compare it with")]
+    assert report.failures == report.rows[1:]
 
 
 def test_nothing_is_shown_by_agreeing_with_zeros():
@@ -101,11 +94,7 @@ def test_nothing_is_shown_by_agreeing_with_zeros():
 
 def test_in_lower_precision_the_truth_judges_and_a_few_times_the_references_own_error_is_allowed():
     truth, noise = draw(1000), draw(1000, seed=1)
-    beside = {"truth": {"v": truth}}
-
-    def off(error):
-        return (truth * (1 + error * noise)).float()
-
+    beside, off = {"truth": {"v": truth}}, lambda error: (truth * (1 + error * noise)).float()
     assert accepts(off(2e-5), off(2e-5), **beside)
     assert accepts(off(6e-5), off(2e-5), **beside)
     assert "off by" in rejects(off(12e-5), off(2e-5), **beside)
@@ -129,9 +118,8 @@ def test_labels_name_the_rows_of_the_report():
     report = compare_gradients(*given, labels={"b": "BP3, layer 1, ∂C/∂b"})
     lines = str(report).splitlines()
     assert re.match(r"BP3, layer 1, ∂C/∂b +3 +2\.00e\+00 of +1\.0e-12  WRONG$", lines[0])
-    assert lines[2].startswith("    at [")
+    assert (lines[2][:8], lines[-1]) == ("    at [", "ok: w")
     assert any(line.startswith("    diagnosis: the sign is wrong") for line in lines)
-    assert lines[-1] == "ok: w"
     with pytest.raises(AssertionError, match="BP3, layer 1"):
         report.assert_passed()
 

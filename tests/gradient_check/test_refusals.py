@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gallery.affine import LINEAR
+from gallery.diagnosed import RELU
 from gradient_check import check_backward, check_function, check_step, compare_gradients
 from gradient_check.differences import judge_slopes
 from tests.support.checking import draw
@@ -15,25 +16,14 @@ from tests.support.checking import draw
 ONE = draw(1)
 
 
-def relu_backward(da, z):
-    return da * (z > 0)
+relu, relu_backward = RELU.forward, RELU.backward
+relu_with = partial(partial, check_backward, relu, relu_backward, [draw(3)])
+tanh_with = partial(partial, check_function, torch.tanh, [draw(3)])
 
 
 def backward_of(forward, *example):
     """As if relu's backward were that of `forward`."""
     return partial(check_backward, forward, relu_backward, [*example] or [draw(3)])
-
-
-def relu(z):
-    return torch.relu(z), z
-
-
-def relu_with(**options):
-    return partial(check_backward, relu, relu_backward, [draw(3)], **options)
-
-
-def tanh_with(**options):
-    return partial(check_function, torch.tanh, [draw(3)], **options)
 
 
 def comparing(actual, expected=ONE, **options):
@@ -100,8 +90,7 @@ def test_bad_input_gets_one_clear_sentence(call, sentence):
 
 
 def test_a_gradient_too_many_is_counted():
-    ids = torch.tensor([0, 2, 2])
-    report = check_backward(lambda x, ids: (x[ids], None), lambda dy, cache: (dy, dy), [draw(4), ids])
-    assert report.failures[0].reason == (
-        "backward returned 2 gradients for the 1 arguments dx; none is due for ids (torch.int64)"
-    )
+    example = [draw(4), torch.tensor([0, 2, 2])]
+    report = check_backward(lambda x, ids: (x[ids], None), lambda dy, cache: (dy, dy), example)
+    said = "backward returned 2 gradients for the 1 arguments dx; none is due for ids (torch.int64)"
+    assert report.failures[0].reason == said
