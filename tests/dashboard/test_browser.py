@@ -22,10 +22,9 @@ LOSSES = {"manual": 0.1234, "reference": 0.4321}  # unlike those of equal runs, 
 SECONDS = 60  # to start, and to show what it should: a limit, not a wait
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Two small runs, side by side."""
-    root, data = tmp_path_factory.mktemp("runs"), load("points")
+def write_two_runs(root):
+    """Small ones, side by side."""
+    data = load("points")
     for impl, loss in LOSSES.items():
         config = configure(impl=impl, dataset="points", hidden=(5,))
         learner = learner_of(config, data)
@@ -35,13 +34,13 @@ def runs(tmp_path_factory):
                 writer.scalars(step, {"loss/train": loss + (100 - step) / 100, "accuracy/test": step / 200})
                 writer.histograms(step, learner.parameters, result)
             writer.hparams({"hparam/accuracy": 0.5})
-    return root
 
 
 @pytest.fixture(scope="module")
-def address(runs):
+def address(tmp_path_factory):
     """Where TensorBoard serves the runs; it chooses a free port itself and prints it."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs), "--host", "127.0.0.1", "--port", "0"]
+    write_two_runs(root := tmp_path_factory.mktemp("runs"))
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(root), "--host", "127.0.0.1", "--port", "0"]
     command += ["--load_fast", "false", "--reload_interval", "1"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:

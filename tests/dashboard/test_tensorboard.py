@@ -1,7 +1,8 @@
-"""What a run writes is what TensorBoard's own reader, and a reader of metrics.jsonl, gets back."""
+"""What a run writes is what TensorBoard's own reader, and a reader of metrics.jsonl, gets back; and what it prints."""
 
 import json
 import math
+import re
 import time
 from dataclasses import fields, replace
 
@@ -12,10 +13,13 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from tests.support.dashboard import NOTHING, colors_of, events, image_steps, images, random_pictures, writing
 from tests.support.running import learner_of
+from training.config import Config
 from training.dashboard import figures
+from training.dashboard.console import RunConsole
 from training.dashboard.metrics import read_metrics
 from training.data import load
 from training.families.configure import configure
+from training.tasks import CLASSIFICATION, NEXT_TOKEN
 
 
 def scalars(run_dir):
@@ -52,9 +56,8 @@ class TestScalars:
             writer.scalars(0, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 2.0})
         text = (tmp_path / "metrics.jsonl").read_text()
         assert json.loads(text, parse_constant=pytest.fail) == {"step": 0, "a": None, "b": None, "c": None, "d": 2.0}
-        values = {tag: value for tag, [(_, value)] in scalars(tmp_path).items()}
-        assert math.isnan(values.pop("a"))
-        assert values == {"b": math.inf, "c": -math.inf, "d": 2.0}
+        values = {tag: str(value) for tag, [(_, value)] in scalars(tmp_path).items()}
+        assert values == {"a": "nan", "b": "inf", "c": "-inf", "d": "2.0"}
 
 
 def histograms(run_dir):
@@ -123,8 +126,8 @@ class TestHistograms:
     def test_every_finite_value_is_counted(self, tmp_path, tensor, kept):
         values, found = tensor.double().flatten()[kept], histogram(tmp_path, tensor)
         assert (found.num, found.min, found.max) == (len(values), values.min(), values.max())
-        assert found.sum == pytest.approx(values.sum().item())
-        assert found.sum_squares == pytest.approx(values.square().sum().item())
+        sums = values.sum().item(), values.square().sum().item()
+        assert (found.sum, found.sum_squares) == pytest.approx(sums)
         edges = np.array(found.bucket_limit)
         assert (len(edges), sum(found.bucket)) == (65, len(values))
         assert (np.diff(edges) > 0).all()
@@ -169,13 +172,11 @@ class TestResume:
         assert image_steps(events(tmp_path)) == {"first_layer_weights": list(range(9))}
         assert [event.step for event in events(tmp_path).Histograms("weights/layer1")] == list(range(9))
 
-    @pytest.mark.parametrize(("start", "old"), [(0, ['{"step": 0, "loss/train": 9.0}\n']), (5, [])])
-    def test_a_fresh_run_starts_metrics_anew_and_one_without_metrics_goes_on(self, tmp_path, start, old):
-        for text in old:
-            (tmp_path / "metrics.jsonl").write_text(text)
-        with writing(tmp_path, start) as writer:
-            writer.scalars(start, {"loss/train": 1.0})
-            assert metrics(tmp_path) == [{"step": start, "loss/train": 1.0}]
+    def test_one_without_metrics_goes_on_and_a_fresh_run_starts_them_anew(self, tmp_path):
+        for start in (5, 0, 0):
+            with writing(tmp_path, start) as writer:
+                writer.scalars(start, {"loss/train": 1.0})
+                assert metrics(tmp_path) == [{"step": start, "loss/train": 1.0}]
 
 
 def sure(labels, right):
@@ -195,11 +196,7 @@ class TestFinalFigures:
         """The confusion matrix is of the largest outputs; the plane is asked about in the network's units, 0 to 1."""
         data, asked = random_pictures(shape), []
         said, outputs = sure(data.test.y, right)
-
-        def predict(x):
-            asked.append(x)
-            return torch.stack([x[:, 0], x[:, 1], -x[:, 0]], dim=1)
-
+        predict = lambda x: asked.append(x) or torch.stack([x[:, 0], x[:, 1], -x[:, 0]], dim=1)  # noqa: E731
         with writing(tmp_path, data=data) as writer:
             writer.final_figures(40, outputs, data.test.y, predict)
         reader = events(tmp_path)
@@ -237,7 +234,7 @@ class TestConfiguration:
         (environment,) = reader.Tensors("environment/text_summary")
         assert f'| torch | `"{torch.__version__}"` |' in environment.tensor_proto.string_val[0].decode()
 
-    def test_hparams_of_the_run_itself(self, tmp_path):
+    def test_hparams_of_the_run_itself_and_of_one_that_had_nothing_left_to_do(self, tmp_path):
         run_dir = tmp_path / "run"
         with writing(run_dir, config=CHOSEN) as writer:
             writer.scalars(60, {"accuracy/test": 0.75})
@@ -249,15 +246,33 @@ class TestConfiguration:
         values = session.session_start_info.hparams
         apart = {"data_dir", "device", "threads", "check_every", "log_every", "histogram_every"}
         assert set(values) == {field.name for field in fields(CHOSEN)} - apart
-        assert (values["hidden"].string_value, values["activation"].string_value) == ("30 7", "tanh")
-        assert values["lr"].number_value == 0.125
+        shown = [values["hidden"].string_value, values["activation"].string_value, values["lr"].number_value]
+        assert shown == ["30 7", "tanh", 0.125]
         assert [info.name.tag for info in experiment.experiment.metric_infos] == ["hparam/accuracy"]
         assert scalars(run_dir)["hparam/accuracy"] == [(60, 0.75)]
         assert metrics(run_dir)[-1] == {"step": 60, "hparam/accuracy": 0.75}
         assert [path for path in tmp_path.rglob("*") if path.is_dir()] == [run_dir]
         event_file(run_dir)  # the only one
-
-    def test_hparams_of_a_run_that_had_nothing_left_to_do(self, tmp_path):
         with writing(tmp_path, start_step=61) as writer:
             writer.hparams({"hparam/accuracy": 0.75})
         assert scalars(tmp_path) == {"hparam/accuracy": [(60, 0.75)]}
+
+
+DIGITS = {"loss/test": 0.44546, "accuracy/test": 0.28451, "accuracy/train": 0.3153}
+TEXT = {"loss/test": 1.50009, "perplexity/test": 4.4821, "perplexity/train": 4.1}
+OF_DIGITS = "loss/test 0.4455  accuracy/test 28.45%  accuracy/train 31.53%"
+OF_TEXT = "loss/test 1.5001  perplexity/test 4.482  perplexity/train 4.100"
+SAID = {
+    "an epoch": (CLASSIFICATION, DIGITS, {}, OF_DIGITS),
+    "a step": (CLASSIFICATION, DIGITS, {"eval_every": 500}, f"step  1,500/12,000  {OF_DIGITS}"),
+    "text": (NEXT_TOKEN, TEXT, {}, OF_TEXT),
+}
+
+
+@pytest.mark.parametrize(("task", "values", "options", "said"), SAID.values(), ids=SAID)
+def test_what_is_printed(capsys, task, values, options, said):
+    """After an evaluation: the step where the epoch does not say it."""
+    console = RunConsole(Config(epochs=50, **options), task, 12_000)
+    console.steps(500)
+    console.evaluated(3, 1_500, values)
+    assert re.fullmatch(rf"epoch  3/50  {re.escape(said)}  [\d,]+ examples/s\n", capsys.readouterr().out)

@@ -123,7 +123,7 @@ def test_activations_by_definition_in_evaluation_mode_and_the_same_of_all_implem
         found[impl] = learner.activations(x)
         for name, a in learner.activations(
             x[:1]
-        ).items():  # of the batch's own statistics all would depend on the others
+        ).items():  # of the batch's own statistics it would depend on the others
             assert_close(a, found[impl][name][:1], rtol=1e-12, atol=1e-12)
             assert not found[impl][name].requires_grad, (impl, name)
     manual, p = found["manual"], state["model"]
@@ -174,10 +174,9 @@ class TestGradientByDepth:
         monkeypatch.setattr(figures, "gradient_by_depth", lambda *sizes: charts.append(sizes) or draw(*sizes))
         assert image(tmp_path, data, "gradient_by_depth", result)[0] == "gradient_by_depth"
         ((deltas, weights),) = charts
-        layers = ["layer1", "layer2", "layer3"]
-        if model == "cnn":
-            stage = ["conv", "pool", "norm", *(f"block1.{layer}" for layer in ("conv1", "norm1", "conv2", "norm2"))]
-            layers = [*(f"stage{s}.{layer}" for s in (1, 2) for layer in stage), "pool", "linear"]
+        stage = ["conv", "pool", "norm", "block1.conv1", "block1.norm1", "block1.conv2", "block1.norm2"]
+        layers = [*(f"stage{s}.{layer}" for s in (1, 2) for layer in stage), "pool", "linear"]
+        layers = layers if model == "cnn" else ["layer1", "layer2", "layer3"]
         assert list(deltas) == layers
         assert list(weights) == [name for name in layers if "conv" in name or name.startswith(("linear", "layer"))]
         for shown, tensors, suffix in ((deltas, result.deltas, ""), (weights, result.gradients, ".weight")):

@@ -14,6 +14,7 @@ from training.families.configure import configure
 
 LABEL = 24  # pixels above every row of maps
 FIRST_MAPS = 2 * LABEL + 132 + 2  # where the first layer's maps begin, below a picture of 128 pixels and two labels
+HUNDRED = {(40, 3, 3, 3): (12 * (3 * 11 + 6) + 6, 9 * (3 * 11 + 6) + 6), (2, 150, 1, 1): (100 * 10 + 6, 16)}  # kernels
 NOT_FINITE = pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 
 
@@ -44,11 +45,9 @@ class TestWeights:
         tag, grid = image(tmp_path, random_pictures((4, 5)), "pictures", parameters)
         zoom = GRID_PIXELS // (2 * 5)  # two columns of neurons
         assert (tag, grid.shape) == ("first_layer_weights", (2 * (4 * zoom + 2) + 2, 2 * (5 * zoom + 2) + 2, 3))
-        red, blue, point = (cell(grid, *place, zoom, (4, 5)) for place in ((0, 0), (0, 1), (1, 0)))
-        assert (red == RED).all()
-        assert (blue == BLUE).all()
-        assert (point[1, 2] == RED).all()
-        assert (np.delete(point.reshape(-1, 3), 7, axis=0) == WHITE).all()
+        red, blue, point = (cell(grid, *place, zoom, (4, 5)).reshape(20, 3) for place in ((0, 0), (0, 1), (1, 0)))
+        for found, color in ((red, RED), (blue, BLUE), (point[7], RED), (np.delete(point, 7, axis=0), WHITE)):
+            assert (found == color).all()
 
     @NOT_FINITE
     def test_color_is_in_proportion_to_the_weight_and_black_where_it_is_not_finite(self, bad):
@@ -150,12 +149,10 @@ class TestFeatureMaps:
         assert shown[FIRST_MAPS, 2 + 3 * 6].tolist() == (RED if values[3] else WHITE)
 
     def test_large_pictures_are_thinned_out(self):
-        a = torch.zeros(1, 200, 100)
-        a[0, 100:] = 1.0
+        a = torch.cat([torch.zeros(1, 100, 100), torch.ones(1, 100, 100)], dim=1)
         shown = colors_of(feature_maps(torch.zeros(1, 200, 100), {"a": a}))
         assert shown.shape[0] == 2 * LABEL + (100 + 4) + (50 + 4)
-        assert (shown[-52:-27, 2:27] == WHITE).all()
-        assert (shown[-27:-2, 2:27] == RED).all()
+        assert (shown[-52:-2, 2:27] == np.repeat([[WHITE], [RED]], 25, axis=0)).all()
 
 
 class TestFilters:
@@ -166,25 +163,18 @@ class TestFilters:
         tag, shown = image(tmp_path, random_pictures((28, 28)), "pictures", parameters)
         zoom = 400 // (3 * 5)
         assert (tag, shown.shape) == ("filters", (2 * (5 * zoom + 6) + 6, 3 * (5 * zoom + 6) + 6, 3))
-        six = cells(shown, 6, 3, zoom, 5)
-        assert (six[0] == WHITE).all()
-        assert (six[1] == RED).all()
-        assert (six[3][1, 2].tolist(), six[5][4, 0].tolist()) == (BLUE, BLACK)
-        assert sum((c == WHITE).all(axis=2).sum() for c in six) == 6 * 25 - 25 - 1 - 1
+        expected = np.full((6, 5, 5, 3), WHITE)
+        expected[1], expected[3, 1, 2], expected[5, 4, 0] = RED, BLUE, BLACK
+        assert (np.array(cells(shown, 6, 3, zoom, 5)) == expected).all()
 
     def test_three_channels_are_side_by_side(self):
         kernels = torch.zeros(8, 3, 3, 3)
         kernels[5, 2], kernels[4, 0] = 1.0, -1.0
-        columns = 6  # two outputs a row
-        shown = cells(colors_of(filter_pictures(kernels)), 24, columns, 400 // (columns * 3), 3)
+        shown = cells(colors_of(filter_pictures(kernels)), 24, 6, 400 // (6 * 3), 3)  # two outputs a row
         colored = {i: c[0, 0].tolist() for i, c in enumerate(shown) if (c != WHITE).any()}
         assert colored == {3 * 5 + 2: RED, 3 * 4: BLUE}
 
-    @pytest.mark.parametrize(
-        ("shape", "size"),
-        [((40, 3, 3, 3), (12 * (3 * 11 + 6) + 6, 9 * (3 * 11 + 6) + 6)), ((2, 150, 1, 1), (100 * 10 + 6, 16))],
-        ids=["33 outputs of three", "100 channels of one output"],
-    )
+    @pytest.mark.parametrize(("shape", "size"), HUNDRED.items(), ids=["33 outputs of three", "100 channels of one"])
     def test_at_most_a_hundred(self, shape, size):
         picture = filter_pictures(torch.randn(shape))
         assert picture.size == size
@@ -194,7 +184,6 @@ class TestFilters:
 
 NOTHING_TO_SHOW = {
     "no pictures but features": ((20,), "pictures", {"layer1.weight": torch.ones(3, 20)}),
-    "no pictures but points": ((2,), "pictures", {"layer1.weight": torch.ones(3, 2)}),
     "maps of no pictures": ((16,), "feature_maps", {"a": torch.ones(1, 2, 3, 3)}),
     "no maps": ((4, 4), "feature_maps", {"layer1": torch.ones(1, 9)}),
     "no activations": ((4, 4), "feature_maps", {}),

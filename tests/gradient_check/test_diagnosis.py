@@ -3,21 +3,18 @@
 A gradient is spoilt in one way, and the diagnosis is asked with all that is known beside it, or without a forward.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from gallery import ENTRIES, Wrong
 from gallery.affine import LINEAR, SQUARE
 from gallery.attention import ATTENTION, EMBEDDING
 from gallery.diagnosed import ACTIVATED, GAIN, NOISE
 from gallery.diagnosed_terms import TORCH_LAYER_NORM
-from gallery.entry import Layer, Pair, normal
+from gallery.entry import Layer, normal
 from gallery.naive import by_autograd, by_hand, differentiable, outputs_of, random_cotangents
 from gallery.recurrent import RNN
 from gradient_check.diagnosis import SAME_SHAPE, Evidence, diagnose
@@ -25,16 +22,15 @@ from gradient_check.patterns.case import Case, plain
 from tests.support.checking import MISTAKES, draw
 
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
-Question = tuple[str, dict[str, Tensor], dict[str, Tensor], Evidence]  # what `diagnose` is asked
 dtypes = pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 
 
-def converted(values: Sequence[Any], dtype: torch.dtype) -> list[Any]:
-    return [v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for v in values]
+def converted(values, dtype):
+    return [v.to(dtype) if torch.is_tensor(v) and v.is_floating_point() else v for v in values]
 
 
-def asked(layer: Layer, pair: Pair, seed: int, dtype: torch.dtype, blind: bool, name: str = "") -> Question:
-    """About the first wrong gradient (unless named) that the pair's backward returned; `blind`: without a forward."""
+def asked(layer, pair, seed, dtype, blind, name=""):
+    """What `diagnose` is asked about the first wrong gradient (unless named) of a pair; `blind`: without a forward."""
     right, names = (layer.forward, layer.backward), list(signature(layer.forward).parameters)
     fed = converted(layer.arguments(seed), dtype)
     outputs = outputs_of(right, layer, fed)
@@ -48,7 +44,7 @@ def asked(layer: Layer, pair: Pair, seed: int, dtype: torch.dtype, blind: bool, 
     return name or next(wrong), {n: a for n, (a, _) in pairs.items()}, {n: e for n, (_, e) in pairs.items()}, known
 
 
-def about(entry: Wrong, seed: int, dtype: torch.dtype, blind: bool = False) -> Question:
+def about(entry, seed, dtype, blind=False):
     return asked(entry.layer, entry.pair(False), seed, dtype, blind)
 
 
@@ -77,7 +73,7 @@ WEAKER = {"term": {"rows", "derivative forgotten"}, "wrong axis": {"shape", "ter
 
 @pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", NAMED)
-def test_names_the_mistake_and_without_a_forward_says_less_but_nothing_wrong(name: str) -> None:
+def test_names_the_mistake_and_without_a_forward_says_less_but_nothing_wrong(name):
     kinds = NAMED[name].diagnosis
     for seed, dtype in ((1, torch.float64), (2, torch.float32)):
         found = diagnose(*about(NAMED[name], seed, dtype))
@@ -96,28 +92,28 @@ class Spoilt:
 
     layer: Layer
     name: str
-    wrong: Callable[..., Tensor]  # (dy, right gradient, arguments by name) → the wrong gradient
+    wrong: object  # (dy, right gradient, arguments by name) → the wrong gradient
     kind: str | None = None
     words: str = ""
 
-    def question(self, seed: int, dtype: torch.dtype, blind: bool = False) -> Question:
-        layer = self.layer
-        name, right, expected, known = asked(layer, (layer.forward, layer.backward), seed, dtype, blind, self.name)
+    def question(self, seed, dtype, blind=False):
+        pair = self.layer.forward, self.layer.backward
+        name, right, expected, known = asked(self.layer, pair, seed, dtype, blind, self.name)
         return name, {**right, name: self.wrong(known.cotangents[0], right[name], **known.arguments)}, expected, known
 
 
-def times(factor: float) -> Callable[..., Tensor]:
+def times(factor):
     return lambda dy, right, **_: factor * right
 
 
-def replaced(dy: Tensor, right: Tensor, **_: Any) -> Tensor:
+def replaced(dy, right, **_):
     return draw(*right.shape, seed=5).to(right.dtype)
 
 
-def set_rows(rows: Any, *, dim: int = 0) -> Callable[..., Tensor]:
+def set_rows(rows, *, dim=0):
     """Garbage in some rows."""
 
-    def wrong(dy: Tensor, right: Tensor, **_: Any) -> Tensor:
+    def wrong(dy, right, **_):
         result = right.clone().movedim(dim, 0)
         result[rows] = replaced(dy, right).movedim(dim, 0)[rows]
         return result.movedim(0, dim)
@@ -125,17 +121,17 @@ def set_rows(rows: Any, *, dim: int = 0) -> Callable[..., Tensor]:
     return wrong
 
 
-def without_a_number(dy: Tensor, right: Tensor, **_: Any) -> Tensor:
+def without_a_number(dy, right, **_):
     return right.where(torch.arange(5) < 2, torch.nan)
 
 
-def slope_twice(dy: Tensor, right: Tensor, x: Tensor, W: Tensor, V: Tensor) -> Tensor:
+def slope_twice(dy, right, x, W, V):
     a = torch.tanh(x @ W.T)
     y = torch.sigmoid(a @ V.T)
     return (dy * y * (1 - y) @ V * (1 - a * a) ** 2).T @ x
 
 
-def last_of_each_id(dy: Tensor, right: Tensor, ids: Tensor, W: Tensor) -> Tensor:
+def last_of_each_id(dy, right, ids, W):
     """And noise for the id 4, which is not used."""
     result = torch.zeros_like(W)
     for row, i in zip(dy.flatten(0, -2), ids.flatten(), strict=True):
@@ -184,18 +180,17 @@ NAMELESS = {name: MISTAKES[name] for name in ("LSTM: gate order", "σ′ of the 
 
 @dtypes
 @pytest.mark.parametrize("name", TOLD)
-def test_says_what_the_values_show(name: str, dtype: torch.dtype) -> None:
+def test_says_what_the_values_show(name, dtype):
     for blind in (False, True):
         found = diagnose(*TOLD[name].question(1, dtype, blind))
         assert found is not None, "unknown"
-        assert found.kind == TOLD[name].kind, found
-        assert TOLD[name].words in found.text
+        assert (found.kind, TOLD[name].words in found.text) == (TOLD[name].kind, True), found
 
 
 @pytest.mark.sweep(2)
 @dtypes
 @pytest.mark.parametrize("name", [*UNKNOWN, *NAMELESS])
-def test_does_not_name_what_it_does_not_know(name: str, dtype: torch.dtype) -> None:
+def test_does_not_name_what_it_does_not_know(name, dtype):
     """And no pattern raises, which `diagnose` would hide: what nobody knows goes through all of them."""
     for seed, blind in ((0, False), (1, True)):
         question = UNKNOWN[name].question if name in UNKNOWN else lambda *how: about(NAMELESS[name], *how)
