@@ -1,7 +1,5 @@
 """Modules that are checked as they are: with their own parameters, which are afterwards what they were."""
 
-from operator import attrgetter
-
 import pytest
 import torch
 from torch import nn
@@ -66,7 +64,7 @@ class Module(nn.Module):
 
     def state(self):
         tensors = (*self.named_parameters(remove_duplicate=False), *self.named_buffers())
-        hooks = attrgetter("_post_accumulate_grad_hooks")
+        hooks = lambda p: p._post_accumulate_grad_hooks  # noqa: E731
         of = lambda p: (id(p), p.data_ptr(), p.stride(), p.requires_grad, id(p.grad), len(hooks(p) or ()))  # noqa: E731
         return (
             {name: (of(p), p.tolist(), None if p.grad is None else p.grad.tolist()) for name, p in tensors},

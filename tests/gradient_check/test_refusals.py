@@ -19,6 +19,7 @@ ONE = draw(1)
 relu, relu_backward = RELU.forward, RELU.backward
 relu_with = partial(partial, check_backward, relu, relu_backward, [draw(3)])
 tanh_with = partial(partial, check_function, torch.tanh, [draw(3)])
+slopes = partial(partial, judge_slopes, torch.relu, generator=torch.Generator())
 
 
 def backward_of(forward, *example):
@@ -28,10 +29,6 @@ def backward_of(forward, *example):
 
 def comparing(actual, expected=ONE, **options):
     return partial(compare_gradients, {"v": actual}, {"v": expected}, **options)
-
-
-def slopes(point, gradient):
-    return partial(judge_slopes, torch.relu, point, gradient, generator=torch.Generator())
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,6 @@ def test_right_layers_raise_no_alarm(dtype, step):
     assert not alarms, f"{len(alarms)} of {len(seeds)}\n" + "\n".join(alarms)
 
 
-# PyTorch's own operators
-
 SAMPLES = 3  # of each operator
 SIZES = range(4, 600)  # elements of a sample's tensors
 OPERATORS = (
