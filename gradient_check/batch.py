@@ -1,6 +1,6 @@
 """Arguments of other sizes, for a forward that may check no bounds: none may be shorter than another promises."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, islice
@@ -75,6 +75,9 @@ class Sizes:
             if not count and self.reference is None and any(length in shape[1:] for shape in _shapes(self.outputs)):
                 self._skip(name, f"another axis of the output is {length} long too, and may be a weight's")
                 return
+            if not count and len(whole := self._integers(self.rows)) < len(self._integers(self.lengths)) and whole:
+                self._skip(name, f"{self._said(whole)} may divide other integers, of which some would belong to none")
+                return
             try:
                 fed = resized(self.arguments, self.names, self.rows, count)
             except NotTaken as error:
@@ -116,6 +119,9 @@ class Sizes:
     def _length(self, axes: Sequence[Axis]) -> int:
         return self.lengths[axes[0]] if axes else 0
 
+    def _integers(self, axes: Iterable[Axis]) -> list[Axis]:
+        return [axis for axis in axes if not self.arguments[axis[0]].is_floating_point()]
+
     def _as_long_as(self, length: int) -> list[Axis]:
         return [axis for axis, n in self.lengths.items() if n == length]
 
@@ -130,7 +136,7 @@ class Sizes:
 
     def _some_of(self, rows: Sequence[Axis]) -> Iterator[list[Axis]]:
         """All integers, which may be lengths or targets, with as few others as possible; for a cost, as many."""
-        whole = [axis for axis in rows if not self.arguments[axis[0]].is_floating_point()]
+        whole = self._integers(rows)
         others = [axis for axis in rows if axis not in whole]
         counts = range(len(others) + 1)
         for count in counts if self.outputs[0].dim() else reversed(counts):
@@ -169,11 +175,11 @@ class Sizes:
 
 
 def resized(arguments: Sequence[Any], names: Sequence[str], axes: Sequence[Axis], count: int) -> list[Any]:
-    """The first `count` places of the axes, all of one length; where that is too short, again from the start.
+    """The first `count` places of the axes, all of one length; where that is too short, the last again and again.
 
-    Integers that may be places on them, or their length, stay inside: those that would lie beyond the new end become
-    the largest of the argument's own that do not. Raises NotTaken where there is none, and where a number among the
-    arguments is the length itself.
+    So integers in ascending order, which may be offsets, stay in order. Integers that may be places on the axes, or
+    their length, stay inside: those that would lie beyond the new end become the largest of the argument's own that do
+    not. Raises NotTaken where there is none, and where a number among the arguments is the length itself.
     """
     fed, length = list(arguments), arguments[axes[0][0]].shape[axes[0][1]]
     ends = [(length, count)]
@@ -181,7 +187,7 @@ def resized(arguments: Sequence[Any], names: Sequence[str], axes: Sequence[Axis]
         if count <= length:
             fed[i] = fed[i].narrow(axis, 0, count).contiguous()
         else:
-            fed[i] = fed[i].index_select(axis, torch.arange(count, device=fed[i].device) % length)
+            fed[i] = fed[i].index_select(axis, torch.arange(count, device=fed[i].device).clamp(max=length - 1))
         ends.append((arguments[i].numel(), fed[i].numel()))
     for i, (name, value) in enumerate(zip(names, arguments, strict=True)):
         if isinstance(value, Tensor):

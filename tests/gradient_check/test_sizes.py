@@ -51,6 +51,15 @@ def test_integers_stay_inside_and_what_may_be_a_length_is_not_cut():
     assert "y may hold places" in fed(lambda x, at: x[at], ROWS, torch.tensor([2, 1, 2]))[1][0]
 
 
+def test_offsets_stay_in_order_and_no_id_is_left_without_one():
+    """torch's own embedding_bag reads out of bounds for no offsets, and for some in disorder."""
+    seen, notes = fed(lambda ids, offsets: (offsets + ids[0]).double(), torch.arange(7) % 5, torch.tensor([0, 2, 2, 6]))
+    offsets = [given[1].tolist() for given in seen]
+    assert [len(some) for some in offsets] == [3, 1]
+    assert all(some == sorted(some) for some in offsets)
+    assert "skipped no example: axis 0 of y may divide other integers, of which some would belong to none" in notes
+
+
 def test_forward_never_sees_sizes_that_the_reference_does_not_take():
     seen, notes = fed(lambda x: x, ROWS, reference=lambda x: x + torch.zeros(4))
     assert {x.shape[1] for (x,) in seen} == {4}
