@@ -4,17 +4,7 @@ No change of the check may be made for the sake of one of them: what fails here 
 subjects of that kind judge the mending.
 """
 
-from benchmarks.unseen import (
-    right,
-    right_2,
-    right_3,
-    wrong_functions,
-    wrong_functions_2,
-    wrong_functions_3,
-    wrong_pairs,
-    wrong_pairs_2,
-)
-from benchmarks.unseen.subject import Subject
+from benchmarks.unseen import right, wrong
+from benchmarks.unseen.subject import SUBJECTS, Subject
 
-PARTS = (wrong_pairs, wrong_pairs_2, wrong_functions, wrong_functions_2, wrong_functions_3, right, right_2, right_3)
-SUBJECTS: list[Subject] = [subject for part in PARTS for subject in part.SUBJECTS]
+__all__ = ["SUBJECTS", "Subject", "right", "wrong"]
