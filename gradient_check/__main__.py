@@ -72,48 +72,52 @@ def _collected(path: Path, name: str | None, seed: int) -> "list[Found]":
 
 def _show(path: Path, found: "list[Found]", seed: int) -> int:
     """A report as `print(report)` shows it; of several each with a heading and a verdict, and a count at the end."""
-    verdicts: dict[str, list[str]] = {"ok": [], "WRONG": [], "not checked": []}
+    verdicts: list[str] = []
     for one in found:
         if len(found) > 1:
             print(f"{path}:{one.name}", flush=True)
-        try:
-            report = _checked(one, seed)
-        except ValueError as error:
-            verdict = "not checked"
-            _refuse(f"{path}:{one.name} could not be checked: {error}")
+        report = _report(path, one, seed)
+        if isinstance(report, str):
+            verdicts.append("not checked")
         else:
-            verdict = "ok" if report.passed else "WRONG"
+            verdicts.append("ok" if report.passed else "WRONG")
             print(report)
-        verdicts[verdict].append(one.name)
         if len(found) > 1:
-            print(f"{one.name}: {verdict}\n", flush=True)
+            print(f"{one.name}: {verdicts[-1]}\n", flush=True)
     if len(found) > 1:
-        counts = [f"{len(names)} {verdict}" for verdict, names in verdicts.items() if names]
+        counts = [
+            f"{count} {verdict}" for verdict in ("ok", "WRONG", "not checked") if (count := verdicts.count(verdict))
+        ]
         print(f"{len(found)} in all: {', '.join(counts)}")
-    return REFUSED if verdicts["not checked"] else WRONG if verdicts["WRONG"] else 0
+    return REFUSED if "not checked" in verdicts else WRONG if "WRONG" in verdicts else 0
 
 
 def _show_json(path: Path, found: "list[Found]", seed: int) -> int:
     """One object for the file: `passed`, and `checks`, each with its name and its report or its error."""
-    checks: list[dict[str, Any]] = []
-    for one in found:
-        try:
-            checks.append({"name": one.name, **_checked(one, seed).to_dict()})
-        except ValueError as error:
-            checks.append({"name": one.name, "passed": False, "error": str(error)})
-            _refuse(f"{path}:{one.name} could not be checked: {error}")
+    reports = [(one.name, _report(path, one, seed)) for one in found]
+    checks: list[dict[str, Any]] = [
+        {"name": name, "passed": False, "error": report}
+        if isinstance(report, str)
+        else {"name": name, **report.to_dict()}
+        for name, report in reports
+    ]
     passed = all(check["passed"] for check in checks)
     print(json.dumps({"file": str(path), "passed": passed, "checks": checks}, allow_nan=False))
     return REFUSED if any("error" in check for check in checks) else 0 if passed else WRONG
 
 
-def _checked(one: "Found", seed: int) -> "Report":
-    """Each check begins seeded, so that one alone gives what it gives among others."""
+def _report(path: Path, one: "Found", seed: int) -> "Report | str":
+    """The report, or the sentence why there is none, which stderr has then. Each check begins seeded, so that one alone
+    gives what it gives among others."""
     import torch
 
     torch.manual_seed(seed)
-    with redirect_stdout(sys.stderr), _told(one.name):
-        return one.check(seed)
+    try:
+        with redirect_stdout(sys.stderr), _told(one.name):
+            return one.check(seed)
+    except ValueError as error:
+        _refuse(f"{path}:{one.name} could not be checked: {error}")
+        return str(error)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import nn
 
 from gradient_check.check import check_backward, check_function
 from gradient_check.marks import Mark, mark_of
-from gradient_check.report import Report
+from gradient_check.report import Report, quoted
 
 ROLES = ("forward", "backward", "example")
 OPTIONS = ("reference", "not_differentiable")
@@ -48,7 +48,7 @@ def load(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         guard = 'put what exits under `if __name__ == "__main__":`'
         remedy = guard if isinstance(error, SystemExit) else f"change it until `python {path}` runs"
-        raise ValueError(f"{path} does not import, {quoted(error, file)}: {remedy}") from error
+        raise ValueError(f"{path} does not import, {_placed(error, file)}: {remedy}") from error
     return module
 
 
@@ -128,7 +128,7 @@ def _function(name: str, value: Any, mark: Mark, file: Path) -> Any:
         return value(*mark.init)
     except Exception as error:
         made = f"{name}({', '.join(map(repr, mark.init))})"
-        raise ValueError(f"{made} raised {quoted(error, file)}: give @checked the arguments in init=(…)") from error
+        raise ValueError(f"{made} raised {_placed(error, file)}: give @checked the arguments in init=(…)") from error
 
 
 def _example(given: Any, name: str, file: Path, seed: int) -> Any:
@@ -146,7 +146,7 @@ def _example(given: Any, name: str, file: Path, seed: int) -> Any:
         return given(*[torch.Generator().manual_seed(seed) for _ in needed])
     except Exception as error:
         what = "a torch.Generator" if needed else "nothing"
-        raise ValueError(f"{name} was given {what} and raised {quoted(error, file)}: let it return a list") from error
+        raise ValueError(f"{name} was given {what} and raised {_placed(error, file)}: let it return a list") from error
 
 
 def _from_forward(check: Callable[[], Report], file: Path) -> Report:
@@ -157,14 +157,12 @@ def _from_forward(check: Callable[[], Report], file: Path) -> Report:
         frames = traceback.extract_tb(error.__traceback__)
         if Path(frames[-1].filename).is_relative_to(Path(__file__).parent):
             raise
-        raise ValueError(f"forward raised {quoted(error, file)}: give an example that it takes") from error
+        raise ValueError(f"forward raised {_placed(error, file)}: give an example that it takes") from error
 
 
-def quoted(error: BaseException, file: Path) -> str:
-    """The exception's type, the first line of what it says, and where in the file it came up."""
-    lines = str(error).strip().splitlines()
-    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def _placed(error: BaseException, file: Path) -> str:
+    """The exception as `quoted` says it, and where in the file it came up."""
     if isinstance(error, SyntaxError):  # which says the place itself
-        return said
+        return quoted(error)
     own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-    return f"{said} ({file.name}, line {own[-1]})" if own else said
+    return f"{quoted(error)} ({file.name}, line {own[-1]})" if own else quoted(error)

@@ -154,7 +154,7 @@ def merged(reports: Iterable[Report]) -> Report:
     return Report(tuple(row for report in reports for row in report.rows), tuple(notes))
 
 
-def quoted(error: Exception) -> str:
+def quoted(error: BaseException) -> str:
     """The exception's type and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -171,11 +171,11 @@ def by_backward(
     outputs: Sequence[Tensor], cotangents: Sequence[Tensor | None], leaves: Sequence[Tensor]
 ) -> tuple[Tensor | None, ...]:
     """What `.backward()` leaves in the `.grad` of the leaves, which are empty before and after."""
-    fed = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad and c is not None]
+    made, fed = _fed(outputs, cotangents)
     for leaf in leaves:
         leaf.grad = None
     if fed:
-        torch.autograd.backward([o for o, _ in fed], [c for _, c in fed], retain_graph=True)
+        torch.autograd.backward(made, fed, retain_graph=True)
     return _emptied(leaves)
 
 
@@ -184,13 +184,11 @@ def _by_grad(
 ) -> Gradients:
     """By `torch.autograd.grad`, which leaves `.grad` of everything else alone, together with what a `.backward()`
     inside has put into `.grad` of the leaves."""
-    fed = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad and c is not None]
+    made, fed = _fed(outputs, cotangents)
     if not fed:
         return (None,) * len(leaves)
     try:
-        found: Gradients = torch.autograd.grad(
-            [o for o, _ in fed], leaves, [c for _, c in fed], retain_graph=True, allow_unused=True
-        )
+        found: Gradients = torch.autograd.grad(made, leaves, fed, retain_graph=True, allow_unused=True)
     except RuntimeError as refusal:
         try:
             with _untouched(outputs):
@@ -201,6 +199,12 @@ def _by_grad(
         return found
     pairs = zip(found, _emptied(leaves), strict=True)
     return tuple(b if a is None else a if b is None else a + b for a, b in pairs)
+
+
+def _fed(outputs: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
+    """The outputs that have a gradient and are given a cotangent, and these cotangents."""
+    fed = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad and c is not None]
+    return [o for o, _ in fed], [c for _, c in fed]
 
 
 def _emptied(leaves: Sequence[Tensor]) -> Gradients:

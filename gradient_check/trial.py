@@ -18,8 +18,7 @@ from gradient_check.compare import Judgement, judge, judge_all
 from gradient_check.diagnosis import Evidence
 from gradient_check.oracles import nudged, outputs_of
 from gradient_check.properties import alone, copies, linear, repeatable, written_to
-from gradient_check.report import Diagnosis, Report, Row
-from gradient_check.report import quoted as _said
+from gradient_check.report import Diagnosis, Report, Row, quoted
 from gradient_check.slopes import ORACLE, all_cleared, differences, dot_product, excused_at_kinks, together
 from gradient_check.subject import Gradients, Pullback, Run, Subject
 from gradient_check.tolerances import FLOOR, magnified
@@ -108,7 +107,7 @@ class Trial:
             raise
         except Exception as error:
             raise ValueError(
-                f"forward raised {_said(error)}; it was given {self._given()}: change the example"
+                f"forward raised {quoted(error)}; it was given {self._given()}: change the example"
             ) from error
         if not all(output.isfinite().all() for output in outputs):
             raise ValueError(f"forward gives values that are not finite; choose another example than {self._given()}")
@@ -120,7 +119,7 @@ class Trial:
         try:
             gradients = pullback(cotangents)
         except Exception as error:
-            said = f"{self.subject.written} raised {_said(error)} {_place(error)}"
+            said = f"{self.subject.written} raised {quoted(error)} {_place(error)}"
             return Row("gradients", "gradients", (), False, said, diagnosis=Diagnosis("raised", said))
         if len(gradients) != len(names):
             reason = self._miscounted(gradients)
@@ -153,10 +152,10 @@ class Trial:
             doubts = autograd.doubts(truth, run.arguments, run.cotangents) if finite and not run.case else Doubts()
         except Exception as error:  # whatever a forward raises that was not made for autograd
             if not run.case and oracle == "reference":
-                said = f"the reference could not be asked: {_said(error)}"
+                said = f"the reference could not be asked: {quoted(error)}"
                 raise ValueError(f"{said}; give one that takes forward's arguments, in float64 too") from error
             if not run.case:
-                self.notes.append(f"{oracle} could not be asked: {_said(error)}")
+                self.notes.append(f"{oracle} could not be asked: {quoted(error)}")
             return []
         if not finite:
             if not run.case:
@@ -253,7 +252,7 @@ class Trial:
             with torch.no_grad():
                 return outputs_of(forward(*plain(run.arguments)))[i]
         except Exception as error:
-            self.notes.append(f"the reference could not be asked in the example's dtype: {_said(error)}")
+            self.notes.append(f"the reference could not be asked in the example's dtype: {quoted(error)}")
             return None
 
     def _summands(self, moved: Tensor | None, run: Run) -> float:
@@ -272,7 +271,7 @@ class Trial:
         try:
             return [dot_product(forward, positions, run, self.generator)]
         except Exception as error:  # no forward mode, or no float64
-            self.notes.append(f"dot product could not be asked: {_said(error)}")
+            self.notes.append(f"dot product could not be asked: {quoted(error)}")
             return []
 
     def _differences(self, run: Run, judged: Sequence[Row]) -> list[Row]:
@@ -300,7 +299,7 @@ class Trial:
                 try:
                     row = differences(self.subject.forward, position, wide, name, terms, ordinary, self.generator)
                 except Exception as error:  # forward takes the example and nothing beside it
-                    self.notes.append(f"differences could not be asked for {name}: {_said(error)}")
+                    self.notes.append(f"differences could not be asked for {name}: {quoted(error)}")
                     continue
             if not row.passed and run.case and row.absolute_error <= _lost_in_rounding(moved().get(name)):
                 continue
