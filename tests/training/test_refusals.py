@@ -212,7 +212,7 @@ def test_a_checkpoint_cut_off_anywhere_and_any_bytes_are_none(run_dir):
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
+def wide(tmp_path_factory):
     """A run on pictures, of many weights."""
     path = tmp_path_factory.mktemp("run") / "digits"
     assert train.main(list(flags({"dataset": "sample", "hidden": (70,), "max_steps": 1, "run_dir": path}))) == 0
@@ -247,8 +247,8 @@ def test_a_wrong_question(line, a_run, folder, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["text.png", "blank.png", "nothing.png"])
-def test_pictures_that_are_none(name, digits, folder, capsys):
-    done = call(capsys, predict.main, "--checkpoint", digits, folder / name)
+def test_pictures_that_are_none(name, wide, folder, capsys):
+    done = call(capsys, predict.main, "--checkpoint", wide, folder / name)
     assert_refused(done, name)
     assert done.out == ""
 
@@ -282,14 +282,14 @@ EXPLAIN = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", EXPLAIN)
-def test_what_cannot_be_explained(line, digits, a_run, folder, capsys):
-    before, run_before = files(folder), contents(digits)
+def test_what_cannot_be_explained(line, wide, a_run, folder, capsys):
+    before, run_before = files(folder), contents(wide)
     asked = line.format(tmp=folder, arrays=a_run).split()
-    done = call(capsys, explain.main, "--checkpoint", digits, "--out", folder / "page.html", "--tensorboard", *asked)
+    done = call(capsys, explain.main, "--checkpoint", wide, "--out", folder / "page.html", "--tensorboard", *asked)
     assert_refused(done, EXPLAIN[line])
     assert done.out == ""
     assert files(folder) == before
-    assert contents(digits) == run_before
+    assert contents(wide) == run_before
 
 
 def test_a_network_that_diverged_is_not_explained(run_dir, tmp_path, capsys):

@@ -129,7 +129,7 @@ def test_a_progress_bar_on_a_terminal(npz, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
+def learned(tmp_path_factory):
     """A network that has learned some: about 80% of the sample's test digits."""
     path = tmp_path_factory.mktemp("run") / "digits"
     options = {"dataset": "sample", "epochs": 3, "batch_size": 100, "lr": 10.0, "run_dir": path}
@@ -157,10 +157,10 @@ def answer(capsys, *asked):
 
 
 @pytest.mark.slow
-def test_pictures(digits, pictures, sample, capsys):
-    done = call(capsys, predict.main, "--checkpoint", digits, *pictures)
+def test_pictures(learned, pictures, sample, capsys):
+    done = call(capsys, predict.main, "--checkpoint", learned, *pictures)
     assert (done.status, done.err) == (0, "")
-    predictions = answer(capsys, digits, *pictures)["predictions"]
+    predictions = answer(capsys, learned, *pictures)["predictions"]
     for digit, (path, line, p) in enumerate(zip(pictures, done.out.splitlines(), predictions, strict=True)):
         assert line.startswith(f"{path}: {digit} (activation {digit} 0.")
         assert line.count(",") == 2, "three classes on the line"
@@ -169,35 +169,35 @@ def test_pictures(digits, pictures, sample, capsys):
         assert sorted(p["activation"]) == list("0123456789")
         assert activations == sorted(activations, reverse=True)
         assert p["class"] == next(iter(p["activation"]))
-    outputs = load_trained(digits).outputs(sample.test.x[sample.test.y == 1][:1])[0].tolist()
+    outputs = load_trained(learned).outputs(sample.test.x[sample.test.y == 1][:1])[0].tolist()
     own = [predictions[1]["activation"][str(digit)] for digit in range(10)]
     assert own == pytest.approx(outputs, abs=0.2), "a PNG file and MNIST's preparation change little"
 
 
 @pytest.mark.parametrize("which", ["last.pt", "best.pt"])
-def test_a_data_set(which, digits, sample, capsys):
+def test_a_data_set(which, learned, sample, capsys):
     """The rows of the confusion matrix are the true classes."""
-    result = answer(capsys, digits / which, "--dataset", "sample")
-    accuracy, loss = (values(digits, tag) for tag in ("accuracy/test", "loss/test"))
-    step = torch.load(digits / which, weights_only=True)["steps"]
+    result = answer(capsys, learned / which, "--dataset", "sample")
+    accuracy, loss = (values(learned, tag) for tag in ("accuracy/test", "loss/test"))
+    step = torch.load(learned / which, weights_only=True)["steps"]
     assert result["accuracy"] == accuracy[step]
     assert result["loss"] == pytest.approx(loss[step], rel=1e-6)
     assert result["examples"] == 2000
     confusion = torch.tensor(result["confusion"])
     assert confusion.diagonal().sum().item() / 2000 == pytest.approx(result["accuracy"])
-    answers = load_trained(digits / which).outputs(sample.test.x).argmax(dim=1)
+    answers = load_trained(learned / which).outputs(sample.test.x).argmax(dim=1)
     assert torch.equal(confusion.sum(dim=1), sample.test.y.bincount(minlength=10))
     assert torch.equal(confusion.sum(dim=0), answers.bincount(minlength=10))
     assert confusion[4, 9] == ((sample.test.y == 4) & (answers == 9)).sum()
 
 
-def test_a_data_set_as_a_table_and_held_out_examples(digits, capsys):
-    lines = call(capsys, predict.main, "--checkpoint", digits, "--dataset", "sample").out.splitlines()
+def test_a_data_set_as_a_table_and_held_out_examples(learned, capsys):
+    lines = call(capsys, predict.main, "--checkpoint", learned, "--dataset", "sample").out.splitlines()
     assert "bundled sample" in lines[0]
-    assert lines[-1].startswith(f"2,000 examples: loss {values(digits, 'loss/test')[300]:.4f}, accuracy ")
+    assert lines[-1].startswith(f"2,000 examples: loss {values(learned, 'loss/test')[300]:.4f}, accuracy ")
     rows = [line.split() for line in lines if len(line.split()) == 11]
     assert [row[0] for row in rows] == list("0123456789")
-    result = answer(capsys, digits, "--dataset", "sample", "--validation", "500")
+    result = answer(capsys, learned, "--dataset", "sample", "--validation", "500")
     assert result["examples"] == 500
     assert "held out" in result["data"]
 
