@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradient_check.oracles import outputs_of
+from gradient_check.oracles import contiguous, doubled, outputs_of
 from gradient_check.report import quoted
-from gradient_check.truth import doubled, plain
 
 PROBES = 64  # sets of arguments that may be the batch
 LONG = 1_000  # an axis of which a reference is not asked for more
@@ -160,7 +159,7 @@ class Sizes:
             return ()
         try:
             with torch.no_grad():
-                return outputs_of(self.reference(*doubled(plain(fed))))
+                return outputs_of(self.reference(*doubled(contiguous(fed))))
         except Exception as error:  # it is not made for this size
             raise NotTaken(f"the reference raised {quoted(error)}") from error
 

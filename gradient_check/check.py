@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from gradient_check.cases import CASES
 from gradient_check.compare import as_tensor
+from gradient_check.exact import Exact
 from gradient_check.modules import OwnParameters, modules_named_in
 from gradient_check.oracles import ORACLES
 from gradient_check.report import Report, merged
 from gradient_check.subject import Subject, argument_names, differentiated, hand_written
-from gradient_check.tolerances import SAME
+from gradient_check.tolerances import SAME, Declared
 from gradient_check.trial import Trial
 
+DECLARED = "declared"  # the oracle that `intended` is
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in SAME}
 
 
@@ -149,6 +151,8 @@ def _check(
     labels: Mapping[str, str] | None,
     candidates: Mapping[str, Tensor] | None,
     seed: int,
+    intended: Callable[..., Any] | None = None,
+    declared: Declared = Declared(),  # noqa: B008  it is frozen
 ) -> Report:
     labels = labels or {}
     if not isinstance(seed, int):
@@ -166,6 +170,8 @@ def _check(
     formats = [None] if dtypes is None else [_dtype(dtype) for dtype in dtypes]
     if not formats:
         raise ValueError("dtypes is empty: give at least one, or leave it out")
+    forwards = {"reference": reference, "autograd": subject.forward, DECLARED: intended}
+    exact = [Exact(o, f, independent=o == "reference") for o, f in forwards.items() if o in oracles and f]
     reports = []
     for dtype in formats:
         fed = [v.to(dtype) if dtype and isinstance(v, Tensor) and v.is_floating_point() else v for v in arguments]
@@ -176,12 +182,14 @@ def _check(
         trial = Trial(
             subject,
             fed,
-            reference,
-            oracles,
+            exact,
+            "differences" in oracles,
+            "dot product" in oracles,
             chosen,
             frozenset(f"d{name}" for name in zeros),
             titles,
             candidates or {},
+            declared,
             seed,
         )
         reports.append(trial.report())

@@ -16,17 +16,6 @@ Pullback = Callable[[Sequence[Any]], Gradients]  # cotangents (None: absent) →
 
 
 @dataclass(frozen=True)
-class Run:
-    """One forward and backward pass of what is on trial; gradients by name."""
-
-    arguments: Arguments
-    cotangents: Sequence[Tensor]
-    outputs: Sequence[Tensor]
-    gradients: Mapping[str, Tensor | None]
-    case: str = ""  # the group of what is fed beside the example; empty for that
-
-
-@dataclass(frozen=True)
 class Subject:
     """`run(arguments)` gives the outputs and the pullback, the function that takes cotangents to gradients."""
 

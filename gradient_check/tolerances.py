@@ -30,6 +30,8 @@ MULTIPLE = 4  # of autograd's own error
 FLOOR = {torch.float64: 64, torch.float32: 16, torch.bfloat16: 4, torch.float16: 4}  # units of rounding of the norm
 ELEMENT = 16  # an element's error may be so many times the root mean square of the errors
 VISIBLE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.2, torch.bfloat16: 1.0}  # what must not pass
+BLINDING = {torch.float64: 1e-4, torch.float32: 3e-2, torch.float16: 0.2, torch.bfloat16: 1.0}  # it shows nothing then
+SCATTERING = {torch.float64: 1e-4, torch.float32: 3e-2}  # and so far rounding may scatter what is on trial
 SAME = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}  # for a diagnosis
 
 
@@ -46,6 +48,37 @@ class Tolerance:
         if norm <= self.norm and element <= self.element:
             return self
         return Tolerance(max(norm, self.norm), max(element, self.element), origin)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the caller allows beside: errors relative to the norm, and why."""
+
+    tolerance: float = 0.0
+    because: str = ""
+    nondeterministic: float = 0.0  # what a second call may differ by; it is added to every slack
+
+    @property
+    def relative(self) -> float:
+        return max(self.tolerance, self.nondeterministic)
+
+    def widen(self, limit: Tolerance) -> Tolerance:
+        if self.tolerance:
+            limit = limit.wider(self.tolerance, ELEMENT * self.tolerance, f"declared, because {self.because}")
+        if not self.nondeterministic:
+            return limit
+        own = self.nondeterministic
+        return Tolerance(
+            limit.norm + own,
+            limit.element + ELEMENT * own,
+            f"{limit.origin}, and {own:g}, declared as nondeterministic",
+        )
+
+    def sentences(self) -> list[str]:
+        """For the report."""
+        said = [f"declared: errors up to {self.tolerance:g} of the norm pass, because {self.because}"]
+        other = [f"declared as nondeterministic: two calls may differ by {self.nondeterministic:g} of the norm"]
+        return (said if self.tolerance else []) + (other if self.nondeterministic else [])
 
 
 def tolerance(dtype: torch.dtype, condition: float = 1.0) -> Tolerance:

@@ -1,6 +1,7 @@
 """`check_backward`: what is right passes, what is fed and judged by, what is found so, and what the report says."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -110,8 +111,16 @@ def test_a_gradient_that_is_zero_in_exact_arithmetic_is_declared_and_that_hides_
     assert first_failure(wrong).name == "db"
     zero = lambda dz, cache: (*linear_backward(dz, cache)[:2], 0 * dz.sum(0))  # noqa: E731
     assert first_failure(check_backward(linear, zero, EXAMPLE, zeros=["b"])).name == "db"
-    shown = check_backward(RELU.forward, lambda da, z: da * (z > 0), [-draw(5, 3).abs() - 0.1])
-    assert "nothing is shown" in first_failure(shown).reason
+
+
+def test_zeros_everywhere_show_nothing_unless_edge_cases_do():
+    relu = partial(check_backward, RELU.forward, lambda da, z: da * (z > 0), [-draw(5, 3).abs() - 0.1])
+    assert "nothing is shown" in first_failure(relu(cases=[])).reason
+    assert "edge cases show it where it is not" in str(relu())
+    sign = lambda x, w: (x.sign() * w, x)  # noqa: E731
+    report = check_backward(sign, lambda dy, x: (0 * dy, dy * x.sign()), [draw(4, 3), draw(4, 3, seed=1)])
+    assert (report.passed, "dx is zero everywhere in the example, and in all" in str(report)) == (True, True)
+    assert not check_backward(sign, lambda dy, x: (1e-9 * dy, dy * x.sign()), [draw(4, 3), draw(4, 3, seed=1)]).passed
 
 
 @pytest.mark.parametrize(("slope", "right"), [(-0.5, False), (0.0, True), (0.5, True), (1.0, True), (1.5, False)])
@@ -234,7 +243,7 @@ def test_a_failure_fits_on_a_screen_and_says_what_was_not_looked_at():
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 120
     assert any(line.startswith("wrong too: ") for line in lines)
-    assert lines[-1] == "note: nothing else was fed, because the example itself failed"
+    assert lines[-1] == "note: edge cases were skipped, because the example itself failed"
 
 
 def test_the_report_as_json_and_as_an_exit_status():
