@@ -58,7 +58,7 @@ class Claims:
     def distances(self, actual: Tensor) -> Tensor:
         """How far each element of `actual` lies outside of what is claimed, before any slack."""
         if self.low is None or self.high is None:
-            return (actual - self.value).abs()
+            return (actual - self.value).abs_()
         return torch.maximum(self.low - actual, actual - self.high).clamp(min=0.0)
 
     def disputed(self, actual: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def _limit(doubt: Doubt, dtype: torch.dtype, value: Tensor, size: float) -> Tole
     elif doubt.expected is None:
         limit = tolerance_of_sums(dtype, doubt.terms)
     else:
-        own = (doubt.expected.detach().cpu().double() - value).abs()
+        own = doubt.expected.detach().to("cpu", torch.float64, copy=True).sub_(value).abs_()
         if doubt.errors is not None:
             own = torch.maximum(own, doubt.errors.cpu())
         limit = tolerance_beside(dtype, own, size, doubt.condition)
@@ -143,13 +143,13 @@ def _limit(doubt: Doubt, dtype: torch.dtype, value: Tensor, size: float) -> Tole
         units = magnified(dtype)
         limit = limit.wider(
             ratio(units * doubt.moved.norm().item(), size),
-            ratio(units * doubt.moved.abs().max().item(), size / count),
+            ratio(units * doubt.moved.max().item(), size / count),
             f"{FLOOR[dtype]} × what one unit of rounding in the inputs does to it",
         )
     if doubt.scatter is not None:
         limit = limit.wider(
             min(ratio(SCATTER * doubt.scatter.norm().item(), size), SCATTERING[dtype]),
-            min(ratio(SCATTER * doubt.scatter.abs().max().item(), size / count), SCATTERING[dtype]),
+            min(ratio(SCATTER * doubt.scatter.max().item(), size / count), SCATTERING[dtype]),
             f"{SCATTER} × how the error scatters where the inputs are rounded anew",
         )
     if doubt.floor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradient_check.claims import Claims, Doubt, claimed
-from gradient_check.oracles import OtherOutputs, contiguous, doubled, gradients_and_outputs, moved_by
+from gradient_check.oracles import OtherOutputs, contiguous, copies, doubled, gradients_and_outputs, moved_by
 from gradient_check.run import Run
 from gradient_check.tolerances import BLINDING
 
@@ -57,22 +57,23 @@ class Exact:
 
     def truth(self, run: Run, doubts: bool) -> Truth:
         """Whatever `forward` raises where it was not made for autograd or for float64 passes through."""
-        arguments, cotangents = contiguous(run.arguments), contiguous(run.cotangents)
         try:
-            gradients, outputs = self._gradients(run, doubled(arguments), doubled(cotangents))
+            gradients, outputs = self._gradients(
+                run, *(doubled(contiguous(v)) for v in (run.arguments, run.cotangents))
+            )
         except OtherOutputs as other:
             if not self.independent or len(other.outputs) != len(run.outputs):
                 raise
             return Truth({}, other.outputs, None, None)
         expected, own, refused = gradients, outputs, ""
-        if any(arguments[i].dtype != torch.float64 for i in run.subject.differentiable):
+        if any(run.arguments[i].dtype != torch.float64 for i in run.subject.differentiable):
             try:
-                expected, own = self._gradients(run, arguments, cotangents)
+                expected, own = self._gradients(run, contiguous(run.arguments), contiguous(run.cotangents))
             except Exception as error:  # not implemented at that dtype: there is no autograd to ask
                 refused = f"{type(error).__name__}: {error}"
         truth = Truth(gradients, outputs, None if refused else expected, None if refused else own, refused=refused)
         if doubts and truth.finite:
-            self._doubt(truth, run, arguments, cotangents)
+            self._doubt(truth, run, contiguous(run.arguments), contiguous(run.cotangents))
         return truth
 
     def beside(self, run: Run, distance: float, draw: int) -> Gradients:
@@ -93,8 +94,8 @@ class Exact:
             for i in run.subject.differentiable:
                 near[i] = moved_by(ANEW * torch.finfo(near[i].dtype).eps, near[i], draw)
             cotangents = contiguous(run.cotangents)
-            outputs, pullback = run.subject.run(near)
-            given = dict(zip(run.gradients, pullback(contiguous(cotangents)), strict=True)) | _named(outputs)
+            outputs, pullback = run.subject.run(copies(near))
+            given = dict(zip(run.gradients, pullback(copies(cotangents)), strict=True)) | _named(outputs)
             right = self._at(0.0, run, doubled(near), doubled(cotangents), draw)
             for name, value in given.items():
                 if value is not None and value.shape == right[name].shape:
@@ -149,11 +150,11 @@ class Exact:
 
     def _doubt(self, truth: Truth, run: Run, arguments: Sequence[Any], cotangents: Sequence[Tensor]) -> None:
         """Found by moving arguments and cotangents: by one unit of rounding, or far enough to be rounded anew."""
-        for draw in range(1 if run.is_large else 2):
+        for draw in range(2):
             again = self._at(EPSILON, run, doubled(arguments), doubled(cotangents), draw)
             _keep_most(truth.moved, again, {**truth.gradients, **_named(truth.outputs)})
         if truth.expected is not None and truth.expected is not truth.gradients:
-            for draw in range(1 if run.is_large else 4):
+            for draw in range(4):
                 near = [
                     moved_by(NEAR, v, draw) if i in run.subject.differentiable else v for i, v in enumerate(arguments)
                 ]

@@ -33,7 +33,7 @@ def settled(claims: Claims, actual: Tensor, exact: Exact, truth: Truth, run: Run
     Where the oracle alone has a kink, and beside it says what `actual` is, it is the oracle that is wrong: forward is
     smooth there but made of pieces that are not, as max(x, 0) + log(1 + exp(−|x|)) is at 0.
     """
-    given = actual.detach().cpu().double()
+    given = actual.detach().cpu()
     jumps = truth.jumps(claims.name)
     disputed = claims.disputed(given)
     looked_at = disputed if jumps is None else disputed | jumps

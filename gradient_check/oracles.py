@@ -44,16 +44,17 @@ def autograd_gradients(
     Raises ValueError where `forward` leaves no graph to go through.
     """
     cotangents = [cotangents] if isinstance(cotangents, Tensor) else list(cotangents)
-    return gradients_and_outputs(forward, arguments, differentiable, cotangents)[0]
+    own = [v.detach().clone() if i in differentiable else v for i, v in enumerate(arguments)]
+    return gradients_and_outputs(forward, own, differentiable, cotangents)[0]
 
 
 def gradients_and_outputs(
     forward: Forward, arguments: Sequence[Any], differentiable: Sequence[int], cotangents: Sequence[Tensor]
 ) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-    """As `autograd_gradients`, with the outputs that they came from."""
+    """As `autograd_gradients`, with the outputs that they came from; it takes the arguments for its own."""
     leaves = list(arguments)
     for i in differentiable:
-        leaves[i] = arguments[i].detach().clone().requires_grad_()
+        leaves[i] = arguments[i].detach().requires_grad_()
     with torch.enable_grad():
         outputs = outputs_of(forward(*leaves))[: len(cotangents)]
         shapes = [tuple(output.shape) for output in outputs]
@@ -120,6 +121,11 @@ def moved_by(part: float, tensor: Tensor, draw: int) -> Tensor:
     bits = (tensor.double().view(torch.int64) ^ (0x9E3779B97F4A7C15 >> (draw + 1))) * 0x2545F4914F6CDD1D
     sign = 1.0 - 2.0 * ((bits >> 40) & 1).to(tensor.dtype)
     return tensor + sign * part * tensor
+
+
+def copies(values: Sequence[Any]) -> list[Any]:
+    """Of the tensors, laid out as they are."""
+    return [value.clone() if isinstance(value, Tensor) else value for value in values]
 
 
 def contiguous(values: Sequence[Any]) -> list[Any]:

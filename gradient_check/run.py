@@ -9,7 +9,7 @@ from torch import Tensor
 from gradient_check.subject import Subject
 from gradient_check.tolerances import Declared
 
-LARGE = 4_000_000  # elements from which the costs of an oracle count
+LARGE = 2_000_000  # elements from which the costs of an oracle count
 
 
 @dataclass(frozen=True)

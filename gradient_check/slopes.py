@@ -11,7 +11,15 @@ from torch import Generator, Tensor
 
 from gradient_check.claims import Claims, Direction, Doubt, claimed
 from gradient_check.differences import cleared, judge_slopes, one_sided
-from gradient_check.oracles import contiguous, directional_derivatives, doubled, nudged, outputs_of, random_direction
+from gradient_check.oracles import (
+    contiguous,
+    copies,
+    directional_derivatives,
+    doubled,
+    nudged,
+    outputs_of,
+    random_direction,
+)
 from gradient_check.report import Diagnosis, Row, quoted
 from gradient_check.run import Run
 from gradient_check.tolerances import FLOOR, magnified, ratio, tolerance, tolerance_of_sums
@@ -114,8 +122,8 @@ class Differences:
             return run
         arguments, cotangents = doubled(contiguous(run.arguments)), doubled(contiguous(run.cotangents))
         try:
-            outputs, pullback = run.subject.run(arguments)
-            gradients = pullback(contiguous(cotangents))
+            outputs, pullback = run.subject.run(copies(arguments))
+            gradients = pullback(copies(cotangents))
         except Exception as error:  # a kernel of one dtype
             self.notes.append(f"central differences are of the example's own precision: in float64 {quoted(error)}")
             return run
@@ -130,7 +138,7 @@ class Differences:
         run, arguments = self.wide, contiguous(self.wide.arguments)
         near = nudged(arguments, run.subject.differentiable)
         try:
-            before, after = (run.subject.run(fed)[1](contiguous(run.cotangents)) for fed in (arguments, near))
+            before, after = (run.subject.run(fed)[1](contiguous(run.cotangents)) for fed in (copies(arguments), near))
         except Exception as error:  # it takes the arguments and nothing beside them
             self.notes.append(f"how far rounding moves the gradients is not known: {quoted(error)}")
             return {}

@@ -93,7 +93,7 @@ def tolerance_beside(dtype: torch.dtype, own: Tensor, size: float, condition: fl
     """Of a lower precision, in which autograd is off by `own`; `size` is what relative errors are relative to."""
     floor = FLOOR[dtype] * torch.finfo(dtype).eps * condition
     norm = floor + MULTIPLE * ratio(own.norm().item(), size)
-    element = ELEMENT * floor + MULTIPLE * ratio(own.abs().max().item(), size / sqrt(own.numel()))
+    element = ELEMENT * floor + MULTIPLE * ratio(own.max().item(), size / sqrt(own.numel()))
     units = f"{FLOOR[dtype]} units of rounding" + (f" × condition {condition:.2g}" if condition > 1 else "")
     return Tolerance(norm, element, f"{MULTIPLE} × the oracle's own error in {_name(dtype)} + {units}")
 

@@ -37,7 +37,7 @@ def judge(claims: Claims, actual: Tensor | None) -> Row:
     given = actual.detach().cpu()
     if not claims.dtype.is_floating_point:
         return _exactly(blank, given, claims.value)
-    row = _measured(blank, given.double(), claims)
+    row = _measured(blank, given, claims)
     if not row.agrees:  # NaN does not
         return replace(row, reason=claims.inconclusive or _difference(row), inconclusive=bool(claims.inconclusive))
     return replace(row, reason=claims.blind) if claims.blind else replace(row, passed=True)
