@@ -14,8 +14,9 @@ CHUNK = 1 << 20  # elements
 
 
 def by_chunks(names: Sequence[str], arguments: Sequence[Any], report_on: Callable[[list[Any], bool], Report]) -> Report:
-    """The reports on all chunks as one, a row for each comparison: that of the first chunk in which it fails, or else of
-    the one in which the error is largest. `report_on(arguments, first)` makes that on one chunk.
+    """The reports on all chunks as one, with a row for each comparison: that of the chunk where it fails or is worst.
+
+    `report_on(arguments, first)` makes the report on one chunk.
 
     Raises ValueError for tensors that are neither of one shape nor of one element.
     """
