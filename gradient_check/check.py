@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
-from numbers import Number
 from typing import Any
 
 import torch
@@ -13,7 +12,8 @@ from gradient_check.compare import as_tensor
 from gradient_check.modules import OwnParameters, modules_named_in
 from gradient_check.oracles import ORACLES
 from gradient_check.report import Report, merged
-from gradient_check.subject import Subject, argument_names, differentiated, hand_written
+from gradient_check.structure import Structure, as_complex, as_pair, covers, taken
+from gradient_check.subject import Subject, differentiated, hand_written
 from gradient_check.tolerances import SAME
 from gradient_check.trial import Trial
 
@@ -25,6 +25,7 @@ def check_backward(
     backward: Callable[..., Any],
     example: Sequence[Any],
     *,
+    kwargs: Mapping[str, Any] | None = None,
     outputs: int = 1,
     not_differentiable: Sequence[str] = (),
     reference: Callable[..., Any] | None = None,
@@ -70,18 +71,18 @@ def check_backward(
         )
     for what, function in (("forward", forward), ("backward", backward)):
         _callable(what, function)
-    arguments, arrays = _taken(example)
-    names = argument_names(forward, len(arguments))
-    differentiable = _differentiable(arguments, names, not_differentiable)
-    subject = hand_written(forward, backward, names, differentiable, arrays, outputs)
-    chosen = _oracles(oracles, reference is not None, through_forward=not arrays)
-    return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, seed)
+    leaves, structure = taken(forward, example, kwargs)
+    differentiable = _differentiable(leaves, structure, not_differentiable)
+    subject = hand_written(forward, backward, structure, differentiable, outputs)
+    chosen = _oracles(oracles, reference is not None, through_forward=not structure.arrays)
+    return _check(subject, leaves, reference, chosen, dtypes, cases, zeros, labels, candidates, seed)
 
 
 def check_function(
     function: Callable[..., Any],
     example: Sequence[Any],
     *,
+    kwargs: Mapping[str, Any] | None = None,
     not_differentiable: Sequence[str] = (),
     reference: Callable[..., Any] | None = None,
     oracles: Sequence[str] | None = None,
@@ -103,25 +104,24 @@ def check_function(
     be checked. The module is afterwards what it was, its `.grad` too, also where an exception ends the check. So is a
     module that a function uses without being given it. A gradient that such a backward cannot give alone is noted.
     """
-    arguments, arrays = _taken(example)
     _callable("function", function)
-    if arrays:
-        raise ValueError("autograd goes through tensors only: give tensors in the example, or use check_backward")
     if isinstance(reference, nn.Module):
         raise ValueError("the reference is an nn.Module: give a function of all arguments, parameters included")
     chosen = _oracles(oracles, reference is not None, through_forward=False)
     with ExitStack() as stack:
         if isinstance(function, nn.Module):
-            own = stack.enter_context(OwnParameters(function, len(arguments)))
-            arguments += own.values
-            differentiable = _differentiable(arguments, own.names, not_differentiable, own.frozen)
-            subject = own.subject(differentiable)
+            own = stack.enter_context(OwnParameters(function, example, kwargs))
+            leaves, structure, frozen = own.leaves, own.structure, own.frozen
         else:
             for module in modules_named_in(function):  # whose .grad grows where a .backward() is inside
-                stack.enter_context(OwnParameters(module, 0))
-            names = argument_names(function, len(arguments))
-            subject = differentiated(function, names, _differentiable(arguments, names, not_differentiable))
-        return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, seed)
+                stack.enter_context(OwnParameters(module))
+            own, frozen = None, frozenset()
+            leaves, structure = taken(function, example, kwargs)
+        if structure.arrays:
+            raise ValueError("autograd goes through tensors only: give tensors in the example, or use check_backward")
+        differentiable = _differentiable(leaves, structure, not_differentiable, frozen)
+        subject = own.subject(differentiable) if own else differentiated(function, structure, differentiable)
+        return _check(subject, leaves, reference, chosen, dtypes, cases, zeros, labels, candidates, seed)
 
 
 def assert_backward(
@@ -150,14 +150,16 @@ def _check(
     candidates: Mapping[str, Tensor] | None,
     seed: int,
 ) -> Report:
-    labels = labels or {}
     if not isinstance(seed, int):
         raise ValueError(f"seed is {seed!r}: give a whole number")
     if reference is not None:
         _callable("reference", reference)
-    for name, candidate in _mapping("candidates", candidates).items():
-        as_tensor(candidate, f"the candidate {name}")
-    _mapping("labels", labels)
+        reference = subject.structure.of_leaves(reference, paired=True)
+    suspected = {
+        name: as_tensor(as_pair(candidate), f"the candidate {name}")
+        for name, candidate in _mapping("candidates", candidates).items()
+    }
+    labels = _mapping("labels", labels)
     tensors = [subject.names[i] for i in subject.differentiable]
     for what, given in (("zeros", zeros), ("labels", labels)):
         _known(what, given, tensors, "the differentiable arguments")
@@ -170,7 +172,7 @@ def _check(
     for dtype in formats:
         fed = [v.to(dtype) if dtype and isinstance(v, Tensor) and v.is_floating_point() else v for v in arguments]
         titles = {
-            name: labels.get(tensor, name) + (f" in {str(dtype).removeprefix('torch.')}" if len(formats) > 1 else "")
+            name: _label(tensor, labels) + (f" in {str(dtype).removeprefix('torch.')}" if len(formats) > 1 else "")
             for name, tensor in zip(subject.gradient_names, tensors, strict=True)
         }
         trial = Trial(
@@ -179,53 +181,46 @@ def _check(
             reference,
             oracles,
             chosen,
-            frozenset(f"d{name}" for name in zeros),
+            frozenset(f"d{tensor}" for tensor in tensors if any(covers(name, tensor) for name in zeros)),
             titles,
-            candidates or {},
+            suspected,
             seed,
         )
         reports.append(trial.report())
     return merged(reports)
 
 
-def _taken(example: Sequence[Any]) -> tuple[list[Any], frozenset[int]]:
-    """The arguments, arrays as tensors, and which of them were arrays; all of them copies."""
-    if isinstance(example, Tensor) or not isinstance(example, Sequence):
-        raise ValueError(f"the example is a {type(example).__name__}: give a list of forward's arguments")
-    arguments, arrays = [], []
-    for i, value in enumerate(example):
-        if isinstance(value, Tensor):
-            value = value.detach().clone()
-        elif hasattr(value, "__array__") and not isinstance(value, Number):  # np.float64(2) is a number like 2.0
-            value = as_tensor(value, f"the example's argument {i}").clone()
-            arrays.append(i)
-        arguments.append(value)
-    return arguments, frozenset(arrays)
-
-
 def _differentiable(
-    arguments: Sequence[Any], names: Sequence[str], fixed: Sequence[str], frozen: Set[int] = frozenset()
+    leaves: Sequence[Any], structure: Structure, fixed: Sequence[str], frozen: Set[int] = frozenset()
 ) -> tuple[int, ...]:
-    _known("not_differentiable", fixed, names, "the arguments")
+    _known("not_differentiable", fixed, structure.names, "the arguments")
+    declared = {i for i, leaf in enumerate(structure.names) if any(covers(name, leaf) for name in fixed)}
     positions = []
-    for i, (name, value) in enumerate(zip(names, arguments, strict=True)):
-        if not isinstance(value, Tensor) or name in fixed:
+    for i, (name, value) in enumerate(zip(structure.names, leaves, strict=True)):
+        if not isinstance(value, Tensor) or i in declared:
             continue
         as_tensor(value, f"the argument {name}")
         if value.is_floating_point() and i not in frozen:
             if not value.isfinite().all():
-                where = [int(i) for i in (~value.isfinite()).nonzero()[0]]
-                raise ValueError(f"the argument {name} is {value[tuple(where)].item()} at {where}: give finite numbers")
+                given = as_complex(value) if i in structure.pairs else value
+                where = [int(i) for i in (~given.isfinite()).nonzero()[0]]
+                raise ValueError(f"the argument {name} is {given[tuple(where)].item()} at {where}: give finite numbers")
             positions.append(i)
     if not positions:
         kinds = ", ".join(
             f"{name} is {value.dtype if isinstance(value, Tensor) else type(value).__name__}"
-            + (" and declared as not differentiable" if name in fixed else "")
+            + (" and declared as not differentiable" if i in declared else "")
             + (" and frozen, without requires_grad" if i in frozen else "")
-            for i, (name, value) in enumerate(zip(names, arguments, strict=True))
+            for i, (name, value) in enumerate(zip(structure.names, leaves, strict=True))
         )
         raise ValueError(f"none of the arguments is differentiable: there is nothing to check ({kinds})")
     return tuple(positions)
+
+
+def _label(leaf: str, labels: Mapping[str, str]) -> str:
+    """What the report calls the gradient of a leaf, of which the whole argument may have the label."""
+    name = max((name for name in labels if covers(name, leaf)), key=len, default="")
+    return f"{labels[name]}{leaf.removeprefix(name)}" if name else f"d{leaf}"
 
 
 def _oracles(asked: Sequence[str] | None, has_reference: bool, through_forward: bool) -> tuple[str, ...]:
@@ -262,7 +257,7 @@ def _known(what: str, given: Any, allowed: Any, plural: str) -> None:
     if not isinstance(given, Iterable):
         raise ValueError(f"{what} is {given!r}: give a list of names")
     for name in given:
-        if name not in allowed:
+        if not any(covers(name, one) for one in allowed):
             raise ValueError(f"{name!r} in {what} is unknown: {plural} are {', '.join(allowed)}")
 
 

@@ -20,6 +20,7 @@ from gradient_check.oracles import nudged, outputs_of
 from gradient_check.properties import alone, copies, linear, repeatable, written_to
 from gradient_check.report import Diagnosis, Report, Row, quoted
 from gradient_check.slopes import ORACLE, all_cleared, differences, dot_product, excused_at_kinks, together
+from gradient_check.structure import Malformed, in_complex
 from gradient_check.subject import Gradients, Pullback, Run, Subject
 from gradient_check.tolerances import FLOOR, magnified
 from gradient_check.truth import Autograd, Doubts, Truth, doubled, plain
@@ -52,13 +53,16 @@ class Trial:
         outputs, cotangents, rows = self._example()
         if all(row.passed for row in rows):
             positions, names = self.subject.differentiable, self.subject.names
-            sizes = Sizes(self.arguments, names, outputs, self._run, self.reference, self.notes)
+            pairs = self.subject.structure.pairs
+            sizes = Sizes(self.arguments, names, outputs, self._run, self.reference, self.notes, pairs)
             with warnings.catch_warnings(action="ignore"):  # of what forward says to inputs that nobody asked for
                 for case in cases(self.groups, self.arguments, positions, names, cotangents, self.generator, sizes):
                     rows += self._case(case)
         elif self.groups:
             self.notes.append("nothing else was fed, because the example itself failed")
         rows = [replace(row, label=self.titles.get(row.name, row.label)) for row in rows]
+        complex_ones = {f"d{self.subject.names[i]}" for i in self.subject.structure.pairs}
+        rows = [in_complex(row) if row.name in complex_ones else row for row in rows]
         return Report(tuple(rows), tuple(dict.fromkeys([*self.notes, *self.subject.notes])))
 
     def _example(self) -> tuple[Sequence[Tensor], Sequence[Tensor], list[Row]]:
@@ -117,25 +121,12 @@ class Trial:
         """The gradients by name, or a row that says why there are none."""
         names = self.subject.gradient_names
         try:
-            gradients = pullback(cotangents)
+            return dict(zip(names, pullback(cotangents), strict=True))
+        except Malformed as error:
+            return Row("gradients", "gradients", (), False, str(error), diagnosis=Diagnosis(error.kind, str(error)))
         except Exception as error:
             said = f"{self.subject.written} raised {quoted(error)} {_place(error)}"
             return Row("gradients", "gradients", (), False, said, diagnosis=Diagnosis("raised", said))
-        if len(gradients) != len(names):
-            reason = self._miscounted(gradients)
-            kind = "missing" if len(gradients) < len(names) else "shape"
-            return Row("gradients", "gradients", (), False, reason, diagnosis=Diagnosis(kind, reason))
-        return dict(zip(names, gradients, strict=True))
-
-    def _miscounted(self, gradients: Gradients) -> str:
-        names = self.subject.gradient_names
-        fixed = [
-            f"{name} ({'declared' if value.is_floating_point() else value.dtype})"
-            for i, (name, value) in enumerate(zip(self.subject.names, self.arguments, strict=True))
-            if i not in self.subject.differentiable and isinstance(value, Tensor)
-        ]
-        rest = f"; none is due for {', '.join(fixed)}" if fixed and len(gradients) > len(names) else ""
-        return f"backward returned {len(gradients)} gradients for the {len(names)} arguments {', '.join(names)}{rest}"
 
     @property
     def _whole_oracles(self) -> list[str]:
@@ -458,7 +449,7 @@ class Trial:
     def _given(self) -> str:
         return ", ".join(
             f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name} = {value!r}"
-            for name, value in zip(self.subject.names, self.arguments, strict=True)
+            for name, value in zip(self.subject.names, self.subject.structure.given(self.arguments), strict=True)
         )
 
 
