@@ -37,12 +37,17 @@ def check_backward(
     candidates: Mapping[str, Tensor] | None = None,
     seed: int = 0,
 ) -> Report:
-    """Check `output, cache, … = forward(*example)` with `backward(d_output, cache)`.
+    """Check `output, cache, … = forward(*example, **kwargs)` with `backward(d_output, cache)`.
 
-    `backward` returns one gradient per floating-point argument of forward, in forward's order, except those named in
-    `not_differentiable` (targets, masks, noise, statistics). Both run under `torch.inference_mode()`, so neither can
-    lean on autograd. With NumPy arrays in the example both are given arrays. With `outputs=2` they are
-    `h, c, cache, … = forward(…)` and `backward(dh, dc, cache)`.
+    `backward` returns one gradient per floating-point or complex argument of forward, in forward's order and then that
+    of `kwargs`, except those named in `not_differentiable` (targets, masks, noise, statistics). Both run under
+    `torch.inference_mode()`, so neither can lean on autograd. With NumPy arrays in the example both are given arrays.
+    With `outputs=2` they are `h, c, cache, … = forward(…)` and `backward(dh, dc, cache)`.
+
+    The gradient of an argument that is a list, tuple, dictionary or other pytree of torch has its structure: tensors
+    for the differentiable leaves, None (or nothing, in a dictionary) for the others. A leaf is called `xs[0]`,
+    `batch['mask']`, `state.h`; the name of the argument stands for all its leaves. That of a complex argument is
+    ∂C/∂Re + i ∂C/∂Im, torch's convention.
 
     `oracles`, all that can be asked unless chosen:
 
@@ -54,8 +59,7 @@ def check_backward(
 
     `dtypes` ("float64", "float32", "bfloat16", "float16") convert the example; by default it is checked as it is.
     `cases` are what else is fed: "layouts", "batch", "axes", "values", "repeats" (cases.py), all unless chosen. `zeros`
-    names
-    the arguments whose gradient is zero in exact arithmetic. `labels` says what the report calls an argument's
+    names the arguments whose gradient is zero in exact arithmetic. `labels` says what the report calls an argument's
     gradient: `{"W": "BP4, layer 2, ∂C/∂W"}`. `candidates` are terms that you suspect to be missing. `seed` draws the
     cotangents.
 
@@ -95,8 +99,8 @@ def check_function(
 ) -> Report:
     """Check what autograd makes of a function whose backward somebody wrote: an `autograd.Function`, a custom operator.
 
-    As `check_backward`; the oracle "autograd" needs a `reference` to go through. Without one, the gradients are held
-    against central differences and, where the function has a forward mode, the dot product.
+    As `check_backward`, and the outputs may be nested; the oracle "autograd" needs a `reference` to go through. Without
+    one, the gradients are held against central differences and, where the function has a forward mode, the dot product.
 
     An `nn.Module` runs as it is, with its own parameters, which are checked like its inputs; the frozen ones (without
     `requires_grad`) are constants of forward. Every forward pass starts with the same buffers. The gradients are what
@@ -168,6 +172,8 @@ def _check(
     formats = [None] if dtypes is None else [_dtype(dtype) for dtype in dtypes]
     if not formats:
         raise ValueError("dtypes is empty: give at least one, or leave it out")
+    if torch.bfloat16 in formats and subject.structure.pairs:
+        raise ValueError("dtypes has bfloat16, of which torch has no complex numbers: leave it out")
     reports = []
     for dtype in formats:
         fed = [v.to(dtype) if dtype and isinstance(v, Tensor) and v.is_floating_point() else v for v in arguments]

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CellType
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from gradient_check.structure import as_complex, as_pair, as_pairs, outputs_in, taken
+from gradient_check.structure import as_pair, as_pairs, outputs_in, taken
 from gradient_check.subject import Arguments, Gradients, Pullback, Seen, Subject, by_backward, quiet
 
 
@@ -54,9 +54,9 @@ class OwnParameters:
     ) -> None:
         self.module = module
         self.named = dict(module.named_parameters())
-        self.called = taken(module, example, keywords)[1]  # how the module's inputs are made of leaves
         self.leaves, self.structure = taken(module, example, keywords, self.named)
-        self.inputs = len(self.called.names)  # of the leaves, before those of the parameters
+        self.inputs = len(self.leaves) - len(self.named)  # that many leaves come before the parameters
+        self.called = replace(self.structure, forms=self.structure.forms[: -len(self.named) or None])  # with inputs
         self.frozen = frozenset(
             i for i, parameter in enumerate(self.named.values(), self.inputs) if not parameter.requires_grad
         )
@@ -128,7 +128,8 @@ class OwnParameters:
         The version counters of autograd stay, because the graph of an earlier pass gets its values back before it is
         gone through. Raises ValueError for an argument of another shape than its parameter's.
         """
-        parameters = zip(self.parameters, self._storage, self._values(arguments), strict=True)
+        values = self.structure.given(arguments)[self.inputs :]  # complex where the parameters are
+        parameters = zip(self.parameters, self._storage, values, strict=True)
         for i, (kept, storage, value) in enumerate(parameters, self.inputs):
             if value.shape != kept.data.shape:
                 raise ValueError(
@@ -165,13 +166,8 @@ class OwnParameters:
         """For forward mode, whose tangents a parameter cannot hold: other tensors in the place of the parameters."""
         self._put([_primal(v) for v in arguments], self.frozen)  # and fresh buffers
         positional, keywords = self.called.arguments(arguments[: self.inputs])
-        own = dict(zip(self.named, self._values(arguments), strict=True))
+        own = dict(zip(self.named, self.structure.given(arguments)[self.inputs :], strict=True))
         return outputs_in(torch.func.functional_call(self.module, own, tuple(positional), keywords))
-
-    def _values(self, arguments: Arguments) -> list[Tensor]:
-        """Those of the parameters, complex where the parameters are."""
-        own = enumerate(arguments[self.inputs :], self.inputs)
-        return [as_complex(value) if i in self.structure.pairs else value for i, value in own]
 
 
 def modules_named_in(function: Any) -> list[nn.Module]:

@@ -93,7 +93,7 @@ class Structure:
                 raise Malformed("shape", f"{what}: return a gradient of the same structure")
             found |= {form.paths[path]: gradient for path, gradient in given.items()}
         for i, gradient in found.items():
-            self._check(i, gradient, i in differentiable)
+            self._expect_gradient(i, gradient, i in differentiable)
         return [found.get(i) for i in differentiable]
 
     def _miscounted(
@@ -109,16 +109,17 @@ class Structure:
         said = f"backward returned {count} gradients for the {len(due)} arguments {names}{rest}"
         return Malformed("missing" if count < len(due) else "shape", said)
 
-    def _check(self, i: int, gradient: Any, differentiable: bool) -> None:
-        name = self.names[i]
+    def _expect_gradient(self, i: int, given: Any, differentiable: bool) -> None:
+        kind, sentence = "shape", ""
         if not differentiable:
-            raise Malformed("shape", f"backward returned a gradient for {name}, for which none is due: return None")
-        if not _is_tensor(gradient):
-            kind = type(gradient).__name__
-            raise Malformed("shape", f"backward returned a {kind} for {name}, where a gradient, a tensor, was expected")
-        if is_complex(gradient) != (i in self.pairs):
-            own = "complex" if i in self.pairs else "real"
-            raise Malformed("dtype", f"backward returned {gradient.dtype} for {name}, which is {own}")
+            sentence = "for which none is due: return None"
+        elif not _is_tensor(given):
+            sentence = "where a gradient, a tensor, was expected"
+        elif is_complex(given) != (i in self.pairs):
+            kind, sentence = "dtype", f"which is {'complex' if i in self.pairs else 'real'}"
+        if sentence:
+            what = given.dtype if _is_tensor(given) else f"a {type(given).__name__}"
+            raise Malformed(kind, f"backward returned {what} for {self.names[i]}, {sentence}")
 
 
 def taken(
@@ -211,12 +212,9 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _holds_tensors(value: Any) -> bool:
-    """Whether an object that is no pytree has tensors of floating point."""
-    if isinstance(value, Mapping | tuple | list):
-        inside = list(value.values() if isinstance(value, Mapping) else value)
-    else:
-        inside = list(getattr(value, "__dict__", {}).values())
-    return any(isinstance(v, Tensor) and as_pair(v).is_floating_point() for v in tree_leaves(inside))
+    """Whether an object that is no pytree has attributes with tensors of floating point."""
+    held = tree_leaves(getattr(value, "__dict__", {}))
+    return any(isinstance(v, Tensor) and as_pair(v).is_floating_point() for v in held)
 
 
 def _by_path(tree: Any) -> dict[KeyPath, Any]:

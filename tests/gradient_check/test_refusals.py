@@ -55,6 +55,7 @@ def comparing(actual, expected=ONE, **options):
         (relu_with(cases=["all"]), "'all' in cases is unknown"),
         (relu_with(dtypes=["double"]), "dtype 'double' is unknown"),
         (relu_with(dtypes=[]), "dtypes is empty"),
+        (partial(check_function, torch.tanh, [draw(3) + 0j], dtypes=["bfloat16"]), "bfloat16, of which torch has no"),
         (relu_with(outputs=0), "outputs is 0: give how many"),
         (relu_with(reference=3), "reference is a int: give a function"),
         (relu_with(seed="a"), "seed is 'a': give a whole number"),
