@@ -73,8 +73,8 @@ class Structure:
 
         return flat
 
-    def gradients(self, returned: Any, differentiable: Sequence[int], leaves: Sequence[Any]) -> list[Any]:
-        """What backward returned for each differentiable leaf, not copied; None where it is missing.
+    def gradients(self, returned: Any, differentiable: Sequence[int], leaves: Sequence[Any]) -> list[Tensor | None]:
+        """What backward returned for each differentiable leaf, tensors not copied; None where it is missing.
 
         There is one for every argument with a differentiable leaf, of the same structure, with None (or nothing, in a
         dictionary) for other leaves. Where there is one such argument, it may stand alone. Raises Malformed.
@@ -91,7 +91,7 @@ class Structure:
             if not given.keys() <= form.paths.keys():
                 what = f"backward returned {form.listed(given, 'd')} for {form.listed(form.paths)}"
                 raise Malformed("shape", f"{what}: return a gradient of the same structure")
-            found |= {form.paths[path]: gradient for path, gradient in given.items()}
+            found |= {form.paths[path]: torch.tensor(g) if _is_array(g) else g for path, g in given.items()}
         for i, gradient in found.items():
             self._expect_gradient(i, gradient, i in differentiable)
         return [found.get(i) for i in differentiable]
@@ -113,12 +113,12 @@ class Structure:
         kind, sentence = "shape", ""
         if not differentiable:
             sentence = "for which none is due: return None"
-        elif not _is_tensor(given):
+        elif not isinstance(given, Tensor):
             sentence = "where a gradient, a tensor, was expected"
-        elif is_complex(given) != (i in self.pairs):
+        elif given.is_complex() != (i in self.pairs):
             kind, sentence = "dtype", f"which is {'complex' if i in self.pairs else 'real'}"
         if sentence:
-            what = given.dtype if _is_tensor(given) else f"a {type(given).__name__}"
+            what = given.dtype if isinstance(given, Tensor) else f"a {type(given).__name__}"
             raise Malformed(kind, f"backward returned {what} for {self.names[i]}, {sentence}")
 
 
@@ -147,10 +147,11 @@ def taken(
         for path, value in found:
             names.append(name := f"{argument}{keystr(path)}")
             if _is_tensor(value):
-                if not isinstance(value, Tensor):
+                if _is_array(value):
                     arrays.add(len(leaves))
-                    value = torch.as_tensor(value) if is_complex(value) else as_tensor(value, f"the argument {name}")
-                if is_complex(value):
+                    kept = value.dtype.kind == "c"  # as_tensor refuses them, as it does what torch does not have
+                    value = torch.as_tensor(value) if kept else as_tensor(value, f"the argument {name}")
+                if value.is_complex():
                     pairs.add(len(leaves))
                 value = as_pair(value).detach().clone()
             elif _holds_tensors(value):
@@ -171,10 +172,6 @@ def outputs_in(result: Any) -> tuple[Any, ...]:
         parts = result.values() if isinstance(result, Mapping) else result
         return tuple(leaf for part in parts if part is not None for leaf in outputs_in(part))
     return tuple(tree_leaves(result))
-
-
-def is_complex(value: Any) -> bool:
-    return value.is_complex() if isinstance(value, Tensor) else value.dtype.kind == "c"
 
 
 def as_pair(value: Any) -> Any:
@@ -207,8 +204,12 @@ def in_complex(row: Row) -> Row:
 
 
 def _is_tensor(value: Any) -> bool:
-    """Whether it is a tensor or an array; np.float64(2) is a number like 2.0."""
-    return isinstance(value, Tensor) or (hasattr(value, "__array__") and not isinstance(value, Number))
+    return isinstance(value, Tensor) or _is_array(value)
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is an array; np.float64(2) is a number like 2.0."""
+    return hasattr(value, "__array__") and not isinstance(value, Tensor | Number)
 
 
 def _holds_tensors(value: Any) -> bool:

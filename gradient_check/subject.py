@@ -77,7 +77,7 @@ def hand_written(
             )
         own, cache = _tensors(result[:outputs]), result[outputs]
         made = as_pairs(own)
-        earlier: list[tuple[Any, Tensor]] = []  # gradients of the last call, and copies of them
+        earlier: list[tuple[Tensor, Tensor]] = []  # gradients of the last call, and copies of them
 
         def pullback(cotangents: Sequence[Tensor | None]) -> Gradients:
             given = [torch.zeros_like(o) if c is None else c for o, c in zip(made, cotangents, strict=True)]
@@ -85,12 +85,11 @@ def hand_written(
                 fed = [as_complex(c) if o.is_complex() else c for o, c in zip(own, given, strict=True)]
                 result = backward(*[c.numpy() for c in fed] if structure.arrays else fed, cache)
                 found = structure.gradients(result, differentiable, arguments)
-                gradients = tuple(None if g is None else as_pair(torch.as_tensor(g)).clone() for g in found)
+                gradients = tuple(None if g is None else as_pair(g).clone() for g in found)
             if not all(torch.equal(as_pair(old), copy) or old.isnan().any() for old, copy in earlier):
                 raise RuntimeError("this call wrote over the gradients that an earlier one had returned")
-            earlier[:] = [
-                (g, c) for g, c in zip(found, gradients, strict=True) if isinstance(g, Tensor) and c is not None
-            ]
+            pairs = zip(found, gradients, strict=True)
+            earlier[:] = [(g, c) for g, c in pairs if g is not None and c is not None]
             return gradients
 
         return made, pullback
@@ -156,7 +155,7 @@ class Seen:
     notes: list[str] = field(default_factory=list)  # for the report
 
     def outputs(self, result: Sequence[Any]) -> tuple[Tensor, ...]:
-        made = _tensors([o for o in result if not _is_integer(o)])
+        made = _tensors([o for o in result if not isinstance(o, Tensor) or o.is_floating_point() or o.is_complex()])
         return tuple(made[i] for i in self.kept) if self.kept else made
 
     def with_graph(self, result: Sequence[Any], leaves: Mapping[int, Tensor]) -> tuple[Tensor, ...]:
@@ -264,7 +263,3 @@ def _tensors(values: Sequence[Any]) -> tuple[Tensor, ...]:
     if not tensors:
         raise ValueError("forward returned no tensor of floating point: there is nothing to differentiate")
     return tensors
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, Tensor) and not value.is_floating_point() and not value.is_complex()
