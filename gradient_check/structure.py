@@ -93,7 +93,7 @@ class Structure:
                 raise Malformed("shape", f"{what}: return a gradient of the same structure")
             found |= {form.paths[path]: torch.tensor(g) if _is_array(g) else g for path, g in given.items()}
         for i, gradient in found.items():
-            self._expect_gradient(i, gradient, i in differentiable)
+            self._expect_gradient(i, gradient, leaves[i] if i in differentiable else None)
         return [found.get(i) for i in differentiable]
 
     def _miscounted(
@@ -109,14 +109,15 @@ class Structure:
         said = f"backward returned {count} gradients for the {len(due)} arguments {names}{rest}"
         return Malformed("missing" if count < len(due) else "shape", said)
 
-    def _expect_gradient(self, i: int, given: Any, differentiable: bool) -> None:
+    def _expect_gradient(self, i: int, given: Any, leaf: Tensor | None) -> None:
         kind, sentence = "shape", ""
-        if not differentiable:
+        if leaf is None:
             sentence = "for which none is due: return None"
         elif not isinstance(given, Tensor):
             sentence = "where a gradient, a tensor, was expected"
-        elif given.is_complex() != (i in self.pairs):
-            kind, sentence = "dtype", f"which is {'complex' if i in self.pairs else 'real'}"
+        elif i in self.pairs or given.is_complex():
+            own = leaf.dtype.to_complex() if i in self.pairs else leaf.dtype
+            kind, sentence = "dtype", "" if given.dtype == own else f"which is {own}"
         if sentence:
             what = given.dtype if isinstance(given, Tensor) else f"a {type(given).__name__}"
             raise Malformed(kind, f"backward returned {what} for {self.names[i]}, {sentence}")

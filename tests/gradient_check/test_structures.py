@@ -74,7 +74,7 @@ RETURNED = {
     "3 gradients for the 4 arguments dxs, dbatch, dstate, dscale": lambda *found: found[:3],
     "dstate, dscale; none is due for batch['ids'] (torch.int64)": lambda *found: (*found, None),
     "a str for xs[1], where a gradient": lambda xs, *rest: ([xs[0], "dx"], *rest),
-    "torch.complex128 for xs[1], which is real": lambda xs, *rest: ([xs[0], xs[1] + 0j], *rest),
+    "torch.complex128 for xs[1], which is torch.float64": lambda xs, *rest: ([xs[0], xs[1] + 0j], *rest),
 }
 
 
@@ -125,7 +125,7 @@ RIGHT = {
     "exponential": (lambda z: (z.exp(), z), lambda dy, z: (dy.conj() * z.exp()).conj(), [Z]),
     "real part": (lambda z: (z.real, z), lambda dy, z: dy + 0j, [Z]),
     "angle": (lambda z: (z.angle(), z), lambda dy, z: torch.where(z == 0, 0, 1j * dy / z.conj()), [Z]),
-    "arrays": (lambda z: (z * z, z), lambda dy, z: 2 * dy * z.conj(), [Z.numpy()]),
+    "arrays": (lambda b: (b["z"] ** 2, b), lambda dy, b: {"z": 2 * dy * b["z"].conj()}, [{"z": Z.numpy()}]),
 }
 
 
@@ -142,8 +142,9 @@ def test_a_complex_gradient_is_reported_as_it_is_for_its_author():
     row = report.failures[0]
     assert (row.shape, len(row.index)) == ((5, 3), 2)
     assert row.reason.startswith(f"at {list(row.index)}, imaginary part, it is")
-    report = check_backward(POWER.forward, lambda dy, z: 2 * dy * z.real, [Z])
-    assert report.failures[0].reason == "backward returned torch.float64 for z, which is complex"
+    for dtype in (torch.float64, torch.complex64):
+        report = check_backward(POWER.forward, lambda dy, z, to=dtype: (2 * dy * z.real).to(to), [Z])
+        assert report.failures[0].reason == f"backward returned {dtype} for z, which is torch.complex128"
     cached = lambda z, w: (torch.einsum("bi,ij", z, w), (torch.tensor(torch.inf),))  # noqa: E731
     report = check_function(lambda z, w: z @ w, [Z, Z.mT], reference=cached)
     report.assert_passed()
