@@ -199,8 +199,8 @@ def in_complex(row: Row) -> Row:
     reason = row.reason
     if row.index:
         *where, part = row.index
-        place = f"at {where}, {'imaginary' if part else 'real'} part, "
-        reason = reason.replace(f"at {list(row.index)} ", place, 1)
+        place = f"at {where} ({'imaginary' if part else 'real'} part)"
+        reason = reason.replace(f"at {list(row.index)}", place, 1)
     return replace(row, shape=row.shape[:-1], index=row.index[:-1], reason=reason)
 
 
