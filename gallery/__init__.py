@@ -3,6 +3,7 @@
 from gallery import (
     affine,
     attention,
+    complexes,
     convolution,
     diagnosed,
     diagnosed_terms,
@@ -36,6 +37,7 @@ __all__ = [
     "WrongStep",
     "affine",
     "attention",
+    "complexes",
     "convolution",
     "diagnosed",
     "diagnosed_terms",

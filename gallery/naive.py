@@ -18,7 +18,9 @@ def differentiable(layer: Layer, arguments: Sequence[Any]) -> list[int]:
     return [
         i
         for i, value in enumerate(arguments)
-        if isinstance(value, Tensor) and value.is_floating_point() and names[i] not in layer.not_differentiable
+        if isinstance(value, Tensor)
+        and (value.is_floating_point() or value.is_complex())
+        and names[i] not in layer.not_differentiable
     ]
 
 

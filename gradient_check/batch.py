@@ -1,6 +1,6 @@
 """Arguments of other sizes, for a forward that may check no bounds: none may be shorter than another promises."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, islice
@@ -34,9 +34,11 @@ class Sizes:
     run: Outputs  # forward
     reference: Callable[..., Any] | None
     notes: list[str]
+    pairs: Set[int] = frozenset()  # arguments whose last axis holds real and imaginary part
 
     def __post_init__(self) -> None:
         shapes = [tuple(v.shape) if isinstance(v, Tensor) else () for v in self.arguments]
+        shapes = [shape[:-1] if i in self.pairs else shape for i, shape in enumerate(shapes)]
         self.lengths = {(i, axis): n for i, shape in enumerate(shapes) for axis, n in enumerate(shape)}
 
     @cached_property

@@ -49,11 +49,16 @@ class Truth:
 
 @dataclass(frozen=True)
 class Exact:
-    """Autograd through `forward`. An `independent` forward is to have the same outputs."""
+    """Autograd through `forward`: that on trial, or another one that the caller gave as `argument`."""
 
     title: str
     forward: Callable[..., Any]
-    independent: bool = False
+    argument: str = ""
+
+    @property
+    def independent(self) -> bool:
+        """Whether the outputs are to be the same, too."""
+        return self.argument == "reference"
 
     def truth(self, run: Run, doubts: bool) -> Truth:
         """Whatever `forward` raises where it was not made for autograd or for float64 passes through."""

@@ -21,6 +21,7 @@ from gradient_check.properties import alone, linear, repeatable, written_to
 from gradient_check.report import Diagnosis, Report, Row, quoted
 from gradient_check.run import LARGE, Run
 from gradient_check.slopes import Differences, dot_product
+from gradient_check.structure import Malformed, in_complex
 from gradient_check.subject import Gradients, Pullback, Subject
 from gradient_check.tolerances import FLOOR, SAME, SCATTERING, Declared
 from gradient_check.verdict import judge, judge_along
@@ -74,7 +75,8 @@ class Trial:
             self.notes.append("edge cases were skipped, because the example is large: give a small one for them")
         elif all(one.row.passed or one.is_trivial for one in found):
             positions, names = self.subject.differentiable, self.subject.names
-            sizes = Sizes(self.arguments, names, outputs, self._run, self._reference, self.notes)
+            pairs = self.subject.structure.pairs
+            sizes = Sizes(self.arguments, names, outputs, self._run, self._reference, self.notes, pairs)
             with warnings.catch_warnings(action="ignore"):  # of what forward says to inputs that nobody asked for
                 for case in cases(self.groups, self.arguments, positions, names, cotangents, self.generator, sizes):
                     found += self._case(case)
@@ -82,8 +84,11 @@ class Trial:
             self.notes.append("edge cases were skipped, because the example itself failed")
         rows = [self._diagnosed(self._shown(one)) for one in found]
         rows = [replace(row, label=self.titles.get(row.name, row.label)) for row in rows]
+        complex_ones = {f"d{self.subject.names[i]}" for i in self.subject.structure.pairs}
+        rows = [in_complex(row) if row.name in complex_ones else row for row in rows]
         self.notes += [f"edge cases were skipped ({', '.join(names)}): {why}" for why, names in self.skipped.items()]
-        notes = [*self.declared.sentences(), *self.notes, *self.subject.notes]
+        declared = ["the gradients are held against what was declared as intended, which is not the derivative"]
+        notes = [*(declared if self._declared else []), *self.declared.sentences(), *self.notes, *self.subject.notes]
         return Report(tuple(rows), tuple(dict.fromkeys(notes)))
 
     def _example(self) -> tuple[Sequence[Tensor], Sequence[Tensor], list[Found]]:
@@ -155,33 +160,20 @@ class Trial:
         """The gradients by name, or a row that says why there are none."""
         names = self.subject.gradient_names
         try:
-            gradients = pullback(cotangents)
+            return dict(zip(names, pullback(cotangents), strict=True))
+        except Malformed as error:
+            return Row("gradients", "gradients", (), False, str(error), diagnosis=Diagnosis(error.kind, str(error)))
         except Exception as error:
             said = f"{self.subject.written} raised {quoted(error)} {_place(error)}"
             return Row("gradients", "gradients", (), False, said, diagnosis=Diagnosis("raised", said))
-        if len(gradients) != len(names):
-            reason = self._miscounted(gradients)
-            kind = "missing" if len(gradients) < len(names) else "shape"
-            return Row("gradients", "gradients", (), False, reason, diagnosis=Diagnosis(kind, reason))
-        return dict(zip(names, gradients, strict=True))
-
-    def _miscounted(self, gradients: Gradients) -> str:
-        names = self.subject.gradient_names
-        fixed = [
-            f"{name} ({'declared' if value.is_floating_point() else value.dtype})"
-            for i, (name, value) in enumerate(zip(self.subject.names, self.arguments, strict=True))
-            if i not in self.subject.differentiable and isinstance(value, Tensor)
-        ]
-        rest = f"; none is due for {', '.join(fixed)}" if fixed and len(gradients) > len(names) else ""
-        return f"backward returned {len(gradients)} gradients for the {len(names)} arguments {', '.join(names)}{rest}"
 
     def _against(self, exact: Exact, run: Run) -> list[Found]:
         """What one exact oracle says; nothing where it cannot be asked."""
         try:
             truth = exact.truth(run, doubts=not run.case and not run.is_large)
         except Exception as error:  # whatever a forward raises that was not made for autograd
-            if exact.independent and not run.case:
-                said = f"the {exact.title} could not be asked: {quoted(error)}"
+            if exact.argument and not run.case:
+                said = f"the {exact.argument} could not be asked: {quoted(error)}"
                 raise ValueError(f"{said}; give one that takes forward's arguments, in float64 too") from error
             self._skip(run, f"{exact.title} could not be asked: {quoted(error)}")
             return []
@@ -205,13 +197,15 @@ class Trial:
         return found
 
     def _held(self, exact: Exact, run: Run, truth: Truth) -> list[Found]:
+        found: list[Found] = []
         if exact.independent:
             rows = [judge(claims, output) for claims, output in exact.of_outputs(run, truth)]
-            wrong = [replace(row, reason=f"forward is wrong: {row.reason}") for row in rows if not row.passed]
-            if wrong:
-                return [Found(row, run) for row in wrong]
+            found = [
+                Found(row if row.passed else replace(row, reason=f"forward is wrong: {row.reason}")) for row in rows
+            ]
+            if not all(row.passed for row in rows):
+                return found
         claims = {name: exact.of_gradient(name, run, truth) for name in truth.gradients}
-        found = []
         for name, claim in claims.items():
             actual = run.gradients[name]
             if actual is not None and actual.shape == claim.value.shape and actual.dtype == claim.dtype:
@@ -310,7 +304,7 @@ class Trial:
 
     def _together(self, run: Run) -> list[Found]:
         """What each element may claim at a kink, they may not claim all at once."""
-        if not all(gradient is not None and gradient.isfinite().all() for gradient in run.gradients.values()):
+        if self._declared or not all(g is not None and g.isfinite().all() for g in run.gradients.values()):
             return []
         try:
             directions = list(together(self._reference or self.subject.forward, run, self.generator))
@@ -369,6 +363,10 @@ class Trial:
     def _reference(self) -> Callable[..., Any] | None:
         return next((exact.forward for exact in self.exact if exact.independent), None)
 
+    @property
+    def _declared(self) -> bool:
+        return any(exact.argument == "intended" for exact in self.exact)
+
     def _run(self, arguments: Sequence[Any]) -> tuple[Tensor, ...]:
         return self.subject.run(arguments)[0]
 
@@ -388,7 +386,7 @@ class Trial:
     def _described(self) -> str:
         return ", ".join(
             f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name} = {value!r}"
-            for name, value in zip(self.subject.names, self.arguments, strict=True)
+            for name, value in zip(self.subject.names, self.subject.structure.given(self.arguments), strict=True)
         )
 
 

@@ -34,6 +34,12 @@ def test_an_autograd_function_with_and_without_a_reference():
     assert first_failure(check_function(square(1.0), example, reference=reference)).diagnosis.kind == "factor"
 
 
+def test_a_function_that_writes_to_its_input_is_found():
+    writes = function_of(lambda x: (x.add_(1).sin(), x.cos()), lambda dy, slope: dy * slope)
+    failures = check_function(writes, [draw(5, 3)]).failures
+    assert [row.diagnosis.kind for row in failures if row.name == "pure"] == ["in place"]
+
+
 def test_differences_that_are_lost_in_the_rounding_of_forward_show_nothing():
     row = first_failure(check_function(lambda x: square(6.0)(x, 1.0) + 1e12, [draw(5, 3)], cases=[]))
     assert row.reason.startswith("nothing is shown: forward is too steep, or its values too large")
