@@ -88,6 +88,7 @@ class Doubt:
     expected: Tensor | None = None  # the oracle's own value in the dtype on trial
     errors: Tensor | None = None  # the oracle's own errors in that dtype, at inputs nearby
     moved: Tensor | None = None  # how far rounding in the inputs moves the truth
+    ordinary: float = 0.0  # the root mean square of the example's, where this is of a case
     scatter: Tensor | None = None  # how the error itself scatters where the inputs are rounded anew
     condition: float = 1.0  # the size of the summands over that of the result, as the caller knows it
     summands: float | None = None  # the size that a gradient which is exactly zero is judged by
@@ -147,9 +148,10 @@ def _limit(doubt: Doubt, dtype: torch.dtype, value: Tensor, size: float) -> Tole
             f"{FLOOR[dtype]} × what one unit of rounding in the inputs does to it",
         )
     if doubt.scatter is not None:
+        most = SCATTERING[dtype] * max(doubt.ordinary, size / count)
         limit = limit.wider(
-            min(ratio(SCATTER * doubt.scatter.norm().item(), size), SCATTERING[dtype]),
-            min(ratio(SCATTER * doubt.scatter.max().item(), size / count), SCATTERING[dtype]),
+            ratio(min(SCATTER * doubt.scatter.norm().item(), most * count), size),
+            ratio(min(SCATTER * doubt.scatter.max().item(), most), size / count),
             f"{SCATTER} × how the error scatters where the inputs are rounded anew",
         )
     if doubt.floor:

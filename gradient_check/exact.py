@@ -97,7 +97,7 @@ class Exact:
         for draw in range(DRAWS):
             near = list(contiguous(run.arguments))
             for i in run.subject.differentiable:
-                near[i] = moved_by(ANEW * torch.finfo(near[i].dtype).eps, near[i], draw)
+                near[i] = moved_by((ANEW + 7 * draw) * torch.finfo(near[i].dtype).eps, near[i], draw)
             cotangents = contiguous(run.cotangents)
             outputs, pullback = run.subject.run(copies(near))
             given = dict(zip(run.gradients, pullback(copies(cotangents)), strict=True)) | _named(outputs)
@@ -114,14 +114,15 @@ class Exact:
         """What the outputs should be: a wrong forward with its own right derivative fails here."""
         pairs = []
         for i, output in enumerate(run.outputs):
-            name = "output" if len(run.outputs) == 1 else f"output {i}"
+            name = output_name(i, len(run.outputs))
             own = None if truth.expected_outputs is None else truth.expected_outputs[i]
             doubt = Doubt(
                 expected=own,
                 errors=truth.errors.get(name),
                 moved=truth.moved.get(name),
+                ordinary=run.ordinary.get(name, 0.0),
                 scatter=truth.scatter.get(name),
-                floor=run.output_floors[i] if run.output_floors else 0.0,
+                floor=run.floors.get(name, 0.0),
                 terms=run.terms,
                 declared=run.declared,
             )
@@ -138,6 +139,7 @@ class Exact:
             expected=None if truth.expected is None else truth.expected[name],
             errors=truth.errors.get(name),
             moved=moved,
+            ordinary=run.ordinary.get(name, 0.0),
             scatter=truth.scatter.get(name),
             summands=self._summands(truth.moved.get(name), run) if name in run.zeros else None,
             floor=run.floors.get(name, 0.0),
@@ -185,8 +187,12 @@ class Exact:
         return dict(zip(run.subject.gradient_names, found, strict=True)), outputs
 
 
+def output_name(i: int, count: int) -> str:
+    return "output" if count == 1 else f"output {i}"
+
+
 def _named(outputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    return {"output" if len(outputs) == 1 else f"output {i}": output for i, output in enumerate(outputs)}
+    return {output_name(i, len(outputs)): output for i, output in enumerate(outputs)}
 
 
 def _keep_most(most: dict[str, Tensor], found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> None:

@@ -35,8 +35,11 @@ def settled(claims: Claims, actual: Tensor, exact: Exact, truth: Truth, run: Run
     """
     given = actual.detach().cpu()
     jumps = truth.jumps(claims.name)
-    disputed = claims.disputed(given)
-    looked_at = disputed if jumps is None else disputed | jumps
+    if jumps is None or not jumps.any():
+        looked_at = disputed = claims.disputed(given)
+    else:
+        disputed = exact.of_gradient(claims.name, run, truth, ~jumps).disputed(given)
+        looked_at = disputed | jumps
     count = int(looked_at.sum())
     if not count or not given.isfinite().all():
         return claims
@@ -52,7 +55,7 @@ def settled(claims: Claims, actual: Tensor, exact: Exact, truth: Truth, run: Run
             continue  # the border of where forward is defined, or steeper than steps can tell: the oracle knows
         bounds = min(left, right) - slack, max(left, right) + slack
         value, got = claims.value[where].item(), given[where].item()
-        off, rms = abs(got - value), max(claims.rms, abs(value))
+        off, rms = abs(got - value), max(claims.rms, abs(value), abs(got))
         if abs(right - left) > 2 * slack:
             low[where], high[where], kinks[where] = *bounds, True
         elif not disputed[where]:

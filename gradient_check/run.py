@@ -14,8 +14,11 @@ LARGE = 2_000_000  # elements from which the costs of an oracle count
 
 @dataclass(frozen=True)
 class Run:
-    """Gradients go by name. `floors` and `output_floors` are what an element may be off by because those of the example
-    are rounded so; they are empty for the example itself."""
+    """Gradients go by name.
+
+    `ordinary` has the root mean squares of those of the example and of its outputs, "output" or "output 0" …, and
+    `floors` what an element may be off by because those are rounded so; for the example both are empty.
+    """
 
     subject: Subject
     arguments: Sequence[Any]
@@ -26,8 +29,8 @@ class Run:
     zeros: frozenset[str] = frozenset()  # zero in exact arithmetic
     declared: Declared = Declared()  # noqa: RUF009  it is frozen
     case: str = ""  # what was fed; empty for the example
+    ordinary: Mapping[str, float] = field(default_factory=dict)
     floors: Mapping[str, float] = field(default_factory=dict)
-    output_floors: Sequence[float] = ()
 
     @property
     def terms(self) -> int:

@@ -99,7 +99,6 @@ class Differences:
 
     run: Run
     known: Mapping[str, Row]  # what other oracles said of the gradients
-    ordinary: Mapping[str, float]  # root mean squares of the example's, for a case, whose own may happen to be small
     generator: Generator
     notes: list[str]
 
@@ -176,7 +175,7 @@ class Differences:
         found = judge_slopes(
             terms, point, gradient.detach().double(),
             accuracy=max(accuracy, run.declared.relative) or None,
-            ordinary=self.ordinary.get(name, 0.0), generator=self.generator,
+            ordinary=run.ordinary.get(name, 0.0), generator=self.generator,
         )  # fmt: skip
         return replace(
             blank,
@@ -200,7 +199,7 @@ class Differences:
         if not names or not _all_double(gradients) or not all(g.isfinite().all() for g in gradients if g is not None):
             return None
         together = torch.cat([g.detach().flatten() for g in gradients if g is not None])
-        ordinary = max(self.ordinary.values(), default=0.0)
+        ordinary = max((run.ordinary.get(name, 0.0) for name in run.gradients), default=0.0)
         try:
             terms, point = summands_along(run.subject.forward, run.subject.differentiable, run)
             found = cleared(terms, point, together, ordinary=ordinary, generator=self.generator)

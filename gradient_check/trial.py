@@ -14,7 +14,7 @@ from torch import Tensor
 from gradient_check.batch import Sizes
 from gradient_check.cases import Case, cases
 from gradient_check.claims import Claims, Direction
-from gradient_check.exact import Exact, Truth
+from gradient_check.exact import Exact, Truth, output_name
 from gradient_check.kinks import settled, together
 from gradient_check.oracles import contiguous, copies, doubled, nudged
 from gradient_check.properties import alone, linear, repeatable, written_to
@@ -64,8 +64,7 @@ class Trial:
     seed: int
     notes: list[str] = field(default_factory=list)
     skipped: dict[str, list[str]] = field(default_factory=dict)  # cases by why
-    scales: dict[str, float] = field(default_factory=dict)  # root mean square of each gradient of the example
-    sizes: list[float] = field(default_factory=list)  # and of each output
+    scales: dict[str, float] = field(default_factory=dict)  # root mean square of the example's gradients and outputs
     seen: dict[str, list[bool]] = field(default_factory=dict)  # of each gradient, in which cases it is not all zero
 
     def report(self) -> Report:
@@ -101,7 +100,7 @@ class Trial:
             return outputs, cotangents, [Found(gradients)]
         run = Run(self.subject, self.arguments, cotangents, outputs, gradients, self.titles, self.zeros, self.declared)
         self.scales = {name: _rms(gradient) for name, gradient in gradients.items() if gradient is not None}
-        self.sizes = [_rms(output) for output in outputs]
+        self.scales |= {output_name(i, len(outputs)): _rms(output) for i, output in enumerate(outputs)}
         pure = written_to(before, [*self.arguments, *outputs, *fed])
         del before, fed  # in a large example they count
         found = self._asked(run)
@@ -129,7 +128,7 @@ class Trial:
             return found
         if self.slopes:
             known = {one.row.name: one.row for one in found}
-            rows = Differences(run, known, {}, self.generator, self.notes).rows()
+            rows = Differences(run, known, self.generator, self.notes).rows()
             found += [Found(row, run) for row in rows]
         passed = all(one.row.passed for one in found)
         kinks = any(one.row.kinks for one in found)
@@ -188,8 +187,10 @@ class Trial:
         ):  # perhaps it is badly conditioned there
             truth = exact.truth(run, doubts=True)
             found = self._held(exact, run, truth)
-        wrong = [one.row for one in found if not one.row.passed and not one.row.agrees]
-        if wrong and all(row.element_error < SCATTERING.get(run.outputs[0].dtype, 0.0) for row in wrong):
+        most = SCATTERING.get(run.outputs[0].dtype, 0.0)
+        if any(
+            not one.row.passed and one.row.absolute_error < most * self.scales.get(one.row.name, 0.0) for one in found
+        ):
             try:
                 found = self._held(exact, run, exact.scattered(run, truth))
             except Exception as error:  # it takes these values and nothing beside them
@@ -254,7 +255,7 @@ class Trial:
         pure = written_to([*before, *kept], [*case.arguments, *cotangents])
         run = Run(
             self.subject, case.arguments, kept, outputs, gradients, self.titles, self.zeros, self.declared, case.name,
-            self._floors(case), self._output_floors(case),
+            self.scales, self._floors(case),
         )  # fmt: skip
         found = [Found(pure)] if pure else []
         for exact in self.exact:
@@ -263,7 +264,7 @@ class Trial:
                     answered += self._together(run)
                 return found + answered
         if self.slopes and not self.exact:
-            rows = Differences(run, {}, self.scales, self.generator, self.notes).rows()
+            rows = Differences(run, {}, self.generator, self.notes).rows()
             found += [Found(row, run) for row in rows]
         return found
 
@@ -283,14 +284,11 @@ class Trial:
             rounding = FLOOR[case.arguments[i].dtype] * epsilon * growth
             rounding = max(rounding, sqrt(epsilon)) if case.group == "values" else rounding
             floors[name] = self.scales.get(name, 0.0) * rounding
+        if case.group in ("batch", "axes"):  # of an output a sum of few may cancel
+            dtype = self.arguments[positions[0]].dtype
+            unit = FLOOR[dtype] * torch.finfo(dtype).eps
+            floors |= {name: unit * size for name, size in self.scales.items() if name.startswith("output")}
         return floors
-
-    def _output_floors(self, case: Case) -> list[float]:
-        """The same of outputs, of which a sum of few may cancel."""
-        if case.group not in ("batch", "axes"):
-            return []
-        dtype = self.arguments[self.subject.differentiable[0]].dtype
-        return [FLOOR[dtype] * torch.finfo(dtype).eps * size for size in self.sizes]
 
     def _ill_posed(self, case: Case) -> bool:
         """Whether rounding alone decides what forward gives, as it does at a singular matrix: it has no slope there."""
