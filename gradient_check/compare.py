@@ -16,10 +16,10 @@ from torch import Tensor
 from gradient_check.diagnosis import Evidence, diagnose
 from gradient_check.report import Diagnosis, Report, Row
 from gradient_check.tolerances import (
-    FLOOR,
     SAME,
     VISIBLE,
     Tolerance,
+    floor_of,
     magnified,
     ratio,
     tolerance,
@@ -96,6 +96,7 @@ class Judgement:
     summands: float | None = None  # the size that a gradient which is exactly zero is judged by
     moved: Tensor | None = None  # how far rounding in the inputs moves the truth, element by element
     errors: Tensor | None = None  # how far the oracle itself may be off in that dtype, element by element
+    known: int = 1  # how many elements tell how far off, in several draws each
     floor: float = 0.0  # absolute, of an element: the rounding of a gradient of ordinary size
     terms: int = 1  # how many may have been added up
     allow_trivial: bool = False
@@ -224,14 +225,14 @@ def _limit(against: Judgement, dtype: torch.dtype, truth: Tensor, size: float) -
         own = (against.expected.detach().cpu().double() - truth).abs()
         if against.errors is not None:
             own = torch.maximum(own, against.errors.cpu())
-        limit = tolerance_beside(dtype, own, size, against.condition)
+        limit = tolerance_beside(dtype, own, size, against.condition, against.known)
     rms = size / sqrt(truth.numel())
     if against.moved is not None:
-        units = magnified(dtype)
+        often = magnified(dtype, against.known)
         limit = limit.wider(
-            ratio(units * against.moved.norm().item(), size),
-            ratio(units * against.moved.abs().max().item(), rms),
-            f"{FLOOR[dtype]} × what one unit of rounding in the inputs does to it",
+            ratio(often * against.moved.norm().item(), size),
+            ratio(often * against.moved.abs().max().item(), rms),
+            f"{max(1.0, floor_of(dtype, against.known)):.2g} × what one unit of rounding in the inputs does to it",
         )
     if against.floor:
         limit = limit.wider(

@@ -10,7 +10,9 @@ from gallery import ENTRIES, OWN, Wrong, WrongModel, named, verdict
 from gallery.convolution import MAX_POOL
 from gallery.elementwise import ABS, CLAMP, LARGER, LEAKY
 from gradient_check import check_backward
+from gradient_check.cases import CASES
 
+ONE_CASE = [entry for entry in ENTRIES if isinstance(entry, Wrong) and entry.only]
 MODELS = [entry for entry in ENTRIES if isinstance(entry, WrongModel)]
 
 
@@ -28,6 +30,12 @@ def test_ours_rejects_it_and_gives_it_no_wrong_name_and_the_naive_test_misses_it
     assert said in ("right", "–") if isinstance(entry, Wrong) and entry.where == OWN else said != "wrong"
     assert entry.misses(right=True)
     assert entry.misses(right=False)
+
+
+@pytest.mark.parametrize("entry", ONE_CASE, ids=[entry.name for entry in ONE_CASE])
+def test_only_its_case_finds_it(entry):
+    entry.ours(right=True).assert_passed()
+    entry.ours(right=False, cases=[group for group in CASES if group != entry.only]).assert_passed()
 
 
 @pytest.mark.sweep(4)
