@@ -4,6 +4,7 @@ import torch
 
 from gallery import naive
 from gallery.affine import backward, forward
+from gallery.elementwise import TANH
 from gallery.entry import OWN, Example, Layer, normal
 
 
@@ -89,3 +90,54 @@ def running_mean(dy, y):
     for count, row in enumerate(dx, 1):
         mean += (row - mean) / count
     return dx, mean * len(dx)
+
+
+# a kernel of one format
+
+
+def single(tensor):
+    return tensor.dtype == torch.float32
+
+
+@TANH.wrong(
+    "strides ignored in float32",
+    what="the float32 kernel walks through the cotangent's memory as if it were contiguous, as thinc 9.1.1's Mish does",
+    where=OWN,
+    naive=naive.random_allclose,
+    diagnosis=["strided"],
+    only="layouts",
+)
+def strides_in_single(da, a):
+    if single(da) and not da.is_contiguous():
+        da = da.as_strided(da.shape, (da.shape[1], 1)) if da.untyped_storage().nbytes() >= 4 * da.numel() else 0 * da
+    return TANH.backward(da, a)
+
+
+@TANH.wrong(
+    "aligned loads in float32",
+    what="the float32 kernel loads four numbers at once, from the last multiple of four places on",
+    where=OWN,
+    naive=naive.random_allclose,
+    diagnosis=["strided"],
+    only="layouts",
+)
+def aligned_in_single(da, a):
+    start = da.storage_offset()
+    if single(da) and start % 4:
+        da = da.as_strided(da.shape, da.stride(), start // 4 * 4).nan_to_num(0.0)
+    return TANH.backward(da, a)
+
+
+@TANH.wrong(
+    "stride 0 in float32",
+    what="the float32 kernel skips an axis of stride 0 and leaves zeros behind the first row",
+    where=OWN,
+    naive=naive.random_allclose,
+    diagnosis=["strided"],
+    only="layouts",
+)
+def expanded_in_single(da, a):
+    dz = TANH.backward(da, a)
+    if single(da) and da.stride(0) == 0:
+        dz[1:] = 0
+    return dz

@@ -17,13 +17,14 @@ from gradient_check.cases import Case, cases
 from gradient_check.compare import Judgement, judge, judge_all
 from gradient_check.diagnosis import Evidence
 from gradient_check.oracles import nudged, outputs_of
-from gradient_check.properties import alone, copies, linear, repeatable, written_to
+from gradient_check.properties import Repeated, alone, copies, in_any_layout, linear, unsettled, written_to
 from gradient_check.report import Diagnosis, Report, Row, quoted
 from gradient_check.slopes import ORACLE, all_cleared, differences, dot_product, excused_at_kinks, together
 from gradient_check.subject import Gradients, Pullback, Run, Subject
 from gradient_check.tolerances import FLOOR, magnified
 from gradient_check.truth import Autograd, Doubts, Truth, doubled, plain
 
+RESHAPED = ("batch", "rows", "axes")  # groups of cases that feed arguments of other shapes
 STREAM = 0x0DD5EED  # keeps the cotangent from being the very numbers that an example drew from the same small seed
 EPSILON = torch.finfo(torch.float64).eps
 WELL_KNOWN = ("", "rows")  # where the oracle's own error is asked for at once: in the example and in long sums
@@ -57,6 +58,11 @@ class Trial:
             with warnings.catch_warnings(action="ignore"):  # of what forward says to inputs that nobody asked for
                 for case in cases(self.groups, self.arguments, positions, names, cotangents, self.generator, sizes):
                     rows += self._case(case)
+                    if case.group in RESHAPED and all(row.passed for row in rows):
+                        rows += self.repeated.after(case.name)
+                double = _all_double(self.arguments[i] for i in positions)
+                if "layouts" in self.groups and double and all(row.passed for row in rows):
+                    rows += in_any_layout(self.subject, self.arguments, cotangents, self.notes)
         elif self.groups:
             self.notes.append("nothing else was fed, because the example itself failed")
         rows = [replace(row, label=self.titles.get(row.name, row.label)) for row in rows]
@@ -65,6 +71,8 @@ class Trial:
     def _example(self) -> tuple[Sequence[Tensor], Sequence[Tensor], list[Row]]:
         arguments = copies(self.arguments)
         outputs, pullback = self._forward()
+        if random := unsettled(self.subject, arguments, outputs):
+            return outputs, [], [random]
         cotangents = [self._random(output, self.generator) for output in outputs]
         before, fed = [*arguments, *copies(outputs), *cotangents], copies(cotangents)
         gradients = self._pull(pullback, fed)
@@ -83,7 +91,8 @@ class Trial:
         if not any(row.oracle for row in rows):
             raise ValueError(f"no oracle could be asked: {'; '.join(self.notes)}")
         first = tuple(gradients.values())
-        rows.append(pure or repeatable(self.subject, self.arguments, outputs, cotangents, pullback, first))
+        self.repeated = Repeated(self.subject, self.arguments, outputs, cotangents, pullback, first)
+        rows.append(pure or self.repeated.at_once(self.notes))
         if all(row.passed or row.diagnosis is None for row in rows):
             others = [self._random(output, self.generator) for output in outputs]
             judged = [name for name in gradients if name not in self.zeros]
