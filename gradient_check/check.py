@@ -13,6 +13,7 @@ from gradient_check.compare import as_tensor
 from gradient_check.modules import OwnParameters, modules_named_in
 from gradient_check.oracles import ORACLES
 from gradient_check.report import Report, merged
+from gradient_check.second import known_order, second_derivative
 from gradient_check.subject import Subject, argument_names, differentiated, hand_written
 from gradient_check.tolerances import SAME
 from gradient_check.trial import Trial
@@ -34,6 +35,7 @@ def check_backward(
     zeros: Sequence[str] = (),
     labels: Mapping[str, str] | None = None,
     candidates: Mapping[str, Tensor] | None = None,
+    order: int = 1,
     seed: int = 0,
 ) -> Report:
     """Check `output, cache, … = forward(*example)` with `backward(d_output, cache)`.
@@ -55,8 +57,8 @@ def check_backward(
     `cases` are what else is fed: "layouts", "batch", "axes", "values", "repeats" (cases.py), all unless chosen. `zeros`
     names
     the arguments whose gradient is zero in exact arithmetic. `labels` says what the report calls an argument's
-    gradient: `{"W": "BP4, layer 2, ∂C/∂W"}`. `candidates` are terms that you suspect to be missing. `seed` draws the
-    cotangents.
+    gradient: `{"W": "BP4, layer 2, ∂C/∂W"}`. `candidates` are terms that you suspect to be missing. `order` is 1: 2 is
+    for `check_function`. `seed` draws the cotangents.
 
     It is checked too that nothing is written to; that a second call, and one after another forward, gives the same;
     that backward is linear; and that every gradient is there, of the shape, dtype and device of its argument.
@@ -70,12 +72,13 @@ def check_backward(
         )
     for what, function in (("forward", forward), ("backward", backward)):
         _callable(what, function)
+    known_order(order, of_pair=True)
     arguments, arrays = _taken(example)
     names = argument_names(forward, len(arguments))
     differentiable = _differentiable(arguments, names, not_differentiable)
     subject = hand_written(forward, backward, names, differentiable, arrays, outputs)
     chosen = _oracles(oracles, reference is not None, through_forward=not arrays)
-    return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, seed)
+    return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, 1, seed)
 
 
 def check_function(
@@ -90,6 +93,7 @@ def check_function(
     zeros: Sequence[str] = (),
     labels: Mapping[str, str] | None = None,
     candidates: Mapping[str, Tensor] | None = None,
+    order: int = 1,
     seed: int = 0,
 ) -> Report:
     """Check what autograd makes of a function whose backward somebody wrote: an `autograd.Function`, a custom operator.
@@ -102,9 +106,12 @@ def check_function(
     `.backward()` leaves in `.grad`, so that checkpoints of both kinds and backwards that call `.backward()` inside can
     be checked. The module is afterwards what it was, its `.grad` too, also where an exception ends the check. So is a
     module that a function uses without being given it. A gradient that such a backward cannot give alone is noted.
+
+    With `order=2`, once all of that has passed, the derivative of the gradients is checked too (second.py).
     """
     arguments, arrays = _taken(example)
     _callable("function", function)
+    known_order(order, of_pair=False)
     if arrays:
         raise ValueError("autograd goes through tensors only: give tensors in the example, or use check_backward")
     if isinstance(reference, nn.Module):
@@ -121,7 +128,7 @@ def check_function(
                 stack.enter_context(OwnParameters(module, 0))
             names = argument_names(function, len(arguments))
             subject = differentiated(function, names, _differentiable(arguments, names, not_differentiable))
-        return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, seed)
+        return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, order, seed)
 
 
 def assert_backward(
@@ -148,6 +155,7 @@ def _check(
     zeros: Sequence[str],
     labels: Mapping[str, str] | None,
     candidates: Mapping[str, Tensor] | None,
+    order: int,
     seed: int,
 ) -> Report:
     labels = labels or {}
@@ -185,6 +193,8 @@ def _check(
             seed,
         )
         reports.append(trial.report())
+        if order == 2 and reports[-1].passed:
+            reports.append(second_derivative(subject, fed, reference, oracles, seed))
     return merged(reports)
 
 

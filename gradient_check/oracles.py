@@ -46,7 +46,8 @@ def autograd_gradients(
         gradients = torch.autograd.grad(
             [o for o, _ in pairs], [leaves[i] for i in differentiable], [c for _, c in pairs], allow_unused=True
         )
-    return [torch.zeros_like(leaves[i]) if g is None else g for i, g in zip(differentiable, gradients, strict=True)]
+    found = [g if g is None or not g.is_sparse else g.to_dense() for g in gradients]
+    return [torch.zeros_like(leaves[i]) if g is None else g for i, g in zip(differentiable, found, strict=True)]
 
 
 def directional_derivatives(

@@ -216,6 +216,9 @@ def alone(
                 notes.append(reason)
                 continue
             return replace(row, passed=False, reason=reason, diagnosis=Diagnosis("raised", reason))
+        if gradient is None and together.any():
+            reason = f"{name} is missing where no other gradient is asked for"
+            return replace(row, passed=False, reason=reason, diagnosis=Diagnosis("missing", reason))
         relative, limit = _mismatch([(1.0, gradient)], together, cotangents, terms)
         if not relative <= limit:
             reason = f"{name} is another where no other gradient is asked for: off by {relative:.2e} of the norm"

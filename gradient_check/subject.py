@@ -77,7 +77,7 @@ def hand_written(
                 raise RuntimeError("this call wrote over the gradients that an earlier one had returned")
             own = returned if isinstance(returned, tuple | list) else (returned,)
             earlier[:] = [
-                (g, c) for g, c in zip(own, gradients, strict=True) if isinstance(g, Tensor) and c is not None
+                (dense(g), c) for g, c in zip(own, gradients, strict=True) if isinstance(g, Tensor) and c is not None
             ]
             return gradients
 
@@ -109,7 +109,8 @@ def differentiated(
         wanted = {i: leaves[i] for i in differentiable}
         with torch.enable_grad():
             # A view: what is written to in place must not be a leaf, or autograd refuses before the check can see it.
-            result = function(*[v.view_as(v) if i in differentiable else v for i, v in enumerate(leaves)])
+            # That of `view_as` takes no sparse gradient.
+            result = function(*[torch.ops.aten.alias(v) if i in differentiable else v for i, v in enumerate(leaves)])
         made = seen.with_graph(result, wanted)
 
         def pullback(cotangents: Sequence[Tensor | None]) -> Gradients:
@@ -197,7 +198,7 @@ def _by_grad(
             raise refusal from error
         seen.notes.append(f"gradients are those of .backward(), because torch.autograd.grad was refused: {refusal}")
         return found
-    pairs = zip(found, _emptied(leaves), strict=True)
+    pairs = zip((g if g is None else dense(g) for g in found), _emptied(leaves), strict=True)
     return tuple(b if a is None else a if b is None else a + b for a, b in pairs)
 
 
@@ -208,7 +209,7 @@ def _fed(outputs: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> tupl
 
 
 def _emptied(leaves: Sequence[Tensor]) -> Gradients:
-    gradients = tuple(g.to_dense() if g is not None and g.is_sparse else g for g in (leaf.grad for leaf in leaves))
+    gradients = tuple(None if leaf.grad is None else dense(leaf.grad) for leaf in leaves)
     for leaf in leaves:
         leaf.grad = None
     return gradients
@@ -241,6 +242,11 @@ def _leaves_of(outputs: Sequence[Tensor]) -> dict[int, Tensor]:
             leaves[id(leaf)] = leaf
         waiting += [before for before, _ in node.next_functions]
     return leaves
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """A sparse gradient as its dense values, duplicates added up; every other as it is."""
+    return gradient if gradient.layout == torch.strided else gradient.to_dense()
 
 
 def argument_names(function: Callable[..., Any], count: int) -> tuple[str, ...]:
@@ -298,7 +304,7 @@ def _gradients(result: Any) -> Gradients:
     gradients: list[Tensor | None] = []
     for value in values:
         if value is None or isinstance(value, Tensor):
-            gradients.append(None if value is None else value.clone())
+            gradients.append(None if value is None else dense(value).clone())
         elif hasattr(value, "__array__"):
             gradients.append(torch.tensor(value))
         else:

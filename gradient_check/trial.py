@@ -49,15 +49,17 @@ class Trial:
     scales: dict[str, float] = field(default_factory=dict)  # root mean square of each gradient of the example
     sizes: dict[str, float] = field(default_factory=dict)  # and of each output
 
-    def report(self) -> Report:
+    def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(STREAM ^ self.seed)
+
+    def report(self) -> Report:
         outputs, cotangents, rows = self._example()
         if all(row.passed for row in rows):
             positions, names = self.subject.differentiable, self.subject.names
             sizes = Sizes(self.arguments, names, outputs, self._run, self.reference, self.notes)
             with warnings.catch_warnings(action="ignore"):  # of what forward says to inputs that nobody asked for
                 for case in cases(self.groups, self.arguments, positions, names, cotangents, self.generator, sizes):
-                    rows += self._case(case)
+                    rows += self.case(case)
                     if case.group in RESHAPED and all(row.passed for row in rows):
                         rows += self.repeated.after(case.name)
                 double = _all_double(self.arguments[i] for i in positions)
@@ -383,7 +385,8 @@ class Trial:
             return row
         return replace(row, passed=False, reason=f"{reason}; choose another example, or give a reference")
 
-    def _case(self, case: Case) -> list[Row]:
+    def case(self, case: Case) -> list[Row]:
+        """The rows of what is fed beside the example, or instead of it."""
         rows = self._rows_of(case)
         if not all(row.passed for row in rows) and self._ill_posed(case.arguments):
             return []
