@@ -1,7 +1,7 @@
 """A module on trial: it runs as it is, with its own parameters, and is afterwards what it was before."""
 
 import inspect
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from types import CellType
 from typing import Any
@@ -107,15 +107,19 @@ class OwnParameters:
         def outputs(*arguments: Any) -> tuple[Tensor, ...]:
             if any(isinstance(v, Tensor) and (v.requires_grad or _is_dual(v)) for v in arguments):
                 with quiet():
-                    return seen.outputs(self._functional(arguments))
+                    return during(arguments, lambda made: made)
             self._put(arguments, frozen)
             with torch.no_grad(), quiet():
                 return seen.outputs(self.module(*arguments[: self.inputs]))
 
+        def during(arguments: Arguments, then: Callable[[tuple[Tensor, ...]], Any]) -> Any:
+            return self._functional(arguments, lambda result: then(seen.outputs(result)))
+
         def only(i: int) -> Subject:
             return self._subject((i,), seen, set(range(len(self.names))) - {i})
 
-        return Subject(self.names, differentiable, run, outputs, "the function's backward", only, notes=seen.notes)
+        said = "the function's backward"
+        return Subject(self.names, differentiable, run, outputs, said, only, notes=seen.notes, during=during)
 
     def _put(self, arguments: Arguments, frozen: Set[int], this: object = None) -> object:
         """Copy the arguments into the parameters; the forward pass that they are now for.
@@ -154,11 +158,25 @@ class OwnParameters:
         }
         return [made[id(buffer)] for _, _, buffer in self._places]
 
-    def _functional(self, arguments: Arguments) -> Any:
-        """For forward mode, whose tangents a parameter cannot hold: other tensors in the place of the parameters."""
+    def _functional(self, arguments: Arguments, then: Callable[[Any], Any]) -> Any:
+        """`then` of the output, with other tensors in the place of the parameters, which `self.weight` is meanwhile.
+
+        For forward mode, whose tangents a parameter cannot hold, and for second derivatives.
+        """
         self._put([_primal(v) for v in arguments], self.frozen)  # and fresh buffers
-        own = dict(zip(self.named, arguments[self.inputs :], strict=True))
-        return torch.func.functional_call(self.module, own, tuple(arguments[: self.inputs]))
+        own = {f"module.{name}": v for name, v in zip(self.named, arguments[self.inputs :], strict=True)}
+        return torch.func.functional_call(_Then(self.module, then), own, tuple(arguments[: self.inputs]))
+
+
+class _Then(nn.Module):
+    """A module and what is made of its output."""
+
+    def __init__(self, module: nn.Module, then: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.module, self.then = module, then
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.then(self.module(*inputs))
 
 
 def modules_named_in(function: Any) -> list[nn.Module]:

@@ -34,6 +34,7 @@ class Gradients:
     forward: Callable[..., Any]
     positions: Sequence[int]  # of the differentiable ones among the arguments
     count: int  # of the arguments
+    during: Callable[..., Any] | None = None  # a module's way to forward (subject.py)
     lost: set[int] = field(default_factory=set)
 
     def __call__(self, *values: Any) -> tuple[Tensor, ...]:
@@ -42,15 +43,20 @@ class Gradients:
             for i in self.positions:
                 if not arguments[i].requires_grad:
                     arguments[i] = arguments[i].detach().requires_grad_()
-            wanted = [arguments[i] for i in self.positions]
-            outputs = outputs_of(self.forward(*arguments))[: len(cotangents)]
-            fed = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
-            made = torch.autograd.grad(
-                [o for o, _ in fed], wanted, [c for _, c in fed], create_graph=True, allow_unused=True
-            )
-            return tuple(
-                self._with_graph(k, v, g, cotangents) for k, (v, g) in enumerate(zip(wanted, made, strict=True))
-            )
+
+            def made(outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+                return self._of([arguments[i] for i in self.positions], outputs[: len(cotangents)], cotangents)
+
+            return self.during(arguments, made) if self.during else made(outputs_of(self.forward(*arguments)))
+
+    def _of(
+        self, wanted: Sequence[Tensor], outputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        fed = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
+        made = torch.autograd.grad(
+            [o for o, _ in fed], wanted, [c for _, c in fed], create_graph=True, allow_unused=True
+        )
+        return tuple(self._with_graph(k, v, g, cotangents) for k, (v, g) in enumerate(zip(wanted, made, strict=True)))
 
     def _with_graph(self, k: int, argument: Tensor, gradient: Tensor | None, cotangents: Sequence[Tensor]) -> Tensor:
         gradient = torch.zeros_like(argument) if gradient is None else dense(gradient)
@@ -73,7 +79,7 @@ def second_derivative(
     drawn = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in outputs]
     cotangents = ["cotangent" if len(drawn) == 1 else f"cotangent{k}" for k in range(len(drawn))]
     positions = (*subject.differentiable, *range(count, count + len(drawn)))
-    gradients = Gradients(subject.forward, subject.differentiable, count)
+    gradients = Gradients(subject.forward, subject.differentiable, count, subject.during)
     first = differentiated(gradients, (*subject.names, *cotangents), positions)
     values = [*arguments, *drawn]
     try:  # as `.backward()`, which says of `once_differentiable` what `torch.autograd.grad` keeps to itself

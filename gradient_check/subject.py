@@ -38,6 +38,7 @@ class Subject:
     only: Callable[[int], "Subject"] | None = None  # with one argument differentiable, as where others are frozen
     arrays: frozenset[int] = field(default_factory=frozenset)  # arguments that are NumPy arrays
     notes: Sequence[str] = ()  # for the report; grows with the runs
+    during: Callable[..., Any] | None = None  # (arguments, then): then(outputs), while a module has these parameters
 
     @property
     def gradient_names(self) -> tuple[str, ...]:
