@@ -9,7 +9,9 @@ from gallery import (
     diagnosed_terms,
     elementwise,
     fed,
+    functions,
     losses,
+    low_precision,
     memory,
     normalization,
     optimizers,
@@ -20,6 +22,7 @@ from gallery import (
     taught,
 )
 from gallery.entry import ENTRIES, OWN, Entry, Wrong, WrongRule, named, verdict
+from gallery.functions import WrongFunction
 from gallery.perceptron import WrongModel
 from gallery.steps import STEPS, WrongStep
 from gallery.taught import NOTICED, WrongLesson
@@ -31,6 +34,7 @@ __all__ = [
     "STEPS",
     "Entry",
     "Wrong",
+    "WrongFunction",
     "WrongLesson",
     "WrongModel",
     "WrongRule",
@@ -43,7 +47,9 @@ __all__ = [
     "diagnosed_terms",
     "elementwise",
     "fed",
+    "functions",
     "losses",
+    "low_precision",
     "memory",
     "named",
     "normalization",

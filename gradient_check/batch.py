@@ -13,6 +13,8 @@ from torch import Tensor
 from gradient_check.oracles import contiguous, doubled, outputs_of
 from gradient_check.report import quoted
 
+MANY = 1_000  # examples: so long a sum, if it is kept in 16 bits, is off by 5 units of rounding and more
+COSTLY = 4_000_000  # elements, which are too many to be fed for that
 PROBES = 64  # sets of arguments that may be the batch
 LONG = 1_000  # an axis of which a reference is not asked for more
 Outputs = Callable[[Sequence[Any]], Sequence[Tensor]]
@@ -65,8 +67,7 @@ class Sizes:
         An argument whose other axis is as long might be matched with one of them: then only the reference can tell.
         """
         length = self._length(self.rows)
-        inner = [axis for axis in self._as_long_as(length) if axis not in self.rows]
-        if self.rows and inner and self.reference is None:
+        if inner := self._ambiguous():
             also = f"{self._said(inner)} is as long as the batch"
             self._skip("smaller batches", f"{also}; choose sizes that are all different, or give a reference")
             return
@@ -95,6 +96,24 @@ class Sizes:
                 return
             yield name, fed
 
+    def many(self) -> Fed:
+        """MANY examples, the last of them again and again, where `batch` may change their number too."""
+        length = self._length(self.rows)
+        if not 0 < length < MANY or self._ambiguous():
+            return
+        name = f"{MANY:,} examples"
+        try:
+            fed = resized(self.arguments, self.names, self.rows, MANY)
+            if (size := sum(v.numel() for v in fed if isinstance(v, Tensor))) > COSTLY:
+                raise NotTaken(f"the arguments would have {size:,} elements")
+            self._asked(fed)
+            if not _followed(self._made(fed), self.outputs, length, MANY):
+                raise NotTaken(f"{self._said(self.rows)} of {MANY:,} gives an output of another shape")
+        except NotTaken as error:
+            self._skip(name, error)
+        else:
+            yield name, fed
+
     def ones(self, batch_too: bool) -> Fed:
         """Each axis of size 1, with all that are as long, if the reference takes it; the batch too if `batch_too`."""
         groups = [self.rows] if batch_too else []
@@ -116,6 +135,11 @@ class Sizes:
                 self._skip(name, error)
                 continue
             yield name, fed
+
+    def _ambiguous(self) -> list[Axis]:
+        """Axes beside the batch that are as long; none where a reference tells them apart."""
+        length = self._length(self.rows) if self.reference is None else 0
+        return [axis for axis in self._as_long_as(length) if axis not in self.rows] if length else []
 
     def _length(self, axes: Sequence[Axis]) -> int:
         return self.lengths[axes[0]] if axes else 0

@@ -13,6 +13,7 @@ from gradient_check.exact import Exact
 from gradient_check.modules import OwnParameters, modules_named_in
 from gradient_check.options import Options, expect_function, expect_names
 from gradient_check.report import Report, merged
+from gradient_check.second import known_order, second_derivative
 from gradient_check.structure import Structure, as_complex, covers, taken
 from gradient_check.subject import Subject, differentiated, hand_written
 from gradient_check.trial import Trial
@@ -43,12 +44,13 @@ def check_backward(
     forward's arguments through which autograd gives what is meant. No other oracle is asked, no output compared.
 
     `dtypes` ("float64", "float32", "bfloat16", "float16") convert the example; by default it is checked as it is.
-    `cases` are what else is fed: "layouts", "batch", "axes", "values", "repeats" (cases.py), all unless chosen. `zeros`
-    names the arguments whose gradient is zero in exact arithmetic. `labels` says what the report calls an argument's
-    gradient: `{"W": "BP4, layer 2, ∂C/∂W"}`. `candidates` are terms that you suspect to be missing. `seed` draws the
-    cotangents. A `tolerance`, relative to the norm, needs a reason, `because`; the report prints both. So it does with
-    `nondeterministic`, the part of the norm by which two calls may differ. With `elementwise=True` an example of many
-    elements, each a function of its own, is checked in chunks.
+    `cases` are what else is fed: "layouts", "batch", "rows", "axes", "values", "repeats" (cases.py), all unless
+    chosen. `zeros` names the arguments whose gradient is zero in exact arithmetic. `labels` says what the report
+    calls an argument's gradient: `{"W": "BP4, layer 2, ∂C/∂W"}`. `candidates` are terms that you suspect to be
+    missing. `order` is 1: 2 is for `check_function`. `seed` draws the cotangents. A `tolerance`, relative to the
+    norm, needs a reason, `because`; the report prints both. So it does with `nondeterministic`, the part of the
+    norm by which two calls may differ. With `elementwise=True` an example of many elements, each a function of its
+    own, is checked in chunks.
 
     It is checked too that nothing is written to; that a second call, and one after another forward, gives the same;
     that backward is linear; and that every gradient is there, of the shape, dtype and device of its argument.
@@ -63,6 +65,7 @@ def check_backward(
     for what, function in (("forward", forward), ("backward", backward)):
         expect_function(what, function)
     options = Options.of("check_backward", given)
+    known_order(options.order, of_pair=True)
     leaves, structure = taken(forward, example, options.kwargs)
     differentiable = _differentiable(leaves, structure, options.not_differentiable)
     subject = hand_written(forward, backward, structure, differentiable, outputs)
@@ -80,9 +83,14 @@ def check_function(function: Callable[..., Any], example: Sequence[Any], **given
     `.backward()` leaves in `.grad`, so that checkpoints of both kinds and backwards that call `.backward()` inside can
     be checked. The module is afterwards what it was, its `.grad` too, also where an exception ends the check. So is a
     module that a function uses without being given it. A gradient that such a backward cannot give alone is noted.
+
+    With `order=2`, once all of that has passed, the derivative of the gradients is checked too (second.py).
+
+    With `order=2`, once all of that has passed, the derivative of the gradients is checked too (second.py).
     """
     expect_function("function", function)
     options = Options.of("check_function", given)
+    known_order(options.order, of_pair=False)
     if isinstance(options.reference, nn.Module):
         raise ValueError("the reference is an nn.Module: give a function of all arguments, parameters included")
     with ExitStack() as stack:
@@ -145,6 +153,9 @@ def _check(subject: Subject, leaves: list[Any], options: Options, through_forwar
             ).report()
 
         reports.append(by_chunks(subject.names, fed, on) if options.elementwise else on(fed))
+        if options.order == 2 and reports[-1].passed:
+            exact, slopes = _exact(subject, options, asked), "differences" in asked
+            reports.append(second_derivative(subject, fed, exact, slopes, options.declared, options.seed))
     return merged(reports)
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from gradient_check.tolerances import (
-    FLOOR,
     SCATTERING,
     VISIBLE,
     Declared,
     Tolerance,
+    floor_of,
     magnified,
     ratio,
     tolerance,
@@ -87,6 +87,7 @@ class Doubt:
 
     expected: Tensor | None = None  # the oracle's own value in the dtype on trial
     errors: Tensor | None = None  # the oracle's own errors in that dtype, at inputs nearby
+    known: int = 1  # how many elements tell of them, in several draws each
     moved: Tensor | None = None  # how far rounding in the inputs moves the truth
     ordinary: float = 0.0  # the root mean square of the example's, where this is of a case
     scatter: Tensor | None = None  # how the error itself scatters where the inputs are rounded anew
@@ -139,13 +140,13 @@ def _limit(doubt: Doubt, dtype: torch.dtype, value: Tensor, size: float) -> Tole
         own = doubt.expected.detach().to("cpu", torch.float64, copy=True).sub_(value).abs_()
         if doubt.errors is not None:
             own = torch.maximum(own, doubt.errors.cpu())
-        limit = tolerance_beside(dtype, own, size, doubt.condition)
+        limit = tolerance_beside(dtype, own, size, doubt.condition, doubt.known)
     if doubt.moved is not None:
-        units = magnified(dtype)
+        units = magnified(dtype, doubt.known)
         limit = limit.wider(
             ratio(units * doubt.moved.norm().item(), size),
             ratio(units * doubt.moved.max().item(), size / count),
-            f"{FLOOR[dtype]} × what one unit of rounding in the inputs does to it",
+            f"{max(1.0, floor_of(dtype, doubt.known)):.2g} × what one unit of rounding in the inputs does to it",
         )
     if doubt.scatter is not None:
         most = SCATTERING[dtype] * max(doubt.ordinary, size / count)

@@ -138,6 +138,7 @@ class Exact:
         doubt = Doubt(
             expected=None if truth.expected is None else truth.expected[name],
             errors=truth.errors.get(name),
+            known=truth.gradients[name].numel() if name in truth.errors and run.is_well_known else 1,
             moved=moved,
             ordinary=run.ordinary.get(name, 0.0),
             scatter=truth.scatter.get(name),

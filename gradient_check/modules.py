@@ -1,7 +1,7 @@
 """A module on trial: it runs as it is, with its own parameters, and is afterwards what it was before."""
 
 import inspect
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from types import CellType
 from typing import Any
@@ -112,15 +112,19 @@ class OwnParameters:
         def outputs(*arguments: Any) -> tuple[Tensor, ...]:
             if any(isinstance(v, Tensor) and (v.requires_grad or _is_dual(v)) for v in arguments):
                 with quiet():
-                    return as_pairs(seen.outputs(self._functional(arguments)))
+                    return during(arguments, lambda made: made)
             self._put(arguments, frozen)
             with torch.no_grad(), quiet():
                 return as_pairs(seen.outputs(run_module(*arguments[: self.inputs])))
 
+        def during(arguments: Arguments, then: Callable[[tuple[Tensor, ...]], Any]) -> Any:
+            return self._functional(arguments, lambda result: then(seen.outputs(result)))
+
         def only(i: int) -> Subject:
             return self._subject((i,), seen, set(range(len(self.leaves))) - {i})
 
-        return Subject(self.structure, differentiable, run, outputs, "the function's backward", only, notes=seen.notes)
+        said = "the function's backward"
+        return Subject(self.structure, differentiable, run, outputs, said, only, notes=seen.notes, during=during)
 
     def _put(self, arguments: Arguments, frozen: Set[int], this: object = None) -> object:
         """Copy the arguments into the parameters; the forward pass that they are now for.
@@ -162,12 +166,27 @@ class OwnParameters:
         }
         return [made[id(buffer)] for _, _, buffer in self._places]
 
-    def _functional(self, arguments: Arguments) -> tuple[Any, ...]:
-        """For forward mode, whose tangents a parameter cannot hold: other tensors in the place of the parameters."""
+    def _functional(self, arguments: Arguments, then: Callable[[Any], Any]) -> Any:
+        """`then` of the output, with other tensors in the place of the parameters, which `self.weight` is meanwhile.
+
+        For forward mode, whose tangents a parameter cannot hold, and for second derivatives.
+        """
         self._put([_primal(v) for v in arguments], self.frozen)  # and fresh buffers
         positional, keywords = self.called.arguments(arguments[: self.inputs])
-        own = dict(zip(self.named, self.structure.given(arguments)[self.inputs :], strict=True))
-        return outputs_in(torch.func.functional_call(self.module, own, tuple(positional), keywords))
+        values = zip(self.named, self.structure.given(arguments)[self.inputs :], strict=True)
+        own = {f"module.{name}": value for name, value in values}
+        return torch.func.functional_call(_Then(self.module, then), own, tuple(positional), keywords)
+
+
+class _Then(nn.Module):
+    """A module and what is made of its output."""
+
+    def __init__(self, module: nn.Module, then: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.module, self.then = module, then
+
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        return self.then(outputs_in(self.module(*inputs, **keywords)))
 
 
 def modules_named_in(function: Any) -> list[nn.Module]:

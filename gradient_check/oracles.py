@@ -66,7 +66,8 @@ def gradients_and_outputs(
         gradients = torch.autograd.grad(
             [o for o, _ in pairs], [leaves[i] for i in differentiable], [c for _, c in pairs], allow_unused=True
         )
-    found = [torch.zeros_like(leaves[i]) if g is None else g for i, g in zip(differentiable, gradients, strict=True)]
+    dense = [g if g is None or not g.is_sparse else g.to_dense() for g in gradients]
+    found = [torch.zeros_like(leaves[i]) if g is None else g for i, g in zip(differentiable, dense, strict=True)]
     return found, tuple(output.detach() for output in outputs)
 
 

@@ -29,6 +29,7 @@ class Run:
     zeros: frozenset[str] = frozenset()  # zero in exact arithmetic
     declared: Declared = Declared()  # noqa: RUF009  it is frozen
     case: str = ""  # what was fed; empty for the example
+    group: str = ""  # of cases
     ordinary: Mapping[str, float] = field(default_factory=dict)
     floors: Mapping[str, float] = field(default_factory=dict)
 
@@ -36,6 +37,11 @@ class Run:
     def terms(self) -> int:
         """How many products may have been added up in one element: no more than the largest tensor has elements."""
         return max(v.numel() for v in (*self.arguments, *self.outputs) if isinstance(v, Tensor))
+
+    @property
+    def is_well_known(self) -> bool:
+        """Whether an oracle's own errors are asked for at once: in the example and in long sums."""
+        return self.group in ("", "rows")
 
     @property
     def is_large(self) -> bool:

@@ -27,6 +27,7 @@ class Subject:
     written: str  # what the gradients come from, for messages: "backward", "the function's backward"
     only: Callable[[int], "Subject"] | None = None  # with one argument differentiable, as where others are frozen
     notes: Sequence[str] = ()  # for the report; grows with the runs
+    during: Callable[..., Any] | None = None  # (arguments, then): then(outputs), while a module has these parameters
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,8 +75,8 @@ def hand_written(
                 fed = [as_complex(c) if o.is_complex() else c for o, c in zip(own, given, strict=True)]
                 result = backward(*[c.numpy() for c in fed] if structure.arrays else fed, cache)
                 found = structure.gradients(result, differentiable, arguments)
-                gradients = tuple(None if g is None else as_pair(g).clone() for g in found)
-            if not all(torch.equal(as_pair(old), copy) or old.isnan().any() for old, copy in earlier):
+                gradients = tuple(None if g is None else as_pair(dense(g)).clone() for g in found)
+            if not all(torch.equal(as_pair(dense(old)), copy) or old.isnan().any() for old, copy in earlier):
                 raise RuntimeError("this call wrote over the gradients that an earlier one had returned")
             pairs = zip(found, gradients, strict=True)
             earlier[:] = [(g, c) for g, c in pairs if g is not None and c is not None]
@@ -196,7 +197,7 @@ def _by_grad(
             raise refusal from error
         seen.notes.append(f"gradients are those of .backward(), because torch.autograd.grad was refused: {refusal}")
         return found
-    pairs = zip(found, _emptied(leaves), strict=True)
+    pairs = zip((g if g is None else dense(g) for g in found), _emptied(leaves), strict=True)
     return tuple(b if a is None else a if b is None else a + b for a, b in pairs)
 
 
@@ -207,7 +208,7 @@ def _fed(outputs: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> tupl
 
 
 def _emptied(leaves: Sequence[Tensor]) -> Gradients:
-    gradients = tuple(g.to_dense() if g is not None and g.is_sparse else g for g in (leaf.grad for leaf in leaves))
+    gradients = tuple(None if leaf.grad is None else dense(leaf.grad) for leaf in leaves)
     for leaf in leaves:
         leaf.grad = None
     return gradients
@@ -240,6 +241,11 @@ def _leaves_of(outputs: Sequence[Tensor]) -> dict[int, Tensor]:
             leaves[id(leaf)] = leaf
         waiting += [before for before, _ in node.next_functions]
     return leaves
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """A sparse gradient as its dense values, duplicates added up; every other as it is."""
+    return gradient if gradient.layout == torch.strided else gradient.to_dense()
 
 
 def _tensors(values: Sequence[Any]) -> tuple[Tensor, ...]:

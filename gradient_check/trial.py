@@ -17,15 +17,16 @@ from gradient_check.claims import Claims, Direction
 from gradient_check.exact import Exact, Truth, output_name
 from gradient_check.kinks import settled, together
 from gradient_check.oracles import contiguous, copies, doubled, nudged
-from gradient_check.properties import alone, linear, repeatable, written_to
+from gradient_check.properties import Repeated, alone, in_any_layout, linear, unsettled, written_to
 from gradient_check.report import Diagnosis, Report, Row, quoted
 from gradient_check.run import LARGE, Run
 from gradient_check.slopes import Differences, dot_product
 from gradient_check.structure import Malformed, in_complex
 from gradient_check.subject import Gradients, Pullback, Subject
-from gradient_check.tolerances import FLOOR, SAME, SCATTERING, Declared
+from gradient_check.tolerances import FLOOR, SAME, SCATTERING, Declared, tolerance_of_sums
 from gradient_check.verdict import judge, judge_along
 
+RESHAPED = ("batch", "rows", "axes")  # groups of cases that feed arguments of other shapes
 STREAM = 0x0DD5EED  # keeps the cotangent from being the very numbers that an example drew from the same small seed
 ENOUGH = 3  # edge cases, to show a gradient that should be zero everywhere in the example
 ILL_POSED = 0.1  # of an output's norm: moved so far by one unit of rounding in the inputs, it has no digit left
@@ -67,8 +68,10 @@ class Trial:
     scales: dict[str, float] = field(default_factory=dict)  # root mean square of the example's gradients and outputs
     seen: dict[str, list[bool]] = field(default_factory=dict)  # of each gradient, in which cases it is not all zero
 
-    def report(self) -> Report:
+    def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(STREAM ^ self.seed)
+
+    def report(self) -> Report:
         outputs, cotangents, found = self._example()
         if max(output.numel() for output in outputs) > LARGE:
             self.notes.append("edge cases were skipped, because the example is large: give a small one for them")
@@ -79,6 +82,12 @@ class Trial:
             with warnings.catch_warnings(action="ignore"):  # of what forward says to inputs that nobody asked for
                 for case in cases(self.groups, self.arguments, positions, names, cotangents, self.generator, sizes):
                     found += self._case(case)
+                    if case.group in RESHAPED and all(one.row.passed or one.is_trivial for one in found):
+                        found += [Found(row) for row in self.repeated.after(case.name)]
+                double = all(self.arguments[i].dtype == torch.float64 for i in positions)
+                if "layouts" in self.groups and double and all(one.row.passed or one.is_trivial for one in found):
+                    rows = in_any_layout(self.subject, self.arguments, cotangents, self.notes)
+                    found += [Found(row) for row in rows]
         elif self.groups:
             self.notes.append("edge cases were skipped, because the example itself failed")
         rows = [self._diagnosed(self._shown(one)) for one in found]
@@ -90,9 +99,15 @@ class Trial:
         notes = [*(declared if self._declared else []), *self.declared.sentences(), *self.notes, *self.subject.notes]
         return Report(tuple(rows), tuple(dict.fromkeys(notes)))
 
+    def rows_of(self, case: Case) -> list[Row]:
+        """Of what is fed instead of the example."""
+        return [self._diagnosed(one) for one in self._case(case)]
+
     def _example(self) -> tuple[Sequence[Tensor], Sequence[Tensor], list[Found]]:
         before = copies(self.arguments)
         outputs, pullback = self._forward()
+        if random := unsettled(self.subject, before, outputs):
+            return outputs, [], [Found(random)]
         cotangents = [self._random(output, self.generator) for output in outputs]
         before, fed = [*before, *copies(outputs), *cotangents], copies(cotangents)
         gradients = self._pull(pullback, fed)
@@ -107,7 +122,9 @@ class Trial:
         if not any(one.row.oracle for one in found):
             raise ValueError(f"no oracle could be asked: {'; '.join(self.notes)}")
         first = tuple(gradients.values())
-        rows = [pure or repeatable(self.subject, self.arguments, outputs, cotangents, pullback, first)]
+        slack = max(run.declared.nondeterministic, 4 * tolerance_of_sums(outputs[0].dtype, run.terms).norm)
+        self.repeated = Repeated(self.subject, self.arguments, outputs, cotangents, pullback, first, slack)
+        rows = [pure or self.repeated.at_once(self.notes)]
         if rows[0].passed:
             others = [self._random(output, self.generator) for output in outputs]
             judged = [name for name in gradients if name not in self.zeros]
@@ -169,7 +186,7 @@ class Trial:
     def _against(self, exact: Exact, run: Run) -> list[Found]:
         """What one exact oracle says; nothing where it cannot be asked."""
         try:
-            truth = exact.truth(run, doubts=not run.case and not run.is_large)
+            truth = exact.truth(run, doubts=run.is_well_known and not run.is_large)
         except Exception as error:  # whatever a forward raises that was not made for autograd
             if exact.argument and not run.case:
                 said = f"the {exact.argument} could not be asked: {quoted(error)}"
@@ -254,8 +271,8 @@ class Trial:
                     gradients[name] = torch.zeros_like(case.arguments[i])
         pure = written_to([*before, *kept], [*case.arguments, *cotangents])
         run = Run(
-            self.subject, case.arguments, kept, outputs, gradients, self.titles, self.zeros, self.declared, case.name,
-            self.scales, self._floors(case),
+            self.subject, case.arguments, kept, outputs, gradients, self.titles, self.zeros, self.declared,
+            case.name, case.group, self.scales, self._floors(case),
         )  # fmt: skip
         found = [Found(pure)] if pure else []
         for exact in self.exact:

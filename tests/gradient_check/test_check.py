@@ -69,6 +69,7 @@ def test_all_that_is_promised_is_fed_or_what_is_chosen():
         " | cotangent expanded from one number | inputs transposed | inputs sliced | inputs offset | W expanded"
         " | one example less | one example | no example"
         " | W zeros | W all zero | W next to zero | W tied | W ±1e4 | W of all sizes | ids repeated"
+        " | cotangents in float32"
     )
     report = check_backward(linear, linear_backward, EXAMPLE, cases=["batch"])
     assert {row.case for row in report.rows} == {"", "one example less", "one example", "no example"}
@@ -181,12 +182,23 @@ def test_a_backward_that_leans_on_autograd_is_rejected():
     assert (row.diagnosis.kind, "RuntimeError" in row.reason) == ("raised", True)
 
 
-def test_noise_that_is_drawn_inside_is_found():
+CALLS = []
+NOISES = {
+    "forward is random: a second pass": lambda x: torch.rand(x.shape).to(x),
+    "a second pass gave another output": lambda x: CALLS.append(x) or torch.full_like(x, len(CALLS)),
+    "a second forward pass gave another output": lambda x: torch.ones_like(x) + 1e-9 * torch.rand(()),
+}
+
+
+@pytest.mark.parametrize("said", NOISES)
+def test_noise_that_is_drawn_inside_is_told_from_a_state_and_from_the_order_of_a_sum(said):
     def forward(x):
-        mask = (torch.rand(x.shape) < 0.5).to(x)
+        mask = NOISES[said](x)
         return x * mask, mask
 
-    assert not check_backward(forward, lambda dy, mask: dy * mask, [draw(8, 9)], oracles=["differences"]).passed
+    report = check_backward(forward, lambda dy, mask: dy * mask, [draw(8, 9)], oracles=["differences"])
+    assert [row.reason[: len(said)] for row in report.failures] == [said]
+    assert ("nondeterministic=1e-06" in report.failures[0].reason) == ("forward pass" in said)
 
 
 def test_a_wrong_forward_with_its_own_right_derivative_needs_the_reference():

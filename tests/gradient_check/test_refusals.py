@@ -58,6 +58,8 @@ def comparing(actual, expected=ONE, **options):
         (partial(check_function, torch.tanh, [draw(3) + 0j], dtypes=["bfloat16"]), "bfloat16, of which torch has no"),
         (relu_with(outputs=0), "outputs is 0: give how many"),
         (relu_with(reference=3), "reference is a int: give a function"),
+        (relu_with(order=2), "order is 2: .*wrap it in an autograd.Function"),
+        (tanh_with(order=3), "order is 3: give 1, or 2 for"),
         (relu_with(seed="a"), "seed is 'a': give a whole number"),
         (relu_with(kwargs=[draw(3)]), "kwargs is a list: give a dictionary"),
         (
