@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradient_check.batch import Sizes
+from gradient_check.sizes import Sizes
 
 CASES = {
     "layouts": "the cotangent, and the inputs, transposed, sliced, expanded (stride 0) and with offset storage",
@@ -73,11 +73,19 @@ def cases(
     if "repeats" in groups:
         for i, value in enumerate(arguments):
             if isinstance(value, Tensor) and value.dtype in (torch.int64, torch.int32) and value.numel() > 1:
-                ids = value.flatten().clone()
-                ids[len(ids) // 2 :] = ids[: len(ids) - len(ids) // 2].flip(0)
-                yield Case(
-                    f"{names[i]} repeated", "repeats", [*arguments[:i], ids.view(value.shape), *arguments[i + 1 :]]
-                )
+                fed = [*arguments[:i], repeated(value), *arguments[i + 1 :]]
+                yield Case(f"{names[i]} repeated", "repeats", fed)
+
+
+def repeated(integers: Tensor) -> Tensor:
+    """Half of them twice. Those in ascending order may be offsets: they stay in order, and so do the first and last."""
+    flat = integers.flatten()
+    half = (len(flat) + 1) // 2
+    if (flat.diff() >= 0).all():
+        again = torch.cat([flat[:half].repeat_interleave(2)[: len(flat) - 1], flat[-1:]])
+    else:
+        again = torch.cat([flat[: len(flat) // 2], flat[:half].flip(0)])
+    return again.view(integers.shape)
 
 
 def transposed(tensor: Tensor) -> Tensor | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gradient_check.cases import CASES
 from gradient_check.compare import as_tensor
+from gradient_check.isolation import check_fork, isolated, saying, watched
 from gradient_check.modules import OwnParameters, modules_named_in
 from gradient_check.oracles import ORACLES
 from gradient_check.report import Report, merged
@@ -35,6 +36,7 @@ def check_backward(
     labels: Mapping[str, str] | None = None,
     candidates: Mapping[str, Tensor] | None = None,
     seed: int = 0,
+    isolate: bool = False,
 ) -> Report:
     """Check `output, cache, … = forward(*example)` with `backward(d_output, cache)`.
 
@@ -58,11 +60,14 @@ def check_backward(
     gradient: `{"W": "BP4, layer 2, ∂C/∂W"}`. `candidates` are terms that you suspect to be missing. `seed` draws the
     cotangents.
 
+    With `isolate=True` the check runs in a child process (a fork, on one thread). A death there, as by a kernel that
+    reads out of bounds, is a row that fails and names the case; the other cases go on in a new child.
+
     It is checked too that nothing is written to; that a second call, and one after another forward, gives the same;
     that backward is linear; and that every gradient is there, of the shape, dtype and device of its argument.
 
     Raises ValueError for an example that is not finite or has nothing to differentiate, a forward that raises or
-    returns no tensor, and unknown names.
+    returns no tensor, and unknown names; for `isolate=True` where a fork is not possible.
     """
     if not isinstance(outputs, int) or outputs < 1:
         raise ValueError(
@@ -75,7 +80,7 @@ def check_backward(
     differentiable = _differentiable(arguments, names, not_differentiable)
     subject = hand_written(forward, backward, names, differentiable, arrays, outputs)
     chosen = _oracles(oracles, reference is not None, through_forward=not arrays)
-    return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, seed)
+    return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, seed, isolate)
 
 
 def check_function(
@@ -91,6 +96,7 @@ def check_function(
     labels: Mapping[str, str] | None = None,
     candidates: Mapping[str, Tensor] | None = None,
     seed: int = 0,
+    isolate: bool = False,
 ) -> Report:
     """Check what autograd makes of a function whose backward somebody wrote: an `autograd.Function`, a custom operator.
 
@@ -121,7 +127,7 @@ def check_function(
                 stack.enter_context(OwnParameters(module, 0))
             names = argument_names(function, len(arguments))
             subject = differentiated(function, names, _differentiable(arguments, names, not_differentiable))
-        return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, seed)
+        return _check(subject, arguments, reference, chosen, dtypes, cases, zeros, labels, candidates, seed, isolate)
 
 
 def assert_backward(
@@ -149,6 +155,7 @@ def _check(
     labels: Mapping[str, str] | None,
     candidates: Mapping[str, Tensor] | None,
     seed: int,
+    isolate: bool,
 ) -> Report:
     labels = labels or {}
     if not isinstance(seed, int):
@@ -163,6 +170,8 @@ def _check(
         _known(what, given, tensors, "the differentiable arguments")
     chosen = tuple(CASES) if cases is None else tuple(cases)
     _known("cases", chosen, CASES, "the cases")
+    if isolate:
+        check_fork(arguments)
     formats = [None] if dtypes is None else [_dtype(dtype) for dtype in dtypes]
     if not formats:
         raise ValueError("dtypes is empty: give at least one, or leave it out")
@@ -174,9 +183,9 @@ def _check(
             for name, tensor in zip(subject.gradient_names, tensors, strict=True)
         }
         trial = Trial(
-            subject,
+            watched(subject),
             fed,
-            reference,
+            reference and saying("the reference", reference),
             oracles,
             chosen,
             frozenset(f"d{name}" for name in zeros),
@@ -184,7 +193,7 @@ def _check(
             candidates or {},
             seed,
         )
-        reports.append(trial.report())
+        reports.append(isolated(trial.report) if isolate else trial.report())
     return merged(reports)
 
 

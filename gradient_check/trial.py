@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradient_check.batch import Sizes
 from gradient_check.cases import Case, cases
 from gradient_check.compare import Judgement, judge, judge_all
 from gradient_check.diagnosis import Evidence
+from gradient_check.isolation import WATCH
 from gradient_check.oracles import nudged, outputs_of
 from gradient_check.properties import alone, copies, linear, repeatable, written_to
 from gradient_check.report import Diagnosis, Report, Row, quoted
+from gradient_check.sizes import Sizes
 from gradient_check.slopes import ORACLE, all_cleared, differences, dot_product, excused_at_kinks, together
 from gradient_check.subject import Gradients, Pullback, Run, Subject
 from gradient_check.tolerances import FLOOR, magnified
@@ -49,17 +50,32 @@ class Trial:
 
     def report(self) -> Report:
         self.generator = torch.Generator().manual_seed(STREAM ^ self.seed)
+        if died := self._enter("the example"):
+            return Report((replace(died, case=""),), ("edge cases were skipped, because the process died",))
         outputs, cotangents, rows = self._example()
         if all(row.passed for row in rows):
             positions, names = self.subject.differentiable, self.subject.names
-            sizes = Sizes(self.arguments, names, outputs, self._run, self.reference, self.notes)
+            sizes = Sizes(
+                self.arguments, names, outputs, self._run, self.subject.forward, self.reference, self.notes,
+                self._enter, WATCH.get().isolated,
+            )  # fmt: skip
             with warnings.catch_warnings(action="ignore"):  # of what forward says to inputs that nobody asked for
                 for case in cases(self.groups, self.arguments, positions, names, cotangents, self.generator, sizes):
-                    rows += self._case(case)
+                    died = self._enter(case.name)
+                    rows += [died] if died else self._case(case)
+            rows += sizes.failures
         elif self.groups:
             self.notes.append("nothing else was fed, because the example itself failed")
         rows = [replace(row, label=self.titles.get(row.name, row.label)) for row in rows]
         return Report(tuple(rows), tuple(dict.fromkeys([*self.notes, *self.subject.notes])))
+
+    def _enter(self, case: str) -> Row | None:
+        """Go into a case; or, where an earlier process died in it, the row that says so."""
+        dtype = str(self.arguments[self.subject.differentiable[0]].dtype).removeprefix("torch.")
+        death = WATCH.get().enter(case if dtype == "float64" else f"{case} in {dtype}")
+        if death is None:
+            return None
+        return Row("process", "process", (), False, str(death), case=case, diagnosis=Diagnosis("died", str(death)))
 
     def _example(self) -> tuple[Sequence[Tensor], Sequence[Tensor], list[Row]]:
         arguments = copies(self.arguments)
