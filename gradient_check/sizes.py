@@ -72,18 +72,13 @@ class Sizes:
         if row := self.enter("other batches"):
             self.failures.append(row)
             return []
-        refused = NotTaken(also)
-        for some in islice(_some_of(rows, self.whole, not self.outputs[0].dim()), PROBES) if self.reference else [rows]:
-            try:
-                if self.reference is None:
-                    _check_operators(self.forward, self.arguments, also)
-                self._ask_batch(some)
-            except NotTaken as error:
-                refused = error
-            else:
-                return some
-        self.notes.append(f"skipped other batches: {refused}")
-        return []
+        try:
+            if self.reference is None:
+                _check_operators(self.forward, self.arguments, also)
+            return self._asked_for_rows(rows)
+        except NotTaken as error:
+            self.notes.append(f"skipped other batches: {error}")
+            return []
 
     def batch(self) -> Fed:
         """One example less, one, an odd count, more than a block, and none, in all arguments that share them."""
@@ -161,13 +156,19 @@ class Sizes:
         if count == BEYOND and all(self._seconds(SOME) > SLOW for _ in range(3)):
             raise NotTaken(f"forward takes more than {1000 * SLOW:.0f} ms for {SOME} already")
 
-    def _ask_batch(self, rows: Sequence[Axis]) -> None:
-        """Raises NotTaken unless the outputs have one row per row, for other numbers of rows too."""
-        length = self.lengths[rows[0]]
-        for count in (_unlike(self.lengths.values(), length), length - 1):
-            made = self._asked(resized(self.arguments, self.names, rows, count))
-            if not _followed(made[: len(self.outputs)], self.outputs, length, count):
-                raise NotTaken(f"the output does not have {count} rows where {self._said(rows)} has")
+    def _asked_for_rows(self, rows: Sequence[Axis]) -> list[Axis]:
+        """Those of the axes with which the output's rows change, in other numbers too. Raises NotTaken if none do."""
+        length, refused = self.lengths[rows[0]], NotTaken("")
+        for some in islice(_some_of(rows, self.whole, not self.outputs[0].dim()), PROBES):
+            try:
+                for count in (_unlike(self.lengths.values(), length), length - 1):
+                    made = self._asked(resized(self.arguments, self.names, some, count))
+                    if not _followed(made[: len(self.outputs)], self.outputs, length, count):
+                        raise NotTaken(f"the output does not have {count} rows where {self._said(some)} has")
+                return some
+            except NotTaken as error:
+                refused = error
+        raise refused
 
     def _said(self, axes: Iterable[Axis]) -> str:
         return ", ".join(f"axis {axis} of {self.names[i]}" for i, axis in axes)

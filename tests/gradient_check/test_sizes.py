@@ -41,7 +41,7 @@ def test_arguments_as_long_as_the_batch_are_cut_together_and_only_a_reference_te
     assert asked(draw(5, 4)) == ["2×4 5×4", "1×4 5×4", "7×4 5×4", "0×4 5×4"]
     assert asked(draw(5, 4), lambda x, y: x @ y.T)[4:] == ["3×1 5×1", "3×4 1×4"]
     assert asked(draw(3, 4)) == ["2×4 2×4", "1×4 1×4", "7×4 7×4"]
-    assert asked(SQUARE, x=SQUARE) == ["5×3 5×3", "2×3 2×3", "2×3 2×3", "1×3 1×3", "7×3 7×3"]
+    assert asked(SQUARE, x=SQUARE) == ["5×3 3×3", "2×3 3×3", "2×3 3×3", "1×3 3×3", "7×3 3×3"]
     assert len(fed(lambda x: x.sum(0)[:3], ROWS)[0]) == 1  # its output has no batch
     assert asked(SQUARE, lambda x, y: x @ y.T, SQUARE) == ["2×3 3×3", "1×3 3×3", "7×3 3×3", "0×3 3×3", "3×1 1×1"]
 
