@@ -7,15 +7,18 @@ import signal
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from gradient_check.report import quoted
 from gradient_check.subject import Subject
 
 T = TypeVar("T")
@@ -23,6 +26,7 @@ Told = Callable[[str], None]  # of where a check is: the case and, on a second l
 
 LONGEST = 1_000  # bytes of what a child says of where it is
 OFTEN = 0.2  # seconds between two looks at it
+LOADED = "torch.fx.experimental.symbolic_shapes", "torch._decomp.decompositions_for_jvp"  # by the first use of autograd
 REMEDY = "run `python -m gradient_check --isolate FILE.py`, which starts a new Python where there is no fork"
 
 
@@ -92,6 +96,9 @@ def check_fork(arguments: Sequence[Any]) -> None:
 
 def isolated(work: Callable[[], T], method: str = "fork", told: Told = lambda where: None) -> T:
     """What `work` returns in a child. Where that dies, the next is told of the death, so that it skips the case."""
+    for module in LOADED if method == "fork" else ():
+        with suppress(ImportError), warnings.catch_warnings(action="ignore"):  # another version of torch has not
+            import_module(module)  # once, or every child would take a second for it
     deaths: dict[str, Death] = {}
     while isinstance(result := run_in_child(partial(_with_watch, work, deaths), method, told), Death):
         if result.case in deaths:
@@ -102,6 +109,10 @@ def isolated(work: Callable[[], T], method: str = "fork", told: Told = lambda wh
 
 def _with_watch(work: Callable[[], T], deaths: Mapping[str, Death], tell: Told) -> T:
     WATCH.set(Watch(tell, deaths, isolated=True))
+    try:
+        torch.ones((), requires_grad=True).backward()
+    except RuntimeError as error:  # it had threads for devices before the fork
+        raise ValueError(f"autograd cannot go on in a fork, {quoted(error)}: {REMEDY}") from error
     return work()
 
 
