@@ -13,7 +13,7 @@ from gradient_check.sizes import Sizes
 
 CASES = {
     "layouts": "the cotangent, and the inputs, transposed, sliced, expanded (stride 0) and with offset storage",
-    "batch": "one example less, one, and none",
+    "batch": "one example less, one, an odd count, more than a block of 1,024, and none",
     "axes": "size 1 on every axis in turn, if the reference takes it",
     "values": "zeros, next to zero, ties, ±1e4, all sizes between, in each argument in turn; two equal arguments",
     "repeats": "every index several times",

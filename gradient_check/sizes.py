@@ -53,7 +53,7 @@ class Sizes:
     def __post_init__(self) -> None:
         shapes = [tuple(v.shape) if isinstance(v, Tensor) else () for v in self.arguments]
         self.lengths = {(i, axis): n for i, shape in enumerate(shapes) for axis, n in enumerate(shape)}
-        self.whole = [axis for axis in self.lengths if not self.arguments[axis[0]].is_floating_point()]
+        self.whole = [axis for axis in self.lengths if _is_whole(self.arguments[axis[0]])]
 
     @cached_property
     def rows(self) -> list[Axis]:
@@ -69,10 +69,9 @@ class Sizes:
         if not rows or (self.reference is None and not inner):
             return rows
         also = f"{self._said(inner)} is as long as the batch; choose sizes that are all different, or give a reference"
-        if row := self.enter("other batches"):
-            self.failures.append(row)
-            return []
         try:
+            if row := self.enter("other batches"):  # only what is not on trial was asked
+                raise NotTaken(row.reason)
             if self.reference is None:
                 _check_operators(self.forward, self.arguments, also)
             return self._asked_for_rows(rows)
@@ -216,9 +215,9 @@ def resized(arguments: Sequence[Any], names: Sequence[str], axes: Sequence[Axis]
     """The first `count` places of the axes, all of one length; beyond their end they begin again, shrunk a little.
 
     The last integer comes again and again, so that those in ascending order, which may be offsets, stay in order. Those
-    that may be places on the axes, or
-    their length, stay inside: those that would lie beyond the new end become the largest of the argument's own that do
-    not. Raises NotTaken where there is none, and where a number among the arguments is the length itself.
+    that may be places on the axes, or their length, stay inside: those beyond the new end become the largest of the
+    argument's own that are not. Raises NotTaken where there is none, and where a number among the arguments is the
+    length itself.
     """
     fed, length = list(arguments), arguments[axes[0][0]].shape[axes[0][1]]
     ends = [(length, count)]
@@ -230,7 +229,7 @@ def resized(arguments: Sequence[Any], names: Sequence[str], axes: Sequence[Axis]
         ends.append((arguments[i].numel(), fed[i].numel()))
     for i, (name, value) in enumerate(zip(names, arguments, strict=True)):
         if isinstance(value, Tensor):
-            if not value.is_floating_point() and value.dtype != torch.bool:
+            if _is_whole(value) and value.dtype != torch.bool:
                 fed[i] = _inside(name, value, fed[i], ends)
         elif _mentions(value, length):
             raise NotTaken(f"{name} = {value!r} may be the length {length} that would change")
@@ -244,12 +243,12 @@ def _grown(tensor: Tensor, axis: int, count: int) -> Tensor:
     mask, are repeated as they are.
     """
     places, length = torch.arange(count, device=tensor.device), tensor.shape[axis]
-    if not tensor.is_floating_point():
+    if _is_whole(tensor):
         return tensor.index_select(axis, places.clamp(max=length - 1))
     again = tensor.index_select(axis, places % length)
     shrunk = torch.where(places < length, 1.0, 1 - (places * GOLDEN).frac() / 5).to(tensor.dtype)
     shrunk = shrunk.view([-1 if d == axis else 1 for d in range(tensor.dim())])
-    return torch.where(again == again.round(), again, again * shrunk)
+    return torch.where(again.isreal() & (again.real == again.real.round()), again, again * shrunk)
 
 
 def _inside(name: str, own: Tensor, fed: Tensor, ends: Sequence[tuple[int, int]]) -> Tensor:
@@ -262,6 +261,10 @@ def _inside(name: str, own: Tensor, fed: Tensor, ends: Sequence[tuple[int, int]]
     if not inside.numel():
         raise NotTaken(f"{name} may hold places on the axis that would change, all of them beyond its new end")
     return torch.where(beyond, inside.max(), fed)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() and not tensor.is_complex()
 
 
 def _mentions(value: Any, length: int) -> bool:
@@ -302,9 +305,7 @@ def _some_of(rows: Sequence[Axis], whole: Sequence[Axis], cost: bool) -> Iterato
     others = [axis for axis in rows if axis not in whole]
     counts = range(len(others) + 1)
     for count in reversed(counts) if cost else counts:
-        for some in combinations(others, count):
-            if integers or some:
-                yield [*integers, *some]
+        yield from ([*integers, *some] for some in combinations(others, count) if integers or some)
 
 
 def _check_operators(forward: Callable[..., Any], arguments: Sequence[Any], why: str) -> None:
