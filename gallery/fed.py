@@ -65,6 +65,42 @@ def in_pieces(dz, cache):
     return dz @ W, dz[:whole].T @ x[:whole], dz.sum(0)
 
 
+@LINEAR.wrong(
+    "tail lost beyond eight",
+    what="from eight examples on, dW is added up in pieces of eight, and what is left over is forgotten",
+    where=OWN,
+    naive=naive.random_allclose,
+    diagnosis=["rows"],
+)
+def in_eights(dz, cache):
+    x, W = cache
+    whole = len(x) // 8 * 8 or len(x)
+    return dz @ W, dz[:whole].T @ x[:whole], dz.sum(0)
+
+
+@LINEAR.wrong(
+    "second block of examples lost",
+    what="db is summed by one block of 1,024 threads, one for each example",
+    where=OWN,
+    naive=naive.random_allclose,
+)
+def one_block_of_rows(dz, cache):
+    x, W = cache
+    return dz @ W, dz.T @ x, dz[:1024].sum(0)
+
+
+@TANH.wrong(
+    "second block of elements lost",
+    what="one block of 1,024 threads is started, and the elements beyond stay zero",
+    where=OWN,
+    naive=naive.random_allclose,
+    diagnosis=["rows"],
+)
+def one_block_of_elements(da, a):
+    dz = TANH.backward(da, a)
+    return torch.where(torch.arange(dz.numel()).view(dz.shape) < 1024, dz, 0.0)
+
+
 # other axes of size 1, which only a reference allows to be fed
 
 
@@ -118,6 +154,21 @@ RUNNING = Layer(running, running_backward, lambda g: (normal(g, 3, 4, 5),), refe
 def sums_over_features(dy, y):
     axis = 1 if y.shape[1] > 1 else 2
     return (dy * (1 - y * y)).flip(axis).cumsum(axis).flip(axis)
+
+
+@RUNNING.wrong_pair(
+    "running sum: output squeezed",
+    what="forward squeezes what backward unsqueezes: with one time step, the output has no axis for it",
+    where=OWN,
+    naive=naive.random_allclose,
+    diagnosis=["shape"],
+)
+def squeezes_output():
+    def squeezed(x):
+        y, _ = running(x)
+        return y.squeeze(1), y
+
+    return squeezed, lambda dy, y: running_backward(dy.view(y.shape), y)
 
 
 def lookup(q, k, v):

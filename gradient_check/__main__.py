@@ -4,15 +4,21 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from contextvars import copy_context
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradient_check.collect import Found
+    from gradient_check.isolation import Told
     from gradient_check.report import Report
+
+    Reports = Callable[[int, Found], Report | str]  # of the number of what was found
 
 PATIENCE = 3.0  # seconds before a terminal is told what takes so long
 WRONG, REFUSED, CLOSED = 1, 2, 128 + 13  # CLOSED is the status that a shell gives for SIGPIPE
@@ -28,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m gradient_check", description=DESCRIPTION, epilog=STATUS)
     parser.add_argument("target", metavar="FILE.py[:name]", help="all that the file offers, or one by its name")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--isolate", action="store_true", help="check in a child process, whose death is a wrong row")
     parser.add_argument("--seed", type=int, default=0, help="draws cotangents and torch's random numbers (default 0)")
     options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -41,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _refuse(str(error))
     try:
-        status = (_show_json if options.json else _show)(path, found, options.seed)
+        report = partial(_report, path, name, options.seed, options.isolate)
+        status = (_show_json if options.json else _show)(path, found, report)
         sys.stdout.flush()
     except BrokenPipeError:  # `| head`: what is left goes nowhere, or Python would try again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,13 +78,13 @@ def _collected(path: Path, name: str | None, seed: int) -> "list[Found]":
         return collect(path, name)
 
 
-def _show(path: Path, found: "list[Found]", seed: int) -> int:
+def _show(path: Path, found: "list[Found]", check: "Reports") -> int:
     """A report as `print(report)` shows it; of several each with a heading and a verdict, and a count at the end."""
     verdicts: list[str] = []
-    for one in found:
+    for number, one in enumerate(found):
         if len(found) > 1:
             print(f"{path}:{one.name}", flush=True)
-        report = _report(path, one, seed)
+        report = check(number, one)
         if isinstance(report, str):
             verdicts.append("not checked")
         else:
@@ -92,9 +100,9 @@ def _show(path: Path, found: "list[Found]", seed: int) -> int:
     return REFUSED if "not checked" in verdicts else WRONG if "WRONG" in verdicts else 0
 
 
-def _show_json(path: Path, found: "list[Found]", seed: int) -> int:
+def _show_json(path: Path, found: "list[Found]", check: "Reports") -> int:
     """One object for the file: `passed`, and `checks`, each with its name and its report or its error."""
-    reports = [(one.name, _report(path, one, seed)) for one in found]
+    reports = [(one.name, check(number, one)) for number, one in enumerate(found)]
     checks: list[dict[str, Any]] = [
         {"name": name, "passed": False, "error": report}
         if isinstance(report, str)
@@ -106,30 +114,53 @@ def _show_json(path: Path, found: "list[Found]", seed: int) -> int:
     return REFUSED if any("error" in check for check in checks) else 0 if passed else WRONG
 
 
-def _report(path: Path, one: "Found", seed: int) -> "Report | str":
+def _report(path: Path, name: str | None, seed: int, isolate: bool, number: int, one: "Found") -> "Report | str":
     """The report, or the sentence why there is none, which stderr has then. Each check begins seeded, so that one alone
     gives what it gives among others."""
     import torch
 
+    from gradient_check.collect import check_anew
+    from gradient_check.isolation import WATCH, Watch, isolated
+
     torch.manual_seed(seed)
     try:
-        with redirect_stdout(sys.stderr), _told(one.name):
-            return one.check(seed)
+        with redirect_stdout(sys.stderr), _told(one.name) as told:
+            if isolate and (torch.cuda.is_initialized() or not hasattr(os, "fork")):
+                return isolated(partial(check_anew, path, name, number, seed), "spawn", told)
+            if isolate:
+                return isolated(partial(one.check, seed), "fork", told)
+            context = copy_context()
+            context.run(WATCH.set, Watch(told))
+            return context.run(one.check, seed)
     except ValueError as error:
         _refuse(f"{path}:{one.name} could not be checked: {error}")
         return str(error)
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """A terminal is told what is being checked where that takes long."""
-    timer = Timer(PATIENCE, print, [f"checking {name} …"], {"file": sys.stderr})
+def _told(name: str) -> "Iterator[Told]":
+    """A terminal is shown where the check is, if that takes long: by a bar where rich is installed, else by a line."""
+    start: Callable[[], None] = partial(print, f"checking {name} …", file=sys.stderr)
+    stop, show = (lambda: None), (lambda text: None)
+    if sys.stderr.isatty() and find_spec("rich"):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
+        # No redirection: what a fork prints would wait for a lock that the bar's thread held.
+        bar = Progress(
+            *columns, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+        task = bar.add_task(name, total=None)
+        start, stop, show = bar.start, bar.stop, lambda text: bar.update(task, description=text)
+    timer = Timer(PATIENCE, start)
     if sys.stderr.isatty():
         timer.start()
     try:
-        yield
+        yield lambda where: show(f"{name}: " + where.partition("\n")[0])
     finally:
         timer.cancel()
+        stop()
 
 
 def _refuse(sentence: str) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gradient_check.compare import as_tensor
 from gradient_check.elementwise import by_chunks
 from gradient_check.exact import Exact
+from gradient_check.isolation import check_fork, isolated, saying, watched
 from gradient_check.modules import OwnParameters, modules_named_in
 from gradient_check.options import Options, expect_function, expect_names
 from gradient_check.report import Report, merged
@@ -44,7 +45,7 @@ def check_backward(
     forward's arguments through which autograd gives what is meant. No other oracle is asked, no output compared.
 
     `dtypes` ("float64", "float32", "bfloat16", "float16") convert the example; by default it is checked as it is.
-    `cases` are what else is fed: "layouts", "batch", "rows", "axes", "values", "repeats" (cases.py), all unless
+    `cases` are what else is fed: "layouts", "batch", "axes", "values", "repeats" (cases.py), all unless
     chosen. `zeros` names the arguments whose gradient is zero in exact arithmetic. `labels` says what the report
     calls an argument's gradient: `{"W": "BP4, layer 2, ∂C/∂W"}`. `candidates` are terms that you suspect to be
     missing. `order` is 1: 2 is for `check_function`. `seed` draws the cotangents. A `tolerance`, relative to the
@@ -52,11 +53,14 @@ def check_backward(
     norm by which two calls may differ. With `elementwise=True` an example of many elements, each a function of its
     own, is checked in chunks.
 
+    With `isolate=True` the check runs in a child process (a fork, on one thread). A death there, as by a kernel that
+    reads out of bounds, is a row that fails and names the case; the other cases go on in a new child.
+
     It is checked too that nothing is written to; that a second call, and one after another forward, gives the same;
     that backward is linear; and that every gradient is there, of the shape, dtype and device of its argument.
 
     Raises ValueError for an example that is not finite or has nothing to differentiate, a forward that raises or
-    returns no tensor, and unknown names; TypeError for a keyword that there is not.
+    returns no tensor, unknown names, and `isolate=True` where a fork is not possible; TypeError for another keyword.
     """
     if not isinstance(outputs, int) or outputs < 1:
         raise ValueError(
@@ -130,6 +134,8 @@ def _check(subject: Subject, leaves: list[Any], options: Options, through_forwar
         expect_names(what, named, tensors, "the differentiable arguments")
     if torch.bfloat16 in options.formats and subject.structure.pairs:
         raise ValueError("dtypes has bfloat16, of which torch has no complex numbers: leave it out")
+    if options.isolate:
+        check_fork(leaves)
     reports = []
     for dtype in options.formats:
         fed = [v.to(dtype) if dtype and isinstance(v, Tensor) and v.is_floating_point() else v for v in leaves]
@@ -138,8 +144,8 @@ def _check(subject: Subject, leaves: list[Any], options: Options, through_forwar
 
         def on(arguments: list[Any], first: bool = True, titles: dict[str, str] = titles) -> Report:
             """The report on the example, or on a chunk of it, of which the first alone meets slopes and edge cases."""
-            return Trial(
-                subject,
+            trial = Trial(
+                watched(subject),
                 arguments,
                 exact := _exact(subject, options, asked),
                 "differences" in asked and (first or not exact),
@@ -150,7 +156,8 @@ def _check(subject: Subject, leaves: list[Any], options: Options, through_forwar
                 options.suspected,
                 options.declared,
                 options.seed,
-            ).report()
+            )
+            return isolated(trial.report) if options.isolate else trial.report()
 
         reports.append(by_chunks(subject.names, fed, on) if options.elementwise else on(fed))
         if options.order == 2 and reports[-1].passed:
@@ -165,7 +172,8 @@ def _exact(subject: Subject, options: Options, asked: Sequence[str]) -> list[Exa
     if options.intended is not None:
         oracles.append(Exact("declared", subject.structure.of_leaves(options.intended, paired=True), "intended"))
     if "reference" in asked and options.reference is not None:
-        oracles.append(Exact("reference", subject.structure.of_leaves(options.reference, paired=True), "reference"))
+        reference = saying("the reference", subject.structure.of_leaves(options.reference, paired=True))
+        oracles.append(Exact("reference", reference, "reference"))
     if "autograd" in asked:
         oracles.append(Exact("autograd", subject.forward))
     return oracles

@@ -4,6 +4,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,6 +68,15 @@ def collect(path: Path, name: str | None = None) -> list[Found]:
         names = ", ".join(dict.fromkeys(one.name for one in found))
         raise ValueError(f"{path} has nothing to check of the name {name!r}: give one of {names}, or no name for all")
     return chosen
+
+
+def check_anew(path: Path, name: str | None, number: int, seed: int) -> Report:
+    """One check in a Python that has not seen the file yet."""
+    torch.manual_seed(seed)
+    with redirect_stdout(sys.stderr):
+        found = collect(path, name)[number]
+        torch.manual_seed(seed)
+        return found.check(seed)
 
 
 def _found(names: Mapping[str, Any], file: Path) -> Iterator[Found]:

@@ -34,6 +34,7 @@ class Options:
     because: str = ""
     nondeterministic: float = 0.0
     elementwise: bool = False
+    isolate: bool = False
     order: int = 1
     seed: int = 0
 

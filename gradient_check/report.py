@@ -13,8 +13,7 @@ LONGEST = 56  # title in a table
 KINDS = (
     "sign", "batch factor", "factor", "missing factor", "transposed", "swapped", "zero", "missing", "shape", "dtype",
     "term", "weight decay", "derivative forgotten", "mask ignored", "wrong axis", "ones", "repeated indices", "rows",
-    "nan", "kink", "strided", "in place", "stale", "random", "not linear", "raised",
-    "second derivative",
+    "nan", "kink", "strided", "in place", "stale", "random", "not linear", "raised", "died", "second derivative",
 )  # fmt: skip
 
 

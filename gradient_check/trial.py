@@ -11,22 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradient_check.batch import Sizes
 from gradient_check.cases import Case, cases
 from gradient_check.claims import Claims, Direction
 from gradient_check.exact import Exact, Truth, output_name
+from gradient_check.isolation import WATCH
 from gradient_check.kinks import settled, together
 from gradient_check.oracles import contiguous, copies, doubled, nudged
 from gradient_check.properties import Repeated, alone, in_any_layout, linear, unsettled, written_to
 from gradient_check.report import Diagnosis, Report, Row, quoted
 from gradient_check.run import LARGE, Run
+from gradient_check.sizes import Sizes
 from gradient_check.slopes import Differences, dot_product
 from gradient_check.structure import Malformed, in_complex
 from gradient_check.subject import Gradients, Pullback, Subject
 from gradient_check.tolerances import FLOOR, SAME, SCATTERING, Declared, tolerance_of_sums
 from gradient_check.verdict import judge, judge_along
 
-RESHAPED = ("batch", "rows", "axes")  # groups of cases that feed arguments of other shapes
+RESHAPED = ("batch", "axes")  # groups of cases that feed arguments of other shapes
 STREAM = 0x0DD5EED  # keeps the cotangent from being the very numbers that an example drew from the same small seed
 ENOUGH = 3  # edge cases, to show a gradient that should be zero everywhere in the example
 ILL_POSED = 0.1  # of an output's norm: moved so far by one unit of rounding in the inputs, it has no digit left
@@ -72,22 +73,28 @@ class Trial:
         self.generator = torch.Generator().manual_seed(STREAM ^ self.seed)
 
     def report(self) -> Report:
+        if died := self._enter("the example"):
+            return Report((replace(died, case=""),), ("edge cases were skipped, because the process died",))
         outputs, cotangents, found = self._example()
         if max(output.numel() for output in outputs) > LARGE:
             self.notes.append("edge cases were skipped, because the example is large: give a small one for them")
         elif all(one.row.passed or one.is_trivial for one in found):
             positions, names = self.subject.differentiable, self.subject.names
-            pairs = self.subject.structure.pairs
-            sizes = Sizes(self.arguments, names, outputs, self._run, self._reference, self.notes, pairs)
+            sizes = Sizes(
+                self.arguments, names, outputs, self._run, self.subject.forward, self._reference, self.notes,
+                self._enter, WATCH.get().isolated, self.subject.structure.pairs,
+            )  # fmt: skip
             with warnings.catch_warnings(action="ignore"):  # of what forward says to inputs that nobody asked for
                 for case in cases(self.groups, self.arguments, positions, names, cotangents, self.generator, sizes):
-                    found += self._case(case)
+                    died = self._enter(case.name)
+                    found += [Found(died)] if died else self._case(case)
                     if case.group in RESHAPED and all(one.row.passed or one.is_trivial for one in found):
                         found += [Found(row) for row in self.repeated.after(case.name)]
                 double = all(self.arguments[i].dtype == torch.float64 for i in positions)
                 if "layouts" in self.groups and double and all(one.row.passed or one.is_trivial for one in found):
                     rows = in_any_layout(self.subject, self.arguments, cotangents, self.notes)
                     found += [Found(row) for row in rows]
+            found += [Found(row) for row in sizes.failures]
         elif self.groups:
             self.notes.append("edge cases were skipped, because the example itself failed")
         rows = [self._diagnosed(self._shown(one)) for one in found]
@@ -102,6 +109,14 @@ class Trial:
     def rows_of(self, case: Case) -> list[Row]:
         """Of what is fed instead of the example."""
         return [self._diagnosed(one) for one in self._case(case)]
+
+    def _enter(self, case: str) -> Row | None:
+        """Go into a case; or, where an earlier process died in it, the row that says so."""
+        dtype = str(self.arguments[self.subject.differentiable[0]].dtype).removeprefix("torch.")
+        death = WATCH.get().enter(case if dtype == "float64" else f"{case} in {dtype}")
+        if death is None:
+            return None
+        return Row("process", "process", (), False, str(death), case=case, diagnosis=Diagnosis("died", str(death)))
 
     def _example(self) -> tuple[Sequence[Tensor], Sequence[Tensor], list[Found]]:
         before = copies(self.arguments)

@@ -1,6 +1,7 @@
 """`python -m gradient_check FILE.py[:name]`."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -63,6 +64,32 @@ def test_bad_input_is_refused_in_one_sentence(check, text):
     status, out, err = check(text)
     assert (status, out, err.count("\n"), err.partition(":")[0]) == (2, "", 1, "gradient_check")
     assert [word for word in BAD_INPUT[text] if word not in err] == [], err
+
+
+DEADLY = """import os, torch
+def forward(x): return x * 3, None
+def backward(dy, _): return dy * 3 if len(dy) != 1 else os.kill(os.getpid(), 9)
+example = [torch.arange(1., 6).double()]
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_isolation_goes_on_after_a_death_with_a_fork_and_with_a_new_python(check, monkeypatch, method):
+    if method == "spawn":
+        monkeypatch.delattr(os, "fork")
+    status, out, _ = check(DEADLY, "--isolate", "--json")
+    rows = {row["case"]: row for row in json.loads(out)["checks"][0]["rows"]}
+    wrong = [case for case, row in rows.items() if row["verdict"] == "WRONG"]
+    assert (status, wrong, "one example less" in rows, "no example" in rows) == (1, ["one example"], True, True)
+    assert rows["one example"]["reason"] == "the process died in backward (SIGKILL), case: one example"
+
+
+def test_a_terminal_sees_a_bar_with_the_case_where_a_check_takes_long(check, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("gradient_check.__main__.PATIENCE", 0)
+    slow = "import time, torch\ndef forward(x): time.sleep(0.01); return 2 * x, 0\ndef backward(dy, _): return 2 * dy\n"
+    _, _, err = check(f"{slow}example = [torch.ones(3, 2)]")
+    assert ("━" in err, "forward: one example" in err) == (True, True)
 
 
 def test_a_mark_and_a_missing_file_need_no_torch():
