@@ -49,7 +49,7 @@ class Watch:
     tell: Told = lambda where: None
     deaths: Mapping[str, Death] = field(default_factory=dict)
     isolated: bool = False
-    case: str = ""
+    case: str = "before the example"
 
     def enter(self, case: str) -> Death | None:
         """Go into a case, unless a process died there."""
@@ -102,13 +102,14 @@ def isolated(work: Callable[[], T], method: str = "fork", told: Told = lambda wh
     deaths: dict[str, Death] = {}
     while isinstance(result := run_in_child(partial(_with_watch, work, deaths), method, told), Death):
         if result.case in deaths:
-            raise ValueError(f"{result}, and again without that case: change the file until it runs as a whole")
+            raise ValueError(f"{result}, and again in a new one: change it until it runs")
         deaths[result.case] = result
     return result
 
 
 def _with_watch(work: Callable[[], T], deaths: Mapping[str, Death], tell: Told) -> T:
-    WATCH.set(Watch(tell, deaths, isolated=True))
+    WATCH.set(watch := Watch(tell, deaths, isolated=True))
+    watch.at("the file")
     try:
         torch.ones((), requires_grad=True).backward()
     except RuntimeError as error:  # it had threads for devices before the fork

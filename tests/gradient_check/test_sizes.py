@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from gradient_check import check_backward
-from gradient_check.cases import CASES
-from gradient_check.sizes import SOME, Sizes
-from tests.support.checking import MISTAKES, draw
+from gradient_check.cases import CASES, repeated
+from gradient_check.sizes import SOME, Sizes, resized
+from tests.support.checking import MISTAKES, draw, function_of
 
 ROWS, SQUARE = draw(3, 4), draw(3, 3)
 ONLY = {
@@ -72,7 +72,24 @@ def test_offsets_stay_in_order_and_no_id_is_left_without_one():
     offsets = [given[1].tolist() for given in seen]
     assert [len(some) for some in offsets] == [3, 1, 9]
     assert all(some == sorted(some) for some in offsets)
+    assert [repeated(torch.tensor(some)).tolist() for some in ([0, 2, 3, 6], [4, 1, 3])] == [[0, 0, 2, 6], [4, 1, 4]]
     assert "skipped no example: axis 0 of y may divide other integers, of which some would belong to none" in notes
+
+
+def test_without_a_reference_only_torchs_own_operators_are_asked_which_axis_is_the_batch():
+    """A kernel would read beyond the end of an axis that belongs to the batch, too."""
+    kernel = lambda x, y: torch.from_numpy(x.detach().numpy() @ y.detach().numpy().T)  # noqa: E731
+    seen, notes = fed(kernel, SQUARE, SQUARE)
+    assert (seen, "torch's operators alone" in notes[0]) == ([], True)
+    assert all(len(x) == 3 for x, _ in fed(function_of(lambda x, y: (x @ y, 0), None), SQUARE, SQUARE)[0])
+
+
+def test_a_batch_grows_by_rows_that_differ_and_keeps_masks_and_signs():
+    x, mask = draw(2, 3), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    grown, masks = resized([x, mask], ["x", "mask"], [(0, 0), (1, 0)], 9)
+    assert torch.equal(masks, mask.repeat(5, 1)[:9])
+    assert torch.equal(grown.sign(), x.sign().repeat(5, 1)[:9])
+    assert (len(grown.unique(dim=0)), bool((grown.abs() <= x.abs().max()).all())) == (9, True)
 
 
 def test_forward_never_sees_sizes_that_the_reference_does_not_take():
