@@ -8,6 +8,7 @@ which alone can fail. lines.py says how well a slope is known.
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -21,9 +22,10 @@ from gradient_check.lines import RATIO, Function, Slope, Terms
 DIRECTIONS = 4  # through the whole tensor; a part of it gets half as many
 PARTS = 8
 MARGIN = 16  # K: an element is noticed once it is off by this many tolerances
-ENOUGH = 64  # wrong elements; no more are looked for
+ENOUGH = 16  # wrong elements; no more are looked for
 LISTED = 100  # kinks
-MOST_ELEMENTS = 4_000
+LEAST_ELEMENTS, MOST_ELEMENTS = 8, 4_000  # looked at one by one
+MOST_WORK = 10**8  # elements of the point and of the summands, for that
 ROUNDING = 64 * torch.finfo(torch.float64).eps  # of a gradient that is exact otherwise
 BLIND = 0.1  # of the root mean square: an element that is known no better is not judged
 SAMPLE = 100_000  # elements, where there is no memory for all
@@ -193,29 +195,28 @@ class _Search:
 
     def claims(self) -> Iterator[Claim]:
         """Of every part that directions clear and of every element of the others, until enough of them are wrong."""
-        size = len(self.gradient)
-        limit = max(100, min(MOST_ELEMENTS, 10**8 // max(size, 1)))
-        parts = [(0.0, 0, size)] if size else []  # not cleared; the worst first
-        if size > PARTS:
-            whole, agrees = self.through(0, size, DIRECTIONS)
-            if agrees:
-                parts = []
-                yield whole
+        size, work = len(self.gradient), math.prod(self.shape) + len(self.function.base)
+        most = max(LEAST_ELEMENTS, min(MOST_ELEMENTS, MOST_WORK // work)) if size else 0
+        parts = [(0, size, 0)]  # the worst first, by order of magnitude; of those the smallest
         wrong = checked = 0
-        while parts and wrong < ENOUGH and checked < limit:
-            _, start, stop = heappop(parts)
-            for a, b in pairwise(start + (stop - start) * k // PARTS for k in range(PARTS + 1)):
-                if b - a == 1:
-                    claim = self.at(a)
-                    checked += 1
-                    wrong += claim.wrong
+        while parts and wrong < min(ENOUGH, most // LEAST_ELEMENTS) and checked < most:
+            _, count, start = heappop(parts)
+            stop = start + count
+            if count == 1:
+                claim = self.at(start)
+                checked += 1
+                wrong += claim.wrong
+                yield claim
+                continue
+            magnitude = 0
+            if count < size or size > PARTS:
+                claim, agrees = self.through(start, stop, DIRECTIONS if count == size else DIRECTIONS // 2)
+                if agrees:
                     yield claim
-                elif b > a:
-                    claim, agrees = self.through(a, b, DIRECTIONS // 2)
-                    if agrees:
-                        yield claim
-                    else:
-                        heappush(parts, (-claim.off / (b - a) ** 0.5, a, b))
+                    continue
+                magnitude = math.frexp(min(claim.off / count**0.5, sys.float_info.max))[1]
+            for a, b in pairwise(sorted({start + count * k // PARTS for k in range(PARTS + 1)})):
+                heappush(parts, (-magnitude, b - a, a))
 
     def at(self, i: int) -> Claim:
         allowance = self.inexact(i, i + 1).item() + self.function.floor
