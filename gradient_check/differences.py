@@ -129,7 +129,7 @@ def cleared(
     """As `judge_slopes`, by random directions alone; None where they find something, which need not be wrong."""
     with torch.no_grad():
         search = _searching(terms, point, gradient, 0.0, ordinary, generator)
-        claim, agrees = search.through(0, len(search.gradient), DIRECTIONS)
+        claim, agrees = search.through(0, len(search.gradient), DIRECTIONS // 2)
         return _verdict([claim], search) if agrees else None
 
 
@@ -342,7 +342,7 @@ def _reason(claim: Claim, search: _Search) -> str:
 def _origin(checked: int, told: int, search: _Search, smallest: float) -> str:
     size = len(search.gradient)
     if not checked:
-        looked = f"{DIRECTIONS} random directions"
+        looked = "random directions"
     elif checked == size:
         looked = "every element"
     elif told < size:

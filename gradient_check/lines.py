@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 RATIO = 8  # of one step to the next
+FEW = 8  # summands
 PLACES = 512  # between equal values
 MOST_CALLS = 20_000  # to look between equal values
 
@@ -133,7 +134,7 @@ class Function:
         The others are moved apart, in random order, and the element to every place between them; all that at two
         distances. Slopes that stay as different when the distance shrinks belong to a kink.
         """
-        equal = (self.values - self.values[i]).abs() <= self.steps[2] * self.scale(i, i + 1)
+        equal = (self.values - self.values[i]).abs() <= self.steps[-1] * self.scale(i, i + 1)
         if int(equal.sum()) < 3:
             return found
         if self.calls > MOST_CALLS:  # too many to tell
@@ -190,16 +191,17 @@ class Function:
     def _noise(self, generator: torch.Generator) -> Tensor:
         """The rounding error of each summand: 4 ε of its size and what fourth differences beside the point show.
 
-        They look at points as far apart as the smallest step: what is finer than that is noise.
+        They look at points as far apart as the smallest step: what is finer than that is noise. Of few summands once is
+        not enough, because four numbers may cancel.
         """
         noise = self.base.abs().mul_(4 * self.epsilon)
-        for step in (self.steps[-1], 2.3 * self.steps[-1]):
+        for step in [self.steps[-1], 2.3 * self.steps[-1]][: 1 if len(noise) > FEW else 2]:
             w = self.direction(0, len(self.values), generator)
             fourth = torch.zeros_like(noise)
             for k, factor in enumerate((1, -4, 6, -4, 1), 1):
                 moved = torch.add(self.values, w, alpha=k * step).to(self.moved).view(self.moved.shape)
                 fourth.add_(self.terms(moved).double().flatten(), alpha=factor)
-            noise.add_(fourth.abs_(), alpha=1 / 2)
+            noise.add_(fourth.abs_(), alpha=1 if len(noise) > FEW else 1 / 2)
         return noise.nan_to_num_(0.0, 0.0, 0.0)
 
 
