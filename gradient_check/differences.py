@@ -1,44 +1,35 @@
-"""Central differences that judge a gradient, element by element where they must, and notice kinks.
+"""Central differences that judge a gradient, element by element where they must, and measure one.
 
-**Along a line.** f(v + h w) is looked at with steps h that fall by eight. With R and L the slopes of the secants to
-the right and to the left, the central slope is C = (R + L)/2 and the bend is B = R − L. Where f is smooth, C changes
-with h² and B with h; at a kink B stays what it is. So the uncertainty of C is what the step before it says,
-
-    |C(h) − C(8h)| + |8 B(h) − B(8h)| + rounding / h,
-
-and the step is taken smaller until that is small beside the gradient, or no larger than rounding explains. Where it
-never is, the point lies at a kink, a jump or the border of where f is defined, or too near to tell: any slope between
-those of the two sides is right there, for each summand of f. Rounding is measured: fourth differences of the summands
-of f at points so close together that f itself is a straight line between them, added up over the summands that a step
-changes.
-
-**Which lines.** First random directions through the whole tensor. An element that is off by e moves the slope along one
-by at least e/2, so a single wrong one cannot hide; and whatever the others are, one that is off by K tolerances passes
-four directions with probability below K⁻⁴. What they do not clear is cut in eight, the worst part first, down to the
-single elements, which alone can fail.
+First random directions through the whole tensor. An element that is off by e moves the slope along one by at least e/2,
+so a single wrong one cannot hide; and whatever the others are, one that is off by K tolerances passes four directions
+with probability below K⁻⁴. What they do not clear is cut in eight, the worst part first, down to the single elements,
+which alone can fail. lines.py says how well a slope is known.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from gradient_check.lines import RATIO, Function, Slope, Terms
+
 DIRECTIONS = 4  # through the whole tensor; a part of it gets half as many
 PARTS = 8
-RATIO = 8  # of one step to the next
 MARGIN = 16  # K: an element is noticed once it is off by this many tolerances
-ENOUGH = 64  # wrong elements; no more are looked for
+ENOUGH = 16  # wrong elements; no more are looked for
 LISTED = 100  # kinks
-PLACES = 512  # between equal values
-MOST_CALLS = 20_000  # to look between equal values
-MOST_ELEMENTS = 4_000
+LEAST_ELEMENTS, MOST_ELEMENTS = 8, 4_000  # looked at one by one
+MOST_WORK = 10**8  # elements of the point and of the summands, for that
 ROUNDING = 64 * torch.finfo(torch.float64).eps  # of a gradient that is exact otherwise
-
-Terms = Callable[[Tensor], Tensor]
+BLIND = 0.1  # of the root mean square: an element that is known no better is not judged
+SAMPLE = 100_000  # elements, where there is no memory for all
+COPIES = 12  # in float64, of the point and of the summands, that a search may need at once
 
 
 @dataclass(frozen=True)
@@ -66,24 +57,41 @@ class Slopes:
 
 
 @dataclass(frozen=True)
-class _Slope:
-    """What is known of the slope along a line; `left` and `right` differ only at a kink and may be infinite."""
+class Claim:
+    """⟨gradient, u⟩ lies between the slopes of f along u, ± their uncertainty; the gradient on trial says `actual`.
 
-    left: float
-    right: float
-    uncertainty: float
-    smooth: bool
+    u is the element `start`, or a direction through the elements from `start` to `stop`, none of which counts for less
+    than `size`.
+    """
+
+    start: int
+    stop: int
+    actual: float
+    slope: Slope
+    size: float = 1.0
 
     @property
-    def kinked(self) -> bool:
-        return not self.smooth and math.isfinite(self.left) and math.isfinite(self.right)
+    def single(self) -> bool:
+        return self.stop - self.start == 1
 
-    def distance(self, slope: float) -> float:
-        """How far a slope lies outside of [left, right]; NaN for NaN."""
-        low, high = min(self.left, self.right), max(self.left, self.right)
-        if low <= slope <= high:
-            return 0.0
-        return low - slope if slope < low else slope - high
+    @property
+    def off(self) -> float:
+        off = self.slope.distance(self.actual)
+        return math.inf if math.isnan(off) else off
+
+    @property
+    def wrong(self) -> bool:
+        return self.off > self.slope.uncertainty
+
+    @property
+    def expected(self) -> float:
+        return min(self.slope.left, self.slope.right, key=lambda slope: abs(self.actual - slope))
+
+    def of_element(self) -> tuple[float, float]:
+        """The error of an element, and the one that would not have escaped."""
+        if self.single:
+            return self.off, self.slope.uncertainty
+        return 2 * self.off / self.size, MARGIN * self.slope.uncertainty / self.size
 
 
 def judge_slopes(
@@ -102,6 +110,8 @@ def judge_slopes(
     `accuracy` is the relative one to be expected of it where it was computed in lower precision than `point`.
     `ordinary` is the root mean square of such gradients elsewhere: one that happens to be small is rounded like those.
 
+    Where there is no memory for all elements, a random sample of them is judged, and `origin` says so.
+
     Raises ValueError if the shapes differ or `point` is not of a floating-point dtype.
     """
     if not point.is_floating_point():
@@ -109,7 +119,8 @@ def judge_slopes(
     if gradient.shape != point.shape:
         raise ValueError(f"the gradient has shape {tuple(gradient.shape)}, not {tuple(point.shape)}")
     with torch.no_grad():
-        return _Judge(_Function(terms, point, generator), gradient, accuracy or 0.0, ordinary, generator).judge()
+        search = _searching(terms, point, gradient, accuracy or 0.0, ordinary, generator)
+        return _verdict(search.claims(), search)
 
 
 def cleared(
@@ -117,7 +128,9 @@ def cleared(
 ) -> Slopes | None:
     """As `judge_slopes`, by random directions alone; None where they find something, which need not be wrong."""
     with torch.no_grad():
-        return _Judge(_Function(terms, point, generator), gradient, 0.0, ordinary, generator).by_directions()
+        search = _searching(terms, point, gradient, 0.0, ordinary, generator)
+        claim, agrees = search.through(0, len(search.gradient), DIRECTIONS // 2)
+        return _verdict([claim], search) if agrees else None
 
 
 def one_sided(
@@ -129,390 +142,220 @@ def one_sided(
     both do where f is not finite on one side. Where `slopes` are given it is looked no further than explains them.
     """
     with torch.no_grad():
-        function = _Function(terms, point, torch.Generator().manual_seed(0))
+        function = Function(terms, point, torch.Generator().manual_seed(0))
         strides = [math.prod(point.shape[axis + 1 :]) for axis in range(point.dim())]
-        found = []
-        for k, index in enumerate(indices):
-            i = sum(n * stride for n, stride in zip(index, strides, strict=True))
-            found.append(function.along_element(i, slopes[k] if slopes else math.nan, 0.0, 0.0))
+        strided = [sum(n * stride for n, stride in zip(index, strides, strict=True)) for index in indices]
+        wanted = slopes or [math.nan] * len(strided)
+        found = [function.along_element(i, slope, 0.0, 0.0) for i, slope in zip(strided, wanted, strict=True)]
     return [(slope.left, slope.right, slope.uncertainty) for slope in found]
 
 
-class _Function:
-    """f around one point: its slopes along lines, with the rounding of its summands."""
+def measured(terms: Terms, point: Tensor, *, most_calls: int) -> tuple[Tensor, Tensor]:
+    """The gradient of f(v) = terms(v).sum() element by element, and its uncertainty, infinite at a kink.
 
-    def __init__(self, terms: Terms, point: Tensor, generator: torch.Generator) -> None:
-        self.terms = terms
-        self.point = point.detach().clone(memory_format=torch.contiguous_format)
-        self.values = self.point.view(-1).double()
-        self.scale = self.values.abs().clamp(min=1)
-        self.moved = self.point.clone()
-        self.base = terms(self.point).double().flatten().clone()
-        self.epsilon = self._resolution(generator)
-        first, last = math.log2(16 * self.epsilon ** (1 / 3)), math.log2(self.epsilon ** (2 / 3))
-        self.steps = [2.0**k for k in range(round(first), math.floor(last), -round(math.log2(RATIO)))]
-        self.smallest = self.steps[0]  # of those taken
-        self.calls = 0  # of `terms`, between equal values
-        self.ties_bend = False
-        self.noise = self._noise(generator)
-        self.floor = self.noise.sum().item() / self.steps[0]  # slopes below this are lost in the rounding of f
-
-    def direction(self, start: int, stop: int, generator: torch.Generator) -> Tensor:
-        """Random, of size 0.5 to 1.5 times max(1, |v|) in [start, stop), zero elsewhere; flat."""
-        size = torch.rand(stop - start, generator=generator, dtype=torch.float64) + 0.5
-        sign = 2.0 * torch.randint(0, 2, (stop - start,), generator=generator) - 1
-        w = torch.zeros_like(self.values)
-        w[start:stop] = (size * sign).to(w.device) * self.scale[start:stop]
-        return w
-
-    def along_direction(self, w: Tensor, gradient: Tensor, wanted: float, allowance: float) -> _Slope:
-        """The slope along w of f(v) − ⟨gradient, v⟩, which ought to be zero."""
-
-        def side(h: float) -> tuple[float, float]:
-            moved = (self.values + h * w).to(self.point.dtype)
-            rise, rounding = self._rise(moved.view(self.point.shape))
-            expected = torch.dot(gradient, moved.double() - self.values).item()
-            return (rise - expected) / h, rounding
-
-        return self._follow(side, 0.0, wanted, allowance, confirm=False)
-
-    def along_element(self, i: int, slope: float, wanted: float, allowance: float) -> _Slope:
-        """The slope of f in one element, which is thought to be `slope`."""
-        flat = self.moved.view(-1)
-        value, scale = self.values[i].item(), self.scale[i].item()
-
-        def side(h: float) -> tuple[float, float]:
-            flat[i] = value + h * scale
-            run = flat[i].item() - value
-            rise, rounding = self._rise(self.moved)
-            return rise / run, rounding / scale
-
-        try:
-            found = self._follow(side, slope, wanted, allowance, confirm=True)
-            found = self._each_summands_own(found, i) if found.kinked else found
-            return found if found.distance(slope) <= found.uncertainty else self._where_ties_part(found, i)
-        finally:
-            flat[i] = value
-
-    def _each_summands_own(self, kink: _Slope, i: int) -> _Slope:
-        """At a kink each summand may take a slope of its own; with overlapping windows some bend up, others down."""
-        flat, value = self.moved.view(-1), self.values[i].item()
-        h = self.steps[len(self.steps) // 2] * self.scale[i].item()
-        bends = -2 * self.base
-        for side in (h, -h):
-            flat[i] = value + side
-            bends = bends + self.terms(self.moved).double().flatten()
-        bends = torch.where(bends.abs() > 4 * self.noise, bends, 0.0).nan_to_num(0.0, 0.0, 0.0) / h
-        both = min(bends.clamp(min=0).sum().item(), -bends.clamp(max=0).sum().item())
-        if both == 0:
-            return kink
-        return replace(kink, left=min(kink.left, kink.right) - both, right=max(kink.left, kink.right) + both)
-
-    def _where_ties_part(self, found: _Slope, i: int) -> _Slope:
-        """Among equal values, also the slopes nearby, where they are not: as the middle of three has one, but no two.
-
-        The others are moved apart, in random order, and the element to every place between them; all that at two
-        distances. Slopes that stay as different when the distance shrinks belong to a kink.
-        """
-        equal = (self.values - self.values[i]).abs() <= self.steps[2] * self.scale[i]
-        if int(equal.sum()) < 3:
-            return found
-        if self.ties_bend and self.calls > MOST_CALLS:  # too many to tell
-            return _Slope(-math.inf, math.inf, found.uncertainty, False)
-        (low, high, _), (near_low, near_high, rounding) = (
-            self._slopes_between(i, equal, radius) for radius in self.steps[:2]
-        )
-        if not (near_high - near_low).norm() > (high - low).norm() / 2:
-            return found
-        self.ties_bend = True
-        left, right = min(found.left, found.right), max(found.left, found.right)
-        left, right = min(left, near_low.sum().item()), max(right, near_high.sum().item())
-        return _Slope(left, right, found.uncertainty + rounding, False)
-
-    def _slopes_between(self, i: int, equal: Tensor, radius: float) -> tuple[Tensor, Tensor, float]:
-        """The lowest and the highest slope of the summands in element i, at places between its equals; the rounding."""
-        generator = torch.Generator().manual_seed(i)
-        count, scale = int(equal.sum()), self.scale[i].item()
-        h = radius * scale / (4 * count)
-        v = self.values + radius * self.scale * torch.rand(self.values.shape, generator=generator).to(self.values)
-        v[equal] = self.values[i] + radius * scale / count * torch.randperm(count, generator=generator).to(self.values)
-        slopes = []
-        for place in range(0, count, -(-count // PLACES)):
-            ends = []
-            for side in (h, -h):
-                v[i] = self.values[i] + radius * scale * (place + 0.5) / count + side
-                ends.append(self.terms(v.to(self.point.dtype).view(self.point.shape)).double().flatten())
-            slopes.append((ends[0] - ends[1]) / (2 * h))
-        self.calls += 2 * len(slopes)
-        rows = torch.stack(slopes)
-        return rows.amin(dim=0), rows.amax(dim=0), self.noise.sum().item() / h
-
-    def _rise(self, moved: Tensor) -> tuple[float, float]:
-        """f there minus f at the point, and the rounding in it. Summands that stay the same cancel exactly."""
-        summands = self.terms(moved).double().flatten()
-        changed = summands != self.base
-        rise = torch.where(changed, summands - self.base, 0.0).sum()
-        return rise.item(), torch.dot(self.noise, changed.double()).item()
-
-    def _resolution(self, generator: torch.Generator) -> float:
-        """ε of the dtype in which f is computed: the point's, unless most summands that ought to move stay put."""
-        w = self.direction(0, self.values.numel(), generator)
-
-        def rises(epsilon: float) -> Tensor:
-            """Of each summand, ahead and back by the smallest step that fits a dtype."""
-            ends = [(self.values + side * epsilon ** (2 / 3) * w).to(self.point.dtype) for side in (1, -1)]
-            return torch.stack([self.terms(end.view(self.point.shape)).double().flatten() for end in ends]) - self.base
-
-        found = torch.finfo(self.point.dtype).eps
-        near = rises(found)
-        for dtype in (torch.float32, torch.float16):
-            coarser = torch.finfo(dtype).eps
-            if coarser > found:
-                far = rises(coarser)
-                due = (far * (found / coarser) ** (2 / 3)).abs() > 64 * found * self.base.abs()
-                moved = (near != 0).any(dim=0)
-                if int((due.all(dim=0) & ~moved).sum()) > int(moved.sum()):
-                    found, near = coarser, far
-        return found
-
-    def _noise(self, generator: torch.Generator) -> Tensor:
-        """The rounding error of each summand: 4 ε of its size and what fourth differences beside the point show.
-
-        They look at points as far apart as the smallest step: what is finer than that is noise.
-        """
-        noise = 4 * self.epsilon * self.base.abs()
-        for step in (self.steps[-1], 2.3 * self.steps[-1]):
-            w = self.direction(0, self.values.numel(), generator)
-            rows = [(self.values + k * step * w).to(self.point.dtype).view(self.point.shape) for k in range(1, 8)]
-            fourth = torch.stack([self.terms(row).double().flatten() for row in rows]).diff(n=4, dim=0)
-            noise = noise + fourth.abs().amax(dim=0) / 4
-        return noise.nan_to_num(0.0, 0.0, 0.0)
-
-    def _follow(
-        self,
-        side: Callable[[float], tuple[float, float]],
-        slope: float,
-        wanted: float,
-        allowance: float,
-        *,
-        confirm: bool,
-    ) -> _Slope:
-        """Take smaller steps until the slope is known to `wanted`, or no better for rounding, or the steps end.
-
-        A line that contradicts `slope` is followed as far as rounding allows if it is to `confirm` that: there may be
-        stairs, finer than the steps before.
-        """
-        lefts: list[float] = []
-        rights: list[float] = []
-        noises: list[float] = []
-        settled: list[_Slope] = []
-        changes: list[float] = []
-        rough = False
-        for h in self.steps:
-            self.smallest = min(self.smallest, h)
-            (right, above), (left, below) = side(h), side(-h)
-            lefts.append(left)
-            rights.append(right)
-            noises.append((above + below) / (2 * h))
-            if len(lefts) == 1:
-                continue
-            center, before = (left + right) / 2, (lefts[-2] + rights[-2]) / 2
-            change = abs(center - before) + abs(RATIO * (right - left) - (rights[-2] - lefts[-2]))
-            quiet = change <= 2 * RATIO * noises[-1]
-            if math.isfinite(change):
-                rough = rough or (bool(changes) and change > 3 * changes[-1] and not quiet)
-                changes.append(change)
-            uncertainty = change + noises[-1]
-            enough = wanted or self.steps[0] / 2 * max([abs(center), *changes[:1]])
-            if not (uncertainty <= enough or quiet) or (rough and left == right == 0):
-                settled = []
-                continue
-            found = _Slope(center, center, uncertainty + allowance, True)
-            settled.append(found)
-            if found.distance(slope) <= found.uncertainty or not confirm:
-                return found
-            if len(settled) > 1 and RATIO * noises[-1] > found.distance(slope) / 2:
-                break  # the next step would be lost in the rounding
-        if settled:
-            return min(settled, key=lambda found: found.uncertainty)
-        if rough and changes:  # stairs, or a jump
-            known = [value for value in lefts + rights if math.isfinite(value)]
-            ends = sorted((min(known), max(known)), reverse=lefts[-1] > rights[-1])
-            return _Slope(ends[0], ends[1], min(changes) + allowance, False)
-        (left, a), (right, b) = _limit(lefts, noises, rights[-1]), _limit(rights, noises, lefts[-1])
-        if math.isnan(left) or math.isnan(right):
-            left, right = -math.inf, math.inf
-        return _Slope(left, right, a + b + allowance, False)
-
-
-def _limit(slopes: list[float], noises: list[float], other: float) -> tuple[float, float]:
-    """Where the slopes of ever shorter secants on one side lead, and how uncertain that is; ±inf if they run away.
-
-    Beside a kink that is nearer than the smallest step they grow too, but only towards those on the `other` side.
+    Good to some 1e-9 of the root mean square in float64, where f is smooth. With about `most_calls` of `terms`, whole
+    rows along the first axis are measured, spread evenly from the first to the last; the uncertainty of the rest is
+    infinite.
     """
-    known = [(s, n) for s, n in zip(slopes, noises, strict=True) if math.isfinite(s)]
-    if len(known) < 3 or not math.isfinite(slopes[-1]):
-        return math.nan, 0.0
-    changes = [later[0] - earlier[0] for earlier, later in pairwise(known)]
-    growing = abs(changes[-1]) > 0.75 * abs(changes[-2]) > 4 * known[-1][1] and changes[-1] * changes[-2] > 0
-    if growing and not abs(slopes[-1] - known[0][0]) < abs(other - known[0][0]):
-        return math.copysign(math.inf, changes[-1]), 0.0
-    uncertainty, best = min(
-        (abs(change) + 2 * n, k) for k, (change, (_, n)) in enumerate(zip(changes, known[1:], strict=True))
-    )
-    return known[best + 1][0], uncertainty
+    gradient = torch.zeros(point.numel(), dtype=torch.float64)
+    uncertainty = torch.full_like(gradient, math.inf)
+    rows, most = len(point) if point.dim() else 1, max(1, most_calls // 4)
+    width = point.numel() // max(rows, 1)
+    chosen = torch.linspace(0, rows - 1, min(rows, max(1, most // max(width, 1)))).round().long().tolist()
+    with torch.no_grad():
+        function = Function(terms, point, torch.Generator().manual_seed(0))
+        for i in (row * width + k for row in chosen for k in range(min(width, most))):
+            slope = function.element(i, math.nan, 0.0, 0.0, confirm=False)
+            if slope.smooth:
+                gradient[i], uncertainty[i] = slope.left, slope.uncertainty
+    return gradient.view(point.shape), uncertainty.view(point.shape)
 
 
-class _Judge:
-    """Directions first, elements where they do not agree."""
+class _Search:
+    """Directions first, elements where they do not agree.
+
+    The elements may be a sample of those of a larger tensor of this `shape`; their `places` are counted there.
+    """
 
     def __init__(
-        self, function: _Function, gradient: Tensor, accuracy: float, ordinary: float, generator: torch.Generator
+        self,
+        function: Function,
+        gradient: Tensor,
+        accuracy: float,
+        ordinary: float,
+        generator: torch.Generator,
+        shape: torch.Size,
+        places: Tensor | None = None,
     ) -> None:
+        self.shape, self.places = shape, places
         self.function = function
-        self.shape = gradient.shape
         self.gradient = gradient.detach().to(function.values.device, torch.float64).flatten()
         self.generator = generator
-        finite = self.gradient.nan_to_num(0.0, 0.0, 0.0)
-        self.norm = finite.norm().item()
-        self.rms = max(self.norm / max(finite.numel(), 1) ** 0.5, ordinary)
-        self.inexact = max(accuracy, ROUNDING) * finite.abs().clamp(min=self.rms)
+        self.norm = self.gradient.nan_to_num(0.0, 0.0, 0.0).norm().item()
+        self.rms = max(self.norm / max(len(self.gradient), 1) ** 0.5, ordinary)
+        self.accuracy = max(accuracy, ROUNDING)
         self.wanted = max(function.steps[0] / 2, 16 * accuracy) * self.rms
-        self.errors: list[tuple[float, float]] = []  # (error, allowed) of every part that was cleared, every element
-        self.worst_line: _Verdict | None = None
-        self.worst_element: _Verdict | None = None
-        self.kinks: list[int] = []
-        self.checked = self.wrong = 0
 
-    def judge(self) -> Slopes:
-        size = self.gradient.numel()
-        limit = max(100, min(MOST_ELEMENTS, 10**8 // max(size, 1)))
-        parts: list[tuple[float, int, int]] = []  # not cleared; the worst first
-        if size > PARTS:
-            self._clear(0, size, DIRECTIONS, parts)
-        elif size:
-            parts.append((0.0, 0, size))
-        while parts and self.wrong < ENOUGH and self.checked < limit:
-            _, start, stop = heappop(parts)
-            cuts = [start + (stop - start) * k // PARTS for k in range(PARTS + 1)]
-            for a, b in pairwise(cuts):
-                if b - a == 1:
-                    self._look(a)
-                elif b > a:
-                    self._clear(a, b, DIRECTIONS // 2, parts)
-        return self._slopes(left_out=sum(stop - start for _, start, stop in parts))
+    def claims(self) -> Iterator[Claim]:
+        """Of every part that directions clear and of every element of the others, until enough of them are wrong."""
+        size, work = len(self.gradient), math.prod(self.shape) + len(self.function.base)
+        most = max(LEAST_ELEMENTS, min(MOST_ELEMENTS, MOST_WORK // work)) if size else 0
+        parts = [(0, size, 0)]  # the worst first, by order of magnitude; of those the smallest
+        wrong = checked = 0
+        while parts and wrong < min(ENOUGH, most // LEAST_ELEMENTS) and checked < most:
+            _, count, start = heappop(parts)
+            stop = start + count
+            if count == 1:
+                claim = self.at(start)
+                checked += 1
+                wrong += claim.wrong
+                yield claim
+                continue
+            magnitude = 0
+            if count < size or size > PARTS:
+                claim, agrees = self.through(start, stop, DIRECTIONS if count == size else DIRECTIONS // 2)
+                if agrees:
+                    yield claim
+                    continue
+                magnitude = math.frexp(min(claim.off / count**0.5, sys.float_info.max))[1]
+            for a, b in pairwise(sorted({start + count * k // PARTS for k in range(PARTS + 1)})):
+                heappush(parts, (-magnitude, b - a, a))
 
-    def by_directions(self) -> Slopes | None:
-        parts: list[tuple[float, int, int]] = []
-        self._clear(0, self.gradient.numel(), DIRECTIONS, parts)
-        return None if parts else self._slopes(left_out=0)
+    def at(self, i: int) -> Claim:
+        allowance = self.inexact(i, i + 1).item() + self.function.floor
+        actual = self.gradient[i].item()
+        return Claim(i, i + 1, actual, self.function.along_element(i, actual, self.wanted, allowance))
 
-    def _clear(self, start: int, stop: int, count: int, parts: list[tuple[float, int, int]]) -> None:
-        """Look along directions through the elements from start to stop; add them to `parts` unless all agree."""
-        scale = self.function.scale[start:stop]
-        smallest = scale.min().item()
+    def through(self, start: int, stop: int, count: int) -> tuple[Claim, bool]:
+        """What directions say of the elements from start to stop, and whether all agree: the least sure, or the first
+        that does not."""
+        scale = self.function.scale(start, stop)
+        size = scale.min().item()
         # random signs: more than six standard deviations of what the inexact elements add up to
-        allowance = 6 * (self.inexact[start:stop] * scale).norm().item() + self.function.floor
-        error = allowed = 0.0
+        allowance = 6 * (self.inexact(start, stop) * scale).norm().item() + self.function.floor
+        gradient, wanted = self.gradient[start:stop], self.wanted * size
+        claims: list[Claim] = []
         for _ in range(count):
             w = self.function.direction(start, stop, self.generator)
-            line = self.function.along_direction(w, self.gradient, self.wanted * smallest, allowance)
-            off = line.distance(0.0)
-            sharp = line.uncertainty <= 2 * self.wanted * smallest or self.rms * smallest <= self.function.floor
-            if not (line.smooth and off <= line.uncertainty and sharp):
-                share = math.inf if math.isnan(off) else off / (stop - start) ** 0.5
-                heappush(parts, (-share, start, stop))
-                return
-            error, allowed = max(error, off / smallest), max(allowed, line.uncertainty / smallest)
-            slope = torch.dot(self.gradient, w).item()
-            verdict = _Verdict((), slope, slope + line.left, 2 * off / smallest, MARGIN * line.uncertainty / smallest)
-            self.worst_line = _worse(self.worst_line, verdict)
-        self.errors.append((error, allowed))
+            slope = self.function.along_direction(start, w, gradient, wanted, allowance)
+            claims.append(Claim(start, stop, torch.dot(gradient, w).item(), slope, size))
+            if claims[-1].wrong or not slope.smooth:
+                return claims[-1], False
+        claim = max(claims, key=lambda claim: claim.slope.uncertainty)
+        sharp = claim.slope.uncertainty <= 2 * wanted or self.rms * size <= self.function.floor
+        return claim, sharp or self._no_element_is_sharper(claim)
 
-    def _look(self, i: int) -> None:
-        """Judge one element."""
-        self.checked += 1
-        actual = self.gradient[i].item()
-        allowance = self.inexact[i].item() + self.function.floor
-        line = self.function.along_element(i, actual, self.wanted, allowance)
-        off = line.distance(actual)
-        if math.isnan(off):
-            off = math.inf
-        index = _index(i, self.shape)
-        expected = line.left if abs(actual - line.left) <= abs(actual - line.right) else line.right
-        wrong = off > line.uncertainty
-        if wrong and line.smooth:
-            reason = f"at {list(index)} it is {actual:.9g}, but the slope is {expected:.9g} ± {line.uncertainty:.1g}"
-        elif wrong:
-            low, high = sorted((line.left, line.right))
-            reason = f"at {list(index)}, a kink, it is {actual:.9g}, outside of the slopes {low:.9g} and {high:.9g}"
+    def _no_element_is_sharper(self, claim: Claim) -> bool:
+        """Whether rounding leaves single elements known no better, as where each moves most of the summands."""
+        if claim.slope.uncertainty > BLIND * self.rms * claim.size:
+            return False
+        some = torch.randint(claim.start, claim.stop, (PARTS,), generator=self.generator).tolist()
+        roundings = []
+        for i in some:
+            move = self.function.steps[0] * self.function.scale(i, i + 1)
+            roundings.append(self.function.rise(i, move)[1] / move.item())
+        return self.function.floor + RATIO * min(roundings) > claim.slope.uncertainty / claim.size / 8
+
+    def inexact(self, start: int, stop: int) -> Tensor:
+        """How far off elements may be, of a gradient that is right."""
+        return self.gradient[start:stop].nan_to_num(0.0, 0.0, 0.0).abs_().clamp_(min=self.rms).mul_(self.accuracy)
+
+    def index(self, i: int) -> tuple[int, ...]:
+        place = torch.tensor(i) if self.places is None else self.places[i]
+        return tuple(int(n) for n in torch.unravel_index(place, self.shape))
+
+
+def _searching(
+    terms: Terms, point: Tensor, gradient: Tensor, accuracy: float, ordinary: float, generator: torch.Generator
+) -> _Search:
+    """Through all elements; where they are too many for the memory, a sample and the summands that move with it."""
+    size = point.numel()
+    if size <= SAMPLE or COPIES * 8 * (size + terms(point).numel()) <= free_memory():
+        function = Function(terms, point, generator)
+        return _Search(function, gradient, accuracy, ordinary, generator, point.shape)
+    places = torch.randint(size, (SAMPLE,), generator=generator).unique().to(point.device)
+    moved = point.detach().clone(memory_format=torch.contiguous_format)
+    own, given = moved.view(-1)[places], gradient.detach().reshape(-1)[places]
+
+    def all_terms(v: Tensor) -> Tensor:
+        moved.view(-1)[places] = v
+        return terms(moved).flatten()
+
+    step = torch.finfo(point.dtype).eps ** (1 / 4) * own.abs().clamp(min=1)
+    base = all_terms(own).clone()
+    moving = ((all_terms(own + step) != base) | (all_terms(own - step) != base)).nonzero().flatten()
+    function = Function(lambda v: all_terms(v)[moving], own, generator)
+    return _Search(function, given, accuracy, ordinary, generator, point.shape, places)
+
+
+def free_memory() -> int:
+    """Bytes; as good as without limit where the system does not tell."""
+    if "SC_AVPHYS_PAGES" not in getattr(os, "sysconf_names", ()):
+        return 2**62
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _verdict(claims: Iterable[Claim], search: _Search) -> Slopes:
+    """A gradient is wrong in the elements whose claim it contradicts; those at a kink are counted, not judged."""
+    kinks: list[int] = []
+    judged: list[Claim] = []
+    checked = cleared = 0
+    smallest = search.function.steps[0]
+    for claim in claims:
+        smallest = min(smallest, claim.slope.step)
+        checked, cleared = checked + claim.single, cleared + (claim.stop - claim.start)
+        known = max(search.rms, abs(claim.actual)) * BLIND
+        blind = claim.slope.uncertainty > known and search.rms > search.function.floor
+        if claim.single and not claim.wrong and (blind or not claim.slope.smooth):
+            kinks.append(claim.start)
         else:
-            reason = ""
-        self.wrong += wrong
-        blind = line.uncertainty > max(self.rms, abs(actual)) / 10 and self.rms > self.function.floor
-        if not wrong and (blind or not line.smooth):
-            self.kinks.append(i)
-            return
-        self.errors.append((off, line.uncertainty))
-        verdict = _Verdict(index, actual, expected, off, line.uncertainty, reason)
-        self.worst_element = _worse(self.worst_element, verdict)
-
-    def _slopes(self, left_out: int) -> Slopes:
-        error, allowed = (math.hypot(*values) for values in zip(*self.errors or [(0.0, 0.0)], strict=True))
-        worst = self.worst_element or self.worst_line or _Verdict((), math.nan, math.nan, 0.0, 0.0)
-        norm, rms = max(self.norm, allowed), max(self.rms, worst.allowed)
-        self.kinks.sort()
-        return Slopes(
-            passed=not self.wrong,
-            kinks=tuple(_index(i, self.shape) for i in self.kinks[:LISTED]),
-            kink_count=len(self.kinks),
-            index=worst.index,
-            actual=worst.actual,
-            expected=worst.expected,
-            error=_ratio(error, norm),
-            element_error=_ratio(worst.error, rms),
-            tolerance=_ratio(allowed, norm),
-            element_tolerance=_ratio(worst.allowed, rms),
-            checked=self.checked,
-            origin=self._origin(left_out),
-            reason=worst.reason,
-        )
-
-    def _origin(self, left_out: int) -> str:
-        size = self.gradient.numel()
-        steps = f"steps {self.function.steps[0]:.1g} to {self.function.smallest:.1g}"
-        if not self.checked:
-            looked = f"{DIRECTIONS} random directions"
-        elif self.checked == size:
-            looked = "every element"
-        elif left_out:
-            looked = f"{self.checked} of {size} elements, {left_out} left out"
-        else:
-            looked = f"{self.checked} of {size} elements, random directions for the rest"
-        return f"central differences, {looked}, {steps}: their change from step to step and the rounding"
+            judged.append(claim)
+    elements = [claim for claim in judged if claim.single]
+    worst = max(elements or judged, key=lambda claim: _ratio(*claim.of_element()), default=None)
+    error, allowed = worst.of_element() if worst else (0.0, 0.0)
+    errors = math.hypot(*(claim.off / claim.size for claim in judged))
+    limits = math.hypot(*(claim.slope.uncertainty / claim.size for claim in judged))
+    norm, rms = max(search.norm, limits), max(search.rms, allowed)
+    return Slopes(
+        passed=not any(claim.wrong for claim in elements),
+        kinks=tuple(search.index(i) for i in sorted(kinks)[:LISTED]),
+        kink_count=len(kinks),
+        index=search.index(worst.start) if worst and worst.single else (),
+        actual=worst.actual if worst else math.nan,
+        expected=worst.expected if worst else math.nan,
+        error=_ratio(errors, norm),
+        element_error=_ratio(error, rms),
+        tolerance=_ratio(limits, norm),
+        element_tolerance=_ratio(allowed, rms),
+        checked=checked,
+        origin=_origin(checked, cleared, search, smallest),
+        reason=_reason(worst, search) if worst and worst.single and worst.wrong else "",
+    )
 
 
-@dataclass(frozen=True)
-class _Verdict:
-    """On an element, or on a direction (index and reason empty)."""
-
-    index: tuple[int, ...]
-    actual: float
-    expected: float
-    error: float
-    allowed: float
-    reason: str = ""
+def _reason(claim: Claim, search: _Search) -> str:
+    slope = claim.slope
+    where = f"at {list(search.index(claim.start))}"
+    if slope.smooth:
+        return f"{where} it is {claim.actual:.9g}, but the slope is {claim.expected:.9g} ± {slope.uncertainty:.1g}"
+    low, high = sorted((slope.left, slope.right))
+    return f"{where}, a kink, it is {claim.actual:.9g}, outside of the slopes {low:.9g} and {high:.9g}"
 
 
-def _worse(one: _Verdict | None, other: _Verdict) -> _Verdict:
-    """The one that is further beyond what is allowed."""
-    if one is None or _ratio(other.error, other.allowed) > _ratio(one.error, one.allowed):
-        return other
-    return one
-
-
-def _index(i: int, shape: torch.Size) -> tuple[int, ...]:
-    return tuple(int(n) for n in torch.unravel_index(torch.tensor(i), shape))
+def _origin(checked: int, told: int, search: _Search, smallest: float) -> str:
+    size = len(search.gradient)
+    if not checked:
+        looked = "random directions"
+    elif checked == size:
+        looked = "every element"
+    elif told < size:
+        looked = f"{checked} of {size} elements, {size - told} left out"
+    else:
+        looked = f"{checked} of {size} elements, random directions for the rest"
+    if search.places is not None:
+        looked += f" of a sample of {size:,} of {math.prod(search.shape):,} elements"
+    steps = f"steps {search.function.steps[0]:.1g} to {smallest:.1g}"
+    return f"central differences, {looked}, {steps}: their change from step to step and the rounding"
 
 
 def _ratio(error: float, size: float) -> float:

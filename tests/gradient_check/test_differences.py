@@ -7,7 +7,7 @@ import torch
 
 from gallery.entry import normal
 from gradient_check import central_differences
-from gradient_check.differences import judge_slopes, one_sided
+from gradient_check.differences import judge_slopes, measured, one_sided
 
 SEEDS = range(4)
 
@@ -153,6 +153,30 @@ def test_one_element_of_ten_thousand_is_found_that_is_off_by_more_than_the_state
             assert found.element_error == pytest.approx(error, rel=1e-3)
 
 
+def test_elements_that_rounding_blurs_as_much_as_a_direction_are_not_looked_at():
+    """Each moves every summand, and the summands are large."""
+    generator = seeded(5)
+    A, x = normal(generator, 40, 500), normal(generator, 500)
+    terms = lambda x: (A @ x).sin() + 1e6  # noqa: E731
+    gradient = gradient_of(terms, x)
+    found = judged(terms, x, gradient)
+    assert (found.passed, found.checked, found.tolerance < 1e-3) == (True, 0, True)
+    gradient[123] *= 1.2
+    assert judged(terms, x, gradient).index == (123,)
+
+
+def test_where_memory_is_short_a_sample_is_judged_and_named(monkeypatch):
+    monkeypatch.setattr("gradient_check.differences.free_memory", lambda: 1e6)
+    monkeypatch.setattr("gradient_check.differences.SAMPLE", 300)
+    terms, W, gradient = layer(2)
+    found = judged(terms, W, gradient)
+    assert (found.passed, found.checked, " of 10,000 elements" in found.origin) == (True, 0, True), found
+    wrong = judged(terms, W, gradient + torch.arange(100.0)[:, None])
+    i, j = wrong.index
+    assert (wrong.passed, wrong.actual - wrong.expected) == (False, pytest.approx(i)), wrong
+    assert str([i, j]) in wrong.reason
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "accuracy"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
 def test_a_gradient_of_lower_precision_is_allowed_its_accuracy(dtype, accuracy):
@@ -192,6 +216,35 @@ def test_all_that_some_sides_give_is_right_and_nothing_else(name):
         if name == "between two slopes":
             assert found.kink_count == found.passed
             assert found.passed or (found.index == (1,) and "kink" in found.reason)
+
+
+def test_places_between_equal_values_are_looked_for_only_so_often():
+    calls = []
+    terms = lambda v: calls.append(0) or v.view(40, 5).median(dim=1).values  # noqa: E731
+    point = torch.full((200,), 0.5, dtype=torch.float64)
+    found = judged(terms, point, (torch.arange(200) % 5 == 0).double())
+    assert (found.passed, found.kink_count, len(calls) < 30_000) == (True, 40, True)
+
+
+MEASURED = {"exp": 1e-8, "matrix": 1e-8, "relu within 1e-6": 1e-8, "relu of a matrix": 1e-8, "quick sine": 1e-5}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_gradient_is_measured(name):
+    terms, point = SMOOTH[name](Problem(1))
+    right = gradient_of(terms, point)
+    found, uncertainty = measured(terms, point, most_calls=10_000)
+    limit = MEASURED[name] * right.square().mean().sqrt()
+    assert ((found - right).abs() <= uncertainty.clamp(max=limit)).all()
+    assert uncertainty.max() < 100 * limit
+
+
+def test_what_is_measured_says_where_it_knows_nothing():
+    found, uncertainty = measured(lambda v: v.relu() + v.sqrt(), torch.tensor([0.0, 1.0]).double(), most_calls=100)
+    assert (found.tolist(), uncertainty[0].item()) == (pytest.approx([0.0, 1.5]), math.inf)
+    _, uncertainty = measured(torch.sin, normal(seeded(0), 101, 10), most_calls=200)
+    assert uncertainty.isfinite().all(dim=1).nonzero().flatten().tolist() == [0, 25, 50, 75, 100]
+    assert int(uncertainty.isfinite().sum()) == 50
 
 
 def test_one_sided_slopes():
