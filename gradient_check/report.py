@@ -13,7 +13,8 @@ LONGEST = 56  # title in a table
 KINDS = (
     "sign", "batch factor", "factor", "missing factor", "transposed", "swapped", "zero", "missing", "shape", "dtype",
     "term", "weight decay", "derivative forgotten", "mask ignored", "wrong axis", "ones", "repeated indices", "rows",
-    "nan", "kink", "strided", "in place", "stale", "not linear", "raised",
+    "nan", "kink", "strided", "in place", "stale", "not linear", "raised", "conjugate", "died", "second derivative",
+    "inconclusive",
 )  # fmt: skip
 
 
@@ -52,6 +53,7 @@ class Row:
     ulps: float = inf  # |difference| there, in units in the last place of `expected`
     kinks: int = 0  # elements that sit at a kink, where several slopes are right
     diagnosis: Diagnosis | None = None
+    inconclusive: bool = False  # not passed, and not shown to be wrong either
 
     @property
     def verdict(self) -> Literal["ok", "kink", "WRONG"]:

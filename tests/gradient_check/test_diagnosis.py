@@ -18,7 +18,7 @@ from gallery.entry import Layer, normal
 from gallery.naive import by_autograd, by_hand, differentiable, outputs_of, random_cotangents
 from gallery.recurrent import RNN
 from gradient_check.diagnosis import SAME_SHAPE, Evidence, diagnose
-from gradient_check.patterns.case import Case, plain
+from gradient_check.diagnosis.fault import Fault, as_double
 from tests.support.checking import MISTAKES, draw
 
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -149,10 +149,10 @@ TOLD = {
     "half of one element": Spoilt(GAIN, "da", times(0.5), "factor", "½"),
     "half in a batch of two": Spoilt(TWO_EXAMPLES, "dW", times(0.5), "factor", "½"),
     "not finite": Spoilt(LINEAR, "dx", without_a_number, "nan", NAN),
-    "from row 3": Spoilt(LINEAR, "dx", set_rows(slice(3, None)), "rows", "right up to row 2, wrong from row 3 on"),
-    "up to row 3": Spoilt(LINEAR, "dx", set_rows(slice(0, 4)), "rows", "wrong up to row 3, right from row 4 on"),
-    "one row": Spoilt(LINEAR, "dx", set_rows(slice(2, 3)), "rows", "only row 2 is wrong"),
-    "one column": Spoilt(LINEAR, "dW", set_rows(slice(1, 2), dim=1), "rows", "only column 1 is wrong"),
+    "from row 3": Spoilt(LINEAR, "dx", set_rows(slice(3, None)), "rows", "wrong only from row 3 on"),
+    "up to row 3": Spoilt(LINEAR, "dx", set_rows(slice(0, 4)), "rows", "wrong only up to row 3"),
+    "one row": Spoilt(LINEAR, "dx", set_rows(slice(2, 3)), "rows", "wrong only in row 2"),
+    "one column": Spoilt(LINEAR, "dW", set_rows(slice(1, 2), dim=1), "rows", "wrong only in column 1"),
     "strange shape": Spoilt(LINEAR, "db", lambda dy, right, **_: dy[:2, :2], "shape", "(2, 2), not (3,)"),
 }
 UNKNOWN = {
@@ -195,6 +195,6 @@ def test_does_not_name_what_it_does_not_know(name, dtype):
     for seed, blind in ((0, False), (1, True)):
         question = UNKNOWN[name].question if name in UNKNOWN else lambda *how: about(NAMELESS[name], *how)
         wrong, actual, expected, known = question(seed, dtype, blind)
-        case = Case(wrong, plain(actual[wrong]), plain(expected[wrong]), actual, expected, known)
-        assert not [found for pattern in SAME_SHAPE if (found := pattern(case))]
+        fault = Fault(wrong, as_double(actual[wrong]), as_double(expected[wrong]), actual, expected, known)
+        assert not [found for pattern in SAME_SHAPE if (found := pattern(fault))]
         assert diagnose(wrong, {**actual, wrong: expected[wrong]}, expected, known) is None, "it is right now"

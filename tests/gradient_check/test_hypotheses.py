@@ -11,8 +11,9 @@ from gallery.entry import normal
 from gallery.recurrent import rnn_backward
 from gradient_check import diagnosis
 from gradient_check.diagnosis import Evidence
+from gradient_check.diagnosis.spelled import Spelled
+from gradient_check.diagnosis.terms import Graph, kind
 from gradient_check.report import Diagnosis
-from gradient_check.terms import Graph, Spelled, kind
 
 NOTHING = Evidence()
 
@@ -35,7 +36,7 @@ def test_swapped_gradients():
     of_shapes = {**expected, "dq": expected["dW"], "dW": expected["dq"]}
     for given, name, other in ((swapped, "dq", "dk"), (swapped, "dk", "dq"), (of_shapes, "dq", "dW")):
         found = diagnose(given, expected, name=name)
-        assert found == Diagnosis("swapped", f"it is the right value of {other}, which has another")
+        assert found == Diagnosis("swapped", f"this is the correct gradient of {other[1:]}, which has another")
     assert diagnose({**expected, "dq": expected["dk"]}, expected, name="dq") is None, "dk is where it belongs"
 
 
@@ -53,7 +54,7 @@ def test_what_is_ignored_the_values_of_a_factor_or_one_of_two_outputs():
     draw = seeded()
     x, dy, ds = draw(6, 4), draw(6, 4), draw(4)
     found = diagnose(dy.sum(0), (dy * x).sum(0), Evidence({"gamma": draw(4)}, cotangents=(dy,)), "dgamma")
-    text = "it is the sum of the cotangent: what gamma is multiplied with is missing"
+    text = "this is the sum of the cotangent: what gamma is multiplied with is missing"
     assert found == Diagnosis("missing factor", text)
     forward, right = lambda x: (x.tanh(), x.exp().sum(0), "cache"), dy * (1 - x.tanh() ** 2)
     found = diagnose(right, right + ds * x.exp(), Evidence({"x": x}, forward(x)[:2], (dy, ds), forward))
@@ -76,7 +77,9 @@ def refuses(*arguments):
 def test_a_forward_that_is_of_no_use(forward):
     x, dy = seeded()(2, 4, 5)
     right, evidence = dy * (1 - x.tanh() ** 2), Evidence({"x": x}, (x.tanh(),), (dy,), forward)
-    assert diagnose(-right, right, evidence) == Diagnosis("sign", "the sign is wrong: it is −1 times the right value")
+    assert diagnose(-right, right, evidence) == Diagnosis(
+        "sign", "the sign is wrong: this is −1 times the correct gradient"
+    )
     assert diagnose(seeded(5)(4, 5), right, evidence) is None
     assert diagnose(x.exp(), right, evidence) is None  # another forward's, for ones
 

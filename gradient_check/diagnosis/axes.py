@@ -7,37 +7,37 @@ from typing import Any
 
 from torch import Tensor
 
-from gradient_check.patterns.case import Case, dims_words, shape_words, subsets, with_graph
+from gradient_check.diagnosis.fault import Fault, dims_words, shape_words, subsets, with_graph
+from gradient_check.diagnosis.terms import Graph, kind
 from gradient_check.report import Diagnosis
-from gradient_check.terms import Graph, kind
 
 
 @with_graph
-def wrong_axis(case: Case, graph: Graph) -> Diagnosis | None:
+def wrong_axis(fault: Fault, graph: Graph) -> Diagnosis | None:
     """Summed over other dimensions than the argument was broadcast over."""
-    for full in _unreduced(case, graph):
-        right = _reduced_dims(full, case.wanted)
+    for full in _unreduced(fault, graph):
+        right = _reduced_dims(full, fault.wanted)
         for dims in subsets(full.ndim):
             total = full.sum(dims)
             if total.numel() == 1:
-                total = total.reshape(()).expand(case.given.shape)
-            if dims == right or total.squeeze().shape != case.given.squeeze().shape:
+                total = total.reshape(()).expand(fault.given.shape)
+            if dims == right or total.squeeze().shape != fault.given.squeeze().shape:
                 continue
-            total = total.reshape(case.given.shape)
+            total = total.reshape(fault.given.shape)
             for words, value in (("summed", total), ("averaged", total * total.numel() / full.numel())):
-                if case.is_(value):
+                if fault.explained_by(value):
                     text = f"{words} over {dims_words(dims)} of the {shape_words(full)} gradient"
                     return Diagnosis("wrong axis", f"{text} instead of {dims_words(right)}")
     return None
 
 
-def _unreduced(case: Case, graph: Graph) -> Iterator[Tensor]:
+def _unreduced(fault: Fault, graph: Graph) -> Iterator[Tensor]:
     """The gradients from before they were summed over the dimensions that the argument was broadcast over."""
-    uses = [edge for edge in graph.edges if graph.leaf_below(*edge) == case.argument and kind(edge[0]) in BROADCASTING]
-    for edge in uses[: case.passes]:
+    uses = [edge for edge in graph.edges if graph.leaf_below(*edge) == fault.argument and kind(edge[0]) in BROADCASTING]
+    for edge in uses[: fault.passes]:
         found: list[Tensor] = []
         graph.gradient({edge: partial(_look, *edge, found)})
-        if found[-1].numel() > case.wanted.numel():
+        if found[-1].numel() > fault.wanted.numel():
             yield found[-1].double().cpu()
 
 
@@ -48,9 +48,9 @@ def _look(node: Any, position: int, found: list[Tensor], d_input: Tensor, d_outp
 
 
 @with_graph
-def wrong_axis_inside(case: Case, graph: Graph) -> Diagnosis | None:
+def wrong_axis_inside(fault: Fault, graph: Graph) -> Diagnosis | None:
     """A sum or mean on the way, such as softmax's, is over other dimensions in backward than in forward."""
-    passes = case.passes
+    passes = fault.passes
     for node, position in graph.edges:
         below = node.next_functions[position][0]
         if below is None or kind(node) not in BROADCASTING or kind(below) not in ("Sum", "Mean"):
@@ -61,7 +61,7 @@ def wrong_axis_inside(case: Case, graph: Graph) -> Diagnosis | None:
             found: list[Tensor] = []
             look, over = partial(_look, node, position, found), partial(_over, dims, kind(below), found)
             with suppress(RuntimeError, IndexError):  # there is no such dimension there
-                if case.is_(graph.gradient({(node, position): look, (below, 0): over})):
+                if fault.explained_by(graph.gradient({(node, position): look, (below, 0): over})):
                     return Diagnosis("wrong axis", f"a {kind(below).lower()} on the way is over {dims_words(dims)}")
     return None
 

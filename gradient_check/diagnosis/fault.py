@@ -1,7 +1,6 @@
 """One wrong gradient, what is known beside it, and when a hypothesis explains it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from itertools import combinations
@@ -10,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradient_check.report import Diagnosis
-from gradient_check.terms import Graph, Term
+from gradient_check.diagnosis.terms import Graph, Term
+from gradient_check.report import Diagnosis, quoted
 
 ACCIDENT = 1e-6  # how improbable a fit by chance must be
 PASSES = 300  # backward passes that one pattern may take
@@ -26,7 +25,8 @@ class Evidence:
 
     `arguments` are forward's, by name, as fed; `outputs` what it returned and `cotangents` the gradients fed for them.
     `forward` is one that autograd can go through, called as forward(*arguments.values()), or None. `candidates` are
-    terms that the caller suspects. Two tensors nearer than `noise`, relative to the norm, are the same.
+    terms that the caller suspects. `complex` names the arguments that are complex numbers as pairs (real, imaginary)
+    along the last dimension. Two tensors nearer than `noise`, relative to the norm, are the same.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -34,19 +34,24 @@ class Evidence:
     cotangents: Sequence[Tensor] = ()
     forward: Callable[..., Any] | None = None
     candidates: Mapping[str, Tensor] = field(default_factory=dict)
+    complex: frozenset[str] = frozenset()
     noise: float = 1e-9
 
 
 @dataclass
-class Case:
-    """One wrong gradient: `given` is what backward returned, `wanted` the truth, both float64 on the CPU."""
+class Fault:
+    """One wrong gradient: `given` is what backward returned, `wanted` the correct one, both float64 on the CPU.
+
+    `wanted` and the others in `correct` are NaN where they are unknown. `troubles` are exceptions that were met.
+    """
 
     name: str
     given: Tensor
     wanted: Tensor
     actual: Mapping[str, Tensor | None]
-    expected: Mapping[str, Tensor]
+    correct: Mapping[str, Tensor]
     evidence: Evidence
+    troubles: list[str] = field(default_factory=list)
 
     @cached_property
     def argument(self) -> str:
@@ -61,8 +66,13 @@ class Case:
     @cached_property
     def wrong(self) -> Tensor:
         """Which elements are wrong."""
-        rms = self.wanted.norm() / max(1, int(self.wanted.count_nonzero())) ** 0.5
-        return ~(self.error.abs() <= self.evidence.noise * torch.maximum(self.wanted.abs(), rms))
+        rms = norm(self.wanted) / max(1, int((self.wanted.nan_to_num() != 0).sum())) ** 0.5
+        return self.error.abs() > self.evidence.noise * self.wanted.abs().clamp(min=rms)
+
+    @cached_property
+    def telling(self) -> Tensor:
+        """Which elements are known and would show a mistake."""
+        return ~self.wanted.isnan() & (self.wrong | (self.wanted != 0) | (self.given != 0))
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -70,21 +80,22 @@ class Case:
         found = {k: v for k, v in self.evidence.arguments.items() if isinstance(v, Tensor) and v.is_floating_point()}
         for i, output in enumerate(self.evidence.outputs):
             found[numbered("the output", i, len(self.evidence.outputs))] = output
-        return {key: plain(value) for key, value in found.items()}
+        return {key: as_double(value) for key, value in found.items()}
 
     @cached_property
     def graph(self) -> Graph | None:
-        """Autograd's graph, if the gradient that it gives is the right one."""
-        forward, arguments = self.evidence.forward, self.evidence.arguments
-        if forward is None or not self.argument or not self.evidence.cotangents:
+        """Autograd's graph, if the gradient that it gives is the correct one."""
+        forward, cotangents = self.evidence.forward, self.evidence.cotangents
+        if forward is None or not self.argument or not cotangents:
             return None
         for double, spelled in ((True, True), (True, False), (False, False)):
-            with suppress(Exception):
-                graph = Graph(
-                    forward, arguments, self.evidence.cotangents, self.argument, double=double, spelled=spelled
-                )
-                if distance(graph.value, self.wanted) <= self.evidence.noise * self.wanted.norm():
-                    return graph
+            try:
+                graph = Graph(forward, self.evidence.arguments, cotangents, self.argument, double, spelled)
+            except Exception as error:  # whatever a forward raises that was not made for autograd, or for float64
+                self.troubles.append(quoted(error))
+                continue
+            if distance(graph.value, self.wanted) <= self.evidence.noise * norm(self.wanted):
+                return graph
         return None
 
     @cached_property
@@ -104,50 +115,53 @@ class Case:
         found = {k: v for k, v in self.evidence.arguments.items() if isinstance(v, Tensor) and k != self.argument}
         return {key: value for key, value in found.items() if is_mask(value)}
 
-    def arguments_at(self, size: int) -> Iterator[tuple[str, Tensor]]:
-        """The other arguments of so many elements, flat."""
-        for key, value in self.evidence.arguments.items():
-            if isinstance(value, Tensor) and key != self.argument and value.numel() == size:
-                yield key, plain(value).flatten()
-
-    def again(self, **changed: Any) -> Tensor | None:
-        """The gradient that autograd gives when some arguments are others."""
-        forward = self.evidence.forward
-        if self.graph is None or forward is None:
-            return None
-        arguments = {**self.evidence.arguments, **changed}
-        return Graph(forward, arguments, self.graph.cotangents, self.argument, spelled=False).value
-
-    def is_(self, hypothesis: Tensor | None, free: int = 0, scale: float | None = None) -> bool:
+    def explained_by(self, hypothesis: Tensor, free: int = 0, scale: float | None = None) -> bool:
         """Whether the hypothesis, with `free` numbers fitted, is what backward returned."""
-        return hypothesis is not None and same(self.given, hypothesis, self.wanted, self.evidence.noise, free, scale)
+        return explains(hypothesis, self.given, self.wanted, self.evidence.noise, free, scale)
+
+    def again(self, key: str, values: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The gradients that autograd gives with other values of an argument, those that forward takes."""
+        forward, cotangents = self.evidence.forward, self.evidence.cotangents
+        if forward is None or self.graph is None:
+            return
+        for value in values:
+            fed = {**self.evidence.arguments, key: value}
+            try:
+                yield Graph(forward, fed, cotangents, self.argument, spelled=False).value
+            except Exception as error:  # forward may refuse such a value
+                self.troubles.append(quoted(error))
 
 
-def same(
-    given: Tensor, hypothesis: Tensor, wanted: Tensor, noise: float, free: int = 0, scale: float | None = None
+def explains(
+    hypothesis: Tensor, given: Tensor, wanted: Tensor, noise: float, free: int = 0, scale: float | None = None
 ) -> bool:
-    """Whether `hypothesis` is `given`, in a way that explains why that is not `wanted`, and not by chance."""
+    """Whether `hypothesis` is `given`, in a way that explains why that is not `wanted`, and not by chance.
+
+    Where `wanted` is unknown in some elements, so may the hypothesis be.
+    """
     if hypothesis.shape != given.shape:
         return False
-    error = distance(given, wanted) if given.shape == wanted.shape else given.norm().item()
-    size = max(given.norm().item(), wanted.norm().item()) if scale is None else scale
-    limit = min(noise * size, 0.05 * error)
-    remainder = distance(given, hypothesis)
-    if not (remainder <= limit and error > 0):
+    seen = ~hypothesis.isnan()
+    if not (seen.all() or wanted.isnan().any()):
         return False
-    elements = int(((given != 0) | (hypothesis != 0)).sum())
+    error = distance(given, wanted) if given.shape == wanted.shape else norm(given)
+    size = max(norm(given[seen]), norm(wanted)) if scale is None else scale
+    limit = min(noise * size, 0.05 * error)
+    if not (distance(given, hypothesis) <= limit and error > 0):
+        return False
+    elements = int((seen & ((given != 0) | (hypothesis != 0))).sum())
     return limit == 0 or (limit / error) ** (elements - free) <= ACCIDENT
 
 
-Pattern = Callable[[Case], Diagnosis | None]
+Pattern = Callable[[Fault], Diagnosis | None]
 
 
-def with_graph(pattern: Callable[[Case, Graph], Diagnosis | None]) -> Pattern:
+def with_graph(pattern: Callable[[Fault, Graph], Diagnosis | None]) -> Pattern:
     """A pattern that autograd's graph has to be asked for: where there is none, it is not known."""
 
     @wraps(pattern)
-    def asked(case: Case) -> Diagnosis | None:
-        return None if case.graph is None else pattern(case, case.graph)
+    def asked(fault: Fault) -> Diagnosis | None:
+        return None if fault.graph is None else pattern(fault, fault.graph)
 
     return asked
 
@@ -158,13 +172,19 @@ def subsets(ndim: int) -> Iterator[tuple[int, ...]]:
         yield from combinations(range(ndim), n)
 
 
-def plain(tensor: Tensor) -> Tensor:
+def as_double(tensor: Tensor) -> Tensor:
     """On the CPU in float64, safe to compute with under any grad mode."""
     return tensor.detach().to("cpu", torch.float64, copy=True)
 
 
+def norm(tensor: Tensor) -> float:
+    """Of the elements that are known."""
+    return tensor[~tensor.isnan()].norm().item()
+
+
 def distance(a: Tensor, b: Tensor) -> float:
-    return (a - b).norm().item()
+    """Between the elements that are known of b."""
+    return (a - b)[~b.isnan()].norm().item()
 
 
 def is_mask(tensor: Tensor) -> bool:
@@ -177,6 +197,12 @@ def is_mask(tensor: Tensor) -> bool:
 
 def numbered(what: str, i: int, n: int) -> str:
     return what if n == 1 else f"{what} {i}"
+
+
+def times(c: float) -> str:
+    """A factor with six digits, or as many as show that it is not ±1."""
+    written = [f"{c:.{digits}g}" for digits in (6, 9, 12, 17)]
+    return next((text for text in written if abs(float(text)) != 1), written[-1]).replace("-", "−")
 
 
 def dims_words(dims: Sequence[int]) -> str:

@@ -1,0 +1,112 @@
+"""PyTorch's composite functions, spelled as the elementary operators that they stand for, so that their terms show."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+
+class Spelled(TorchFunctionMode):
+    """Inside of it they run so."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by torch for every function."""
+        spelled = None
+        if function in SPELLINGS:
+            with suppress(TypeError):  # a signature that is not spelled out here
+                spelled = SPELLINGS[function](*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {})) if spelled is None else spelled
+
+
+def _softmax(input: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
+    p = torch.softmax(input.detach(), dim)
+    return p * (1 + _changed(_less_mean(input, p, dim)))  # p dy − p Σ p dy, as two terms
+
+
+def _log_softmax(input: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
+    p = torch.softmax(input.detach(), dim)
+    return p.log() + _changed(_less_mean(input, p, dim))
+
+
+def _less_mean(x: Tensor, p: Tensor, dim: int) -> Tensor:
+    """x − Σ p x; a masked x, −∞, has no weight."""
+    x = x.where(x.isfinite(), 0.0)
+    return x - (p * x).sum(dim, keepdim=True)
+
+
+def _changed(x: Tensor) -> Tensor:
+    """Zero, with the gradient of x."""
+    return x - x.detach()
+
+
+def _normalized(x: Tensor, dims: Sequence[int], eps: float) -> Tensor:
+    centered = x - x.mean(tuple(dims), keepdim=True)
+    return centered * (centered.pow(2).mean(tuple(dims), keepdim=True) + eps).rsqrt()
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def _layer_norm(
+    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    return _affine(_normalized(input, range(-len(normalized_shape), 0), eps), weight, bias)
+
+
+def _rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    eps = torch.finfo(input.dtype).eps if eps is None else eps
+    dims = tuple(range(-len(normalized_shape), 0))
+    return _affine(input * (input.pow(2).mean(dims, keepdim=True) + eps).rsqrt(), weight, None)
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Any,
+    running_var: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor | None:
+    if not training:
+        return None
+    shape = (1, -1, *[1] * (input.ndim - 2))
+    gamma, beta = (None if p is None else p.view(shape) for p in (weight, bias))
+    return _affine(_normalized(input, [0, *range(2, input.ndim)], eps), gamma, beta)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor | None:
+    if dropout_p:
+        return None
+    scores = query @ key.transpose(-1, -2) * (1 / sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return _softmax(scores, -1) @ value
+
+
+SPELLINGS: dict[Any, Callable[..., Tensor | None]] = {  # None: these arguments are not spelled out
+    **dict.fromkeys((torch.softmax, Tensor.softmax, F.softmax), _softmax),
+    **dict.fromkeys((torch.log_softmax, Tensor.log_softmax, F.log_softmax), _log_softmax),
+    F.layer_norm: _layer_norm,
+    F.rms_norm: _rms_norm,
+    F.batch_norm: _batch_norm,
+    F.scaled_dot_product_attention: _attention,
+}
