@@ -57,7 +57,7 @@ class Trial:
                 for case in cases(self.groups, self.arguments, positions, names, cotangents, self.generator, sizes):
                     rows += self._case(case)
         elif self.groups:
-            self.notes.append("nothing else was fed, because the example itself failed")
+            self.notes.append("edge cases were skipped, because the example itself failed")
         rows = [replace(row, label=self.titles.get(row.name, row.label)) for row in rows]
         return Report(tuple(rows), tuple(dict.fromkeys([*self.notes, *self.subject.notes])))
 

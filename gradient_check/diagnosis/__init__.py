@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gradient_check.diagnosis import axes, constants, forgotten, parts, places, shapes, sums
+from gradient_check.diagnosis import axes, constants, forgotten, parts, places, shapes, steps, sums
 from gradient_check.diagnosis.fault import Evidence, Fault, Pattern, as_double, norm
 from gradient_check.report import Diagnosis, Row, quoted
 from gradient_check.tolerances import SAME
@@ -34,17 +34,14 @@ SAME_SHAPE: tuple[Pattern, ...] = (
     shapes.transposed,
     sums.output_ignored,
     forgotten.mask_ignored,
-    forgotten.mask_ignored_inside,
     forgotten.missing_factor,
     sums.candidate,
     sums.path_missing,
-    forgotten.local_derivative,
+    steps.wrong_step,
     axes.wrong_axis,
-    axes.wrong_axis_inside,
     sums.path_wrong,
     sums.diagonal,
     forgotten.cotangent_unchanged,
-    shapes.transposed_factor,
     places.repeated_indices,
     sums.proportional_error,
     places.examples_left_out,

@@ -1,9 +1,6 @@
 """Another shape, the dimensions in another order, sums over other dimensions, another argument's gradient."""
 
-from collections.abc import Iterator
-from contextlib import suppress
 from itertools import permutations
-from typing import Any
 
 from gradient_check.diagnosis.fault import (
     Fault,
@@ -14,9 +11,7 @@ from gradient_check.diagnosis.fault import (
     norm,
     shape_words,
     subsets,
-    with_graph,
 )
-from gradient_check.diagnosis.terms import Change, Graph, kind
 from gradient_check.report import Diagnosis
 
 
@@ -38,38 +33,6 @@ def transposed(fault: Fault) -> Diagnosis | None:
             said = "" if len(order) == 2 else f" (its dimensions in the order {', '.join(map(str, order))})"
             return Diagnosis("transposed", f"this is the transpose of the correct gradient{said}")
     return None
-
-
-@with_graph
-def transposed_factor(fault: Fault, graph: Graph) -> Diagnosis | None:
-    """A square matrix that backward multiplies by, or the cotangent, was transposed."""
-    products = [edge for edge in graph.edges if kind(edge[0]) in PRODUCTS]
-    for edge in products[: fault.passes]:
-        for words, change in _turned(graph, *edge):
-            with suppress(RuntimeError):  # not square
-                if fault.explained_by(graph.gradient({edge: change})):
-                    return Diagnosis("transposed", f"in the gradient of a matrix product {words} is transposed")
-    return None
-
-
-# the positions of the two matrices, and the attributes that hold them
-PRODUCTS = {
-    "Mm": (0, "_saved_self", "_saved_mat2"),
-    "Bmm": (0, "_saved_self", "_saved_mat2"),
-    "Addmm": (1, "_saved_mat1", "_saved_mat2"),
-}
-
-
-def _turned(graph: Graph, node: Any, position: int) -> Iterator[tuple[str, Change]]:
-    """The gradient of one matrix of a product where the other, or the cotangent, is transposed and should not be."""
-    first, left, right = PRODUCTS[kind(node)]
-    if position in (first, first + 1):
-        other = getattr(node, right if position == first else left)
-        yield (
-            graph.partner(node, position) or "the other matrix",
-            lambda _, dy: dy @ other if position == first else other @ dy,
-        )
-        yield "the cotangent", lambda _, dy: dy.mT @ other.mT if position == first else other.mT @ dy.mT
 
 
 def shape(fault: Fault) -> Diagnosis:

@@ -84,7 +84,8 @@ def proportional_error(fault: Fault) -> Diagnosis | None:
             size = prod(value.shape[d] for d in dims)
             square = value.pow(2).where(~fault.error.isnan(), 0.0).sum(dims, keepdim=True)
             c = (value * fault.error).nansum(dims, keepdim=True) / square.where(square > 0, 1.0)
-            if size < 3 or not fault.explained_by(fault.wanted + c * value, free=value.numel() // size + 1):
+            fitted = int(fault.wrong.sum_to_size(c.shape).count_nonzero()) + int((~fault.wrong).sum()) + 1
+            if size < 3 or not fault.explained_by(fault.wanted + c * value, free=fitted):
                 continue
             if key and key == fault.argument and c.numel() == 1:
                 return Diagnosis("weight decay", f"{times(c.item())} times {key} itself was added")

@@ -59,6 +59,7 @@ BEYOND = {
     "attention: one query": "only an axis of size 1 shows it",
     "batch norm: means per image": "the diagnosis does not know it",
     "layer norm: means over the batch": "the diagnosis does not know it",
+    "LSTM: gate order": "the first wrong gradient, dx, adds up what the gates are mixed in",
     "weight decay on biases": "three numbers of single precision may be an accident",
 }
 NAMED = {
@@ -175,7 +176,7 @@ UNKNOWN = {
     "scattered rows": Spoilt(LINEAR, "dx", set_rows([1, 4])),
     "repeated ids and another": Spoilt(EMBEDDING, "dW", last_of_each_id),
 }
-NAMELESS = {name: MISTAKES[name] for name in ("LSTM: gate order", "σ′ of the output", "cumulative sum: not reversed")}
+NAMELESS = {name: MISTAKES[name] for name in ("σ′ of the output", "cumulative sum: not reversed")}
 
 
 @dtypes
