@@ -32,7 +32,6 @@ SAME_SHAPE: tuple[Pattern, ...] = (
     constants.factor,
     shapes.swapped,
     shapes.transposed,
-    sums.output_ignored,
     forgotten.mask_ignored,
     forgotten.missing_factor,
     sums.candidate,

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
-from math import isfinite, prod
+from itertools import product
+from math import gcd, isfinite, prod
 
 import torch
 from torch import Tensor
@@ -50,40 +51,37 @@ def factor(fault: Fault) -> Diagnosis | None:
 
 def _factor(fault: Fault, c: float) -> Diagnosis | None:
     near = min(fault.evidence.noise, 3e-3)
+    for value, what, written, words in _numbers(fault, largest=12 if near < 1e-3 else 4):
+        if abs(c - value) <= near * abs(value):
+            return Diagnosis(what, f"this is {written} times the correct gradient{words}")
+    return None
 
-    def is_(value: float) -> bool:
-        return abs(c - value) <= near * abs(value)
 
-    def said(what: str, size: int, words: str) -> str:
-        return f"this is {what} times the correct gradient ({size} = {words})"
-
+def _numbers(fault: Fault, largest: int) -> Iterator[tuple[float, str, str, str]]:
+    """Factors that have a meaning, the kind of mistake, how they are written, and what they are."""
     scalars = {key: v.item() for key, v in fault.tensors.items() if v.numel() == 1 and key != fault.argument}
     scalars |= {key: value for key, value in fault.evidence.arguments.items() if isinstance(value, float)}
     for key, scalar in scalars.items():
-        if scalar not in (0.0, 1.0) and isfinite(scalar) and (is_(1 / scalar) or is_(scalar)):
-            how = "not multiplied in" if is_(1 / scalar) else "multiplied in once too often"
-            text = f"this is {times(c)} times the correct gradient: {key} = {scalar:.6g} was {how}"
-            return Diagnosis("missing factor", text)
+        if scalar not in (0.0, 1.0) and isfinite(scalar):
+            for value, how in ((1 / scalar, "not multiplied in"), (scalar, "multiplied in once too often")):
+                yield value, "missing factor", times(value), f": {key} = {scalar:.6g} was {how}"
     sizes = sorted(_sizes(fault), key=lambda entry: not entry[2])
-    for size, words, averaged in sizes:
-        if is_(1 / size) or is_(size):
-            what = f"1/{size}" if is_(1 / size) else str(size)
-            if size == 2:
-                half = _fraction(Fraction(c).limit_denominator(2))
-                return Diagnosis("factor", f"this is {half} times the correct gradient (2 is also {words})")
-            text = said(what, size, words)
-            return Diagnosis("batch factor", f"{text}: mean against sum") if averaged else Diagnosis("factor", text)
-    for size, words, _ in sizes:
-        if size > 2 and (is_((size - 1) / size) or is_(size / (size - 1))):
-            what = f"{size - 1}/{size}" if is_((size - 1) / size) else f"{size}/{size - 1}"
-            return Diagnosis("factor", said(what, size, words))
-    fraction = Fraction(c).limit_denominator(12 if near < 1e-3 else 4)
-    if fraction and is_(float(fraction)) and abs(fraction.numerator) <= 12:
-        return Diagnosis("factor", f"this is {_fraction(fraction)} times the correct gradient")
-    for size, words, _ in sizes:
-        if is_(size**-0.5) or is_(size**0.5):
-            return Diagnosis("factor", said(f"1/√{size}" if is_(size**-0.5) else f"√{size}", size, words))
-    return None
+    for n, words, averaged in sizes:
+        what, tail = ("batch factor", ": mean against sum") if averaged and n > 2 else ("factor", "")
+        yield 1 / n, what, "½" if n == 2 else f"1/{n}", f" ({n} = {words}){tail}"
+        yield n, what, str(n), f" ({n} = {words}){tail}"
+    for n, words, _ in sizes:
+        if n > 2:
+            yield (n - 1) / n, "factor", f"{n - 1}/{n}", f" ({n} = {words})"
+            yield n / (n - 1), "factor", f"{n}/{n - 1}", f" ({n} = {words})"
+    for above, below in product(range(1, largest + 1), repeat=2):
+        if gcd(above, below) == 1:
+            written = {(1, 2): "½", (1, 3): "⅓", (1, 4): "¼"}.get((above, below), str(Fraction(above, below)))
+            yield above / below, "factor", written, ""
+            yield -above / below, "factor", f"−{written}", ""
+    for n, words, _ in sizes:
+        yield n**-0.5, "factor", f"1/√{n}", f" ({n} = {words})"
+        yield n**0.5, "factor", f"√{n}", f" ({n} = {words})"
 
 
 def _sizes(fault: Fault) -> Iterator[tuple[int, str, bool]]:
@@ -103,8 +101,3 @@ def _runs(tensor: Tensor, name: str) -> Iterator[tuple[int, str]]:
             size = prod(tensor.shape[start:stop])
             if size > 1:
                 yield size, f"{dims_words(range(start, stop))} of {name}"
-
-
-def _fraction(fraction: Fraction) -> str:
-    text = {Fraction(1, 2): "½", Fraction(1, 3): "⅓", Fraction(1, 4): "¼"}.get(abs(fraction), str(abs(fraction)))
-    return f"−{text}" if fraction < 0 else text

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from math import exp, lgamma, prod
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from gradient_check.diagnosis.shapes import transposed
 from gradient_check.report import Diagnosis
 
 LINES = 500  # no more are compared with each other
+COMMON = 0.02  # a place that random elements take up more often shows nothing
 Part = tuple[str, Any]  # its name, and what takes it out of a tensor
 
 
@@ -32,6 +34,8 @@ def reordered(fault: Fault) -> Diagnosis | None:
 
 def in_part(fault: Fault) -> Diagnosis | None:
     """Only some rows, columns, every second one, or a block of them are wrong; or those where a tensor has one sign."""
+    if not fault.wrong.any():
+        return None
     for where, at in _parts(fault):
         part = replace(fault, given=fault.given[at], wanted=fault.wanted[at])
         if zero(part):
@@ -42,10 +46,17 @@ def in_part(fault: Fault) -> Diagnosis | None:
         for term in fault.terms:
             if part.explained_by(part.wanted - term.gradient[at]):
                 return Diagnosis("term", f"{where} a term is missing: the path through {term.words}")
-    indices = _slab(fault)
-    if any(size - len(chosen) >= 2 for chosen, size in zip(indices, fault.wanted.shape, strict=False)):
-        return Diagnosis("rows", f"wrong only {_where(indices, fault.wanted.shape)}")
+    indices, shape = _slab(fault), fault.wanted.shape
+    if indices and _chance([len(chosen) for chosen in indices], shape) <= COMMON:
+        return Diagnosis("rows", f"wrong only {_where(indices, shape)}")
     return None
+
+
+def _chance(block: Sequence[int], shape: Sequence[int]) -> float:
+    """How probable it is that as many elements, drawn at random, form a block of these sizes."""
+    n, wrong = prod(shape), prod(block)
+    ways = lgamma(n + 1) - lgamma(wrong + 1) - lgamma(n - wrong + 1)
+    return prod(size - length + 1 for length, size in zip(block, shape, strict=True)) / exp(min(ways, 700.0))
 
 
 def _parts(fault: Fault) -> Iterator[Part]:
@@ -59,19 +70,26 @@ def _parts(fault: Fault) -> Iterator[Part]:
 
 
 def _slab(fault: Fault) -> list[list[int]]:
-    """The indices, along each dimension, of the smallest block that has all wrong elements; none if it is no part.
+    """The indices, along each dimension, of the lines or else the smallest block that hold all wrong elements.
 
-    It is one if it is wrong nearly everywhere, and along each dimension is all, a run, or every second, third, ….
+    They are wrong nearly everywhere, and along each dimension all, a run, or every second, third, …; or else none.
     """
-    wrong, right = fault.wrong.nonzero(), fault.telling & ~fault.wrong
-    indices = [column.unique().tolist() for column in wrong.T]
-    for chosen, size in zip(indices, fault.wanted.shape, strict=True):
-        step = chosen[1] - chosen[0] if len(chosen) > 2 else 1
-        every = step == 1 or (chosen[0] < step and chosen[-1] + step >= size)
-        if not every or chosen != list(range(chosen[0], chosen[-1] + 1, step)):
-            return []
-    full = len(wrong) >= 0.9 * int(fault.telling[_block(indices)].sum()) if len(wrong) else False
-    return indices if full and right.any() else []
+    wrong, right, shape = fault.wrong.nonzero(), fault.telling & ~fault.wrong, fault.wanted.shape
+    used = [column.unique().tolist() for column in wrong.T]
+    for dims in (*((d,) for d in range(len(shape))), tuple(range(len(shape)))) if right.any() else ():
+        indices = [used[d] if d in dims else list(range(size)) for d, size in enumerate(shape)]
+        pairs = list(zip(indices, shape, strict=True))
+        part = any(len(chosen) < size for chosen, size in pairs) and all(_regular(*pair) for pair in pairs)
+        if part and len(wrong) >= 0.9 * int(fault.telling[_block(indices)].sum()):
+            return indices
+    return []
+
+
+def _regular(chosen: list[int], size: int) -> bool:
+    """A run, or every second, third, … of all."""
+    step = chosen[1] - chosen[0] if len(chosen) > 2 else 1
+    every = step == 1 or (chosen[0] < step and chosen[-1] + step >= size)
+    return every and chosen == list(range(chosen[0], chosen[-1] + 1, step))
 
 
 def _block(indices: list[list[int]]) -> tuple[Tensor, ...]:

@@ -83,13 +83,12 @@ def examples_left_out(fault: Fault, graph: Graph) -> Diagnosis | None:
         size = graph.cotangents[0].shape[dim]
         if size < 2 or size > fault.passes or any(dy.ndim <= dim or dy.shape[dim] != size for dy in graph.cotangents):
             continue
-        parts = []
-        for k in range(size):
-            dys = [torch.zeros_like(dy) for dy in graph.cotangents]
-            for dy, full in zip(dys, graph.cotangents, strict=True):
-                dy.select(dim, k).copy_(full.select(dim, k))
+        parts = [torch.zeros_like(fault.wanted)]
+        for unit in torch.eye(size, dtype=torch.float64):
+            ones = [unit.view(size, *[1] * (dy.ndim - dim - 1)).to(dy) for dy in graph.cotangents]
+            dys = [dy * one for dy, one in zip(graph.cotangents, ones, strict=True)]
             parts.append(graph.gradient(cotangents=dys))
-        upto = torch.stack([torch.zeros_like(parts[0]), *parts]).cumsum(0)
+        upto = torch.stack(parts).cumsum(0)
         for words, start, stop in _parts_lost(size):
             if fault.explained_by(fault.wanted - (upto[stop] - upto[start])):
                 return Diagnosis("rows", f"{words} of dimension {dim} of the cotangent left out")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from math import sqrt
 from typing import Any
 
 import torch
@@ -60,12 +59,6 @@ def _layer_norm(
     return _affine(_normalized(input, range(-len(normalized_shape), 0), eps), weight, bias)
 
 
-def _rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    eps = torch.finfo(input.dtype).eps if eps is None else eps
-    dims = tuple(range(-len(normalized_shape), 0))
-    return _affine(input * (input.pow(2).mean(dims, keepdim=True) + eps).rsqrt(), weight, None)
-
-
 def _batch_norm(
     input: Tensor,
     running_mean: Any,
@@ -83,30 +76,9 @@ def _batch_norm(
     return _affine(_normalized(input, [0, *range(2, input.ndim)], eps), gamma, beta)
 
 
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-) -> Tensor | None:
-    if dropout_p:
-        return None
-    scores = query @ key.transpose(-1, -2) * (1 / sqrt(query.shape[-1]) if scale is None else scale)
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    return _softmax(scores, -1) @ value
-
-
 SPELLINGS: dict[Any, Callable[..., Tensor | None]] = {  # None: these arguments are not spelled out
     **dict.fromkeys((torch.softmax, Tensor.softmax, F.softmax), _softmax),
     **dict.fromkeys((torch.log_softmax, Tensor.log_softmax, F.log_softmax), _log_softmax),
     F.layer_norm: _layer_norm,
-    F.rms_norm: _rms_norm,
     F.batch_norm: _batch_norm,
-    F.scaled_dot_product_attention: _attention,
 }

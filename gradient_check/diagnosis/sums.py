@@ -31,16 +31,6 @@ def _by_term(fault: Fault, term: Tensor, words: str, *, fitted: bool) -> Diagnos
     return None
 
 
-@with_graph
-def output_ignored(fault: Fault, graph: Graph) -> Diagnosis | None:
-    """One of several outputs' cotangents does not count."""
-    for i in range(len(graph.cotangents)) if len(graph.cotangents) > 1 else ():
-        dys = [torch.zeros_like(dy) if j == i else dy for j, dy in enumerate(graph.cotangents)]
-        if fault.explained_by(graph.gradient(cotangents=dys)):
-            return Diagnosis("term", f"a term is missing: the cotangent of output {i}")
-    return None
-
-
 def path_missing(fault: Fault) -> Diagnosis | None:
     """A path of autograd's graph is missing, has the wrong sign, or is counted twice."""
     found = (_by_term(fault, term.gradient, f"the path through {term.words}", fitted=False) for term in fault.terms)
