@@ -74,7 +74,7 @@ def diagnosed(
         sure = max(sure, blur) if name == row.name else sure
     troubles: list[str] = []
     found = diagnose(row.name, given, correct, replace(evidence, noise=sure), troubles)
-    said = f"; forward could not be asked again for a diagnosis: {troubles[0]}" if troubles and not found else ""
+    said = f"; in the search for a diagnosis: {troubles[0]}" if troubles and not found else ""
     return replace(row, diagnosis=found, reason=row.reason + said)
 
 

@@ -100,15 +100,16 @@ def _where(indices: Sequence[Sequence[int]], shape: Sequence[int]) -> str:
     """Such as "from row 3 on", "up to row 3", "from row 3 to 5", "in row 3", "in every second row from 1 on"."""
     words = []
     for dim, (chosen, size) in enumerate(zip(indices, shape, strict=True)):
-        name, of = ("index", f" of dimension {dim}") if len(shape) > 2 else (("row", "column")[dim], "")
-        name = "element" if len(shape) == 1 else name
+        name = {1: ("element",), 2: ("row", "column")}.get(len(shape), ("index",) * len(shape))[dim]
+        of = f" of dimension {dim}" if len(shape) > 2 else ""
         first, last = chosen[0], chosen[-1]
+        ordinal = {2: "second", 3: "third"}.get(step := (last - first) // max(1, len(chosen) - 1), f"{step}th")
         if len(chosen) == size:
             continue
         if len(chosen) == 1:
             words.append(f"in {name} {first}{of}")
         elif last - first >= len(chosen):
-            words.append(f"in every {_ordinal(chosen[1] - first)} {name} from {first} on{of}")
+            words.append(f"in every {ordinal} {name} from {first} on{of}")
         elif last == size - 1:
             words.append(f"from {name} {first}{of} on")
         elif first == 0:
@@ -116,7 +117,3 @@ def _where(indices: Sequence[Sequence[int]], shape: Sequence[int]) -> str:
         else:
             words.append(f"from {name} {first} to {last}{of}")
     return " and ".join(words)
-
-
-def _ordinal(n: int) -> str:
-    return {2: "second", 3: "third"}.get(n, f"{n}th")

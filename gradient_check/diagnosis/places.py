@@ -59,21 +59,21 @@ def _targets(ids: Tensor, dim: int, like: Tensor) -> Iterator[tuple[Tensor, Tens
 
 def _overwritten(fault: Fault, target: Tensor) -> Iterator[tuple[str, Tensor]]:
     """The gradient if of all examples with the same target only the last, or the first, counts."""
-    flat, dys = target.flatten(), [as_double(dy) for dy in fault.evidence.cotangents]
+    graph, flat = fault.graph, target.flatten()
+    dys = [as_double(dy) for dy in fault.evidence.cotangents] if graph is None else graph.cotangents
     if not dys or any(dy.shape[: target.ndim] != target.shape for dy in dys):
         return
     for words, order in (("last", range(len(flat))), ("first", range(len(flat) - 1, -1, -1))):
-        kept = torch.zeros(len(flat), dtype=torch.float64)
+        kept = torch.zeros(len(flat))
         kept[list({int(flat[i]): i for i in order}.values())] = 1
-        left = [dy * kept.view(*target.shape, *[1] * (dy.ndim - target.ndim)) for dy in dys]
-        if fault.graph is not None:
-            dtypes = [dy.dtype for dy in fault.graph.cotangents]
-            yield words, fault.graph.gradient(cotangents=[dy.to(d) for dy, d in zip(left, dtypes, strict=True)])
-        else:
-            rows = left[0].flatten(0, target.ndim - 1)
-            for like in (fault.wanted, fault.wanted.flatten()):
-                if rows.shape[1:] == like.shape[1:] and flat.max() < len(like):
-                    yield words, torch.zeros_like(like).index_add_(0, flat, rows).view_as(fault.wanted)
+        left = [dy * kept.view(*target.shape, *[1] * (dy.ndim - target.ndim)).to(dy) for dy in dys]
+        if graph is not None:
+            yield words, graph.gradient(cotangents=left)
+            continue
+        rows = left[0].flatten(0, target.ndim - 1)
+        for like in (fault.wanted, fault.wanted.flatten()):
+            if rows.shape[1:] == like.shape[1:] and flat.max() < len(like):
+                yield words, torch.zeros_like(like).index_add_(0, flat, rows).view_as(fault.wanted)
 
 
 @with_graph

@@ -2,16 +2,7 @@
 
 from itertools import permutations
 
-from gradient_check.diagnosis.fault import (
-    Fault,
-    as_double,
-    dims_words,
-    distance,
-    explains,
-    norm,
-    shape_words,
-    subsets,
-)
+from gradient_check.diagnosis.fault import Fault, as_double, dims_words, distance, explains, norm, shape_words, subsets
 from gradient_check.report import Diagnosis
 
 

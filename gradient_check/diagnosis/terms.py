@@ -60,11 +60,8 @@ class Graph:
         self.cotangents = tuple(dy.detach().clone().to(y.dtype) for y, dy in pairs)
         self.argument = argument
         self.leaf = fed[argument]
-        self.leaves: dict[Node | None, str] = {
-            get_gradient_edge(value).node: key
-            for key, value in fed.items()
-            if isinstance(value, Tensor) and value.requires_grad
-        }
+        wanted = {key: v for key, v in fed.items() if isinstance(v, Tensor) and v.requires_grad}
+        self.leaves: dict[Node | None, str] = {get_gradient_edge(v).node: key for key, v in wanted.items()}
         self.nodes, self.edges = self._walk()
         self.value, self.work = self._run()
 
@@ -94,10 +91,6 @@ class Graph:
             return d_input
 
         return self.gradient(dict.fromkeys(self.edges, count)), work
-
-    def without(self, edges: Sequence[Edge]) -> Tensor:
-        """The gradient with these edges cut."""
-        return self.gradient(dict.fromkeys(edges, _nothing))
 
     def _walk(self) -> tuple[list[Node], list[Edge]]:
         """The nodes and edges that carry gradient to the leaf, consumers first."""
@@ -159,7 +152,7 @@ class Graph:
         found: list[tuple[int, Term]] = []
         scale = self.value.norm()
         for edges in self.groups(self.edges, passes):
-            gradient = self.value - self.without(edges)
+            gradient = self.value - self.gradient(dict.fromkeys(edges, _nothing))
             size = gradient.norm()
             if not 1e-12 * scale < size or (self.value - gradient).norm() <= 1e-12 * scale:
                 continue  # nothing, or everything, goes through here
@@ -190,11 +183,8 @@ class Graph:
 
 def kind(node: Node | None) -> str:
     """`Mul` for MulBackward0."""
-    return (
-        ""
-        if node is None
-        else node.name().rstrip("0123456789").removesuffix("Backward").removeprefix("torch::autograd::")
-    )
+    name = "" if node is None else node.name()
+    return name.rstrip("0123456789").removesuffix("Backward").removeprefix("torch::autograd::")
 
 
 VIEWS = {
@@ -232,9 +222,7 @@ def _nothing(d_input: Tensor, d_output: Tensor) -> Tensor:
 
 def _hook(changes: Mapping[int, Change]) -> Callable[[Any, Any], tuple[Any, ...]]:
     def hook(d_inputs: Any, d_outputs: Any) -> tuple[Any, ...]:
-        return tuple(
-            changes[i](d_input, d_outputs[0]) if i in changes and d_input is not None else d_input
-            for i, d_input in enumerate(d_inputs)
-        )
+        asked = {i: change for i, change in changes.items() if d_inputs[i] is not None}
+        return tuple(asked[i](d, d_outputs[0]) if i in asked else d for i, d in enumerate(d_inputs))
 
     return hook
