@@ -47,7 +47,9 @@ def in_part(fault: Fault) -> Diagnosis | None:
             if part.explained_by(part.wanted - term.gradient[at]):
                 return Diagnosis("term", f"{where} a term is missing: the path through {term.words}")
     indices, shape = _slab(fault), fault.wanted.shape
-    if indices and _chance([len(chosen) for chosen in indices], shape) <= COMMON:
+    # one line alone is often correct because nothing is added there: the last of a sum, the first of a mask
+    but_one = any(1 < len(chosen) == size - 1 for chosen, size in zip(indices, shape, strict=False))
+    if indices and not but_one and _chance([len(chosen) for chosen in indices], shape) <= COMMON:
         return Diagnosis("rows", f"wrong only {_where(indices, shape)}")
     return None
 
