@@ -15,6 +15,7 @@ from gradient_check.diagnosis import Evidence, diagnosed
 from gradient_check.diagnosis.spelled import Spelled
 from gradient_check.diagnosis.terms import Graph, kind
 from gradient_check.report import Diagnosis, Row
+from gradient_check.subject import differentiated
 
 NOTHING = Evidence()
 
@@ -47,6 +48,30 @@ def test_the_conjugate_of_complex_numbers_that_are_pairs():
     evidence = Evidence({"z": seeded(1)(4, 3, 2)}, complex=frozenset("z"))
     assert diagnose(forgotten, dz, evidence, "dz").kind == "conjugate"
     assert diagnose(forgotten, dz, replace(evidence, complex=frozenset()), "dz").kind == "sign", "in every second one"
+
+
+class Normalized(torch.autograd.Function):
+    """Backward takes the norm for a constant."""
+
+    @staticmethod
+    def forward(ctx, x):
+        norm = x.pow(2).sum(-1, keepdim=True).sqrt()
+        ctx.save_for_backward(norm)
+        return x / norm
+
+    @staticmethod
+    def backward(ctx, dy):
+        return dy / ctx.saved_tensors[0]
+
+
+def test_the_forward_of_a_custom_function_is_taken_apart_without_its_backward():
+    x, dy = seeded()(2, 4, 5)
+    right = torch.func.vjp(lambda x: x / x.norm(dim=-1, keepdim=True), x)[1](dy)[0]
+    forward = differentiated(Normalized.apply, ("x",), (0,)).forward
+    found = diagnose(dy / x.norm(dim=-1, keepdim=True), right, Evidence({"x": x}, forward(x), (dy,), forward))
+    assert found == Diagnosis("term", "a term is missing: the path through the sum")
+    (wrong,) = torch.autograd.grad(Normalized.apply(leaf := x.requires_grad_()), leaf, dy)
+    torch.testing.assert_close(wrong, dy / x.norm(dim=-1, keepdim=True), msg="its backward is there again")
 
 
 def test_an_exception_of_forward_is_in_the_reason():
