@@ -48,7 +48,7 @@ SAME_SHAPE: tuple[Pattern, ...] = (
     parts.in_part,
 )
 COARSE = 1e-3  # of the root mean square: an element that is known no better counts as unknown
-SAMPLE = 2**20  # elements that are looked at of a gradient four times as large
+SAMPLE = 2**18  # elements that are looked at of a gradient four times as large
 
 
 def diagnosed(

@@ -141,15 +141,15 @@ def explains(
     """
     if hypothesis.shape != given.shape:
         return False
-    seen = ~hypothesis.isnan()
-    if not (seen.all() or wanted.isnan().any()):
+    unknown = hypothesis.isnan()
+    if unknown.any() and not wanted.isnan().any():
         return False
     error = distance(given, wanted) if given.shape == wanted.shape else norm(given)
-    size = max(norm(given[seen]), norm(wanted)) if scale is None else scale
+    size = max(norm(given.where(~unknown, 0.0)), norm(wanted)) if scale is None else scale
     limit = min(noise * size, 0.05 * error)
     if not (distance(given, hypothesis) <= limit and error > 0):
         return False
-    elements = int((seen & ((given != 0) | (hypothesis != 0))).sum())
+    elements = int((~unknown & ((given != 0) | (hypothesis != 0))).sum())
     return limit == 0 or (limit / error) ** (elements - free) <= ACCIDENT
 
 
@@ -179,12 +179,15 @@ def as_double(tensor: Tensor) -> Tensor:
 
 def norm(tensor: Tensor) -> float:
     """Of the elements that are known."""
-    return tensor[~tensor.isnan()].norm().item()
+    size = tensor.norm()
+    return (tensor[~tensor.isnan()].norm() if size.isnan() else size).item()
 
 
 def distance(a: Tensor, b: Tensor) -> float:
     """Between the elements that are known of b."""
-    return (a - b)[~b.isnan()].norm().item()
+    difference = a - b
+    size = difference.norm()
+    return (difference[~b.isnan()].norm() if size.isnan() else size).item()
 
 
 def is_mask(tensor: Tensor) -> bool:
