@@ -109,11 +109,15 @@ class Fault:
         graph = self.graph
         return 0 if graph is None else min(PASSES, VISITS // len(graph.nodes), WORK // graph.work)
 
-    @cached_property
+    @property
+    def others(self) -> dict[str, Tensor]:
+        """The other arguments that are tensors."""
+        return {k: v for k, v in self.evidence.arguments.items() if isinstance(v, Tensor) and k != self.argument}
+
+    @property
     def masks(self) -> dict[str, Tensor]:
-        """The other arguments that are made of zeros and one other value."""
-        found = {k: v for k, v in self.evidence.arguments.items() if isinstance(v, Tensor) and k != self.argument}
-        return {key: value for key, value in found.items() if is_mask(value)}
+        """Those of them that are made of zeros and one other value."""
+        return {key: value for key, value in self.others.items() if is_mask(value)}
 
     def explained_by(self, hypothesis: Tensor, free: int = 0, scale: float | None = None) -> bool:
         """Whether the hypothesis, with `free` numbers fitted, is what backward returned."""

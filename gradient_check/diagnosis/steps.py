@@ -32,14 +32,13 @@ def _scaled(factor: float, d_input: Tensor, d_output: Tensor) -> Tensor:
 
 def _unmasked(fault: Fault, graph: Graph) -> Iterator[Hypothesis]:
     """A masking operation as if nothing were masked."""
-    others = {k: v for k, v in fault.evidence.arguments.items() if isinstance(v, Tensor) and k != fault.argument}
     for node, position in graph.edges:
         attribute = {"Mul": "_saved_self" if position else "_saved_other", "Where": "_saved_condition"}
         mask = getattr(node, attribute.get(kind(node), "_saved_mask"), None)
         if not isinstance(mask, Tensor) or not is_mask(mask):
             continue
         numbers = as_double(mask).flatten()
-        named = [key for key, value in others.items() if (value.cpu().flatten() != 0).equal(numbers != 0)]
+        named = [key for key, value in fault.others.items() if (value.cpu().flatten() != 0).equal(numbers != 0)]
         # not an argument, it is a mask if it is the same for all examples, and else may be part of an activation
         if named or kind(node) == "MaskedFill" or mask.ndim < graph.cotangents[0].ndim:
             text = " ".join(["the mask", *named[:1], "was ignored"])
