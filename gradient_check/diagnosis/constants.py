@@ -8,7 +8,7 @@ from math import gcd, isfinite, prod
 import torch
 from torch import Tensor
 
-from gradient_check.diagnosis.fault import KNOWN, Fault, dims_words, norm, numbered, times
+from gradient_check.diagnosis.fault import KNOWN, Fault, dims_words, ideal, norm, numbered, times
 from gradient_check.report import Diagnosis
 
 
@@ -20,7 +20,7 @@ def zero(fault: Fault) -> Diagnosis | None:
 
 def sign(fault: Fault) -> Diagnosis | None:
     if fault.explained_by(-fault.wanted, free=KNOWN):
-        return Diagnosis("sign", "the sign is wrong: this is −1 times the correct gradient")
+        return Diagnosis("sign", f"the sign is wrong: this is −1 times {ideal(fault)}")
     return None
 
 
@@ -46,14 +46,14 @@ def factor(fault: Fault) -> Diagnosis | None:
     scale = norm(fault.given.where(~fault.wanted.isnan(), 0.0))
     if not fault.explained_by(c * fault.wanted, free=KNOWN if known else 2, scale=scale):
         return None
-    return known or Diagnosis("factor", f"this is {times(c)} times the correct gradient")
+    return known or Diagnosis("factor", f"this is {times(c)} times {ideal(fault)}")
 
 
 def _factor(fault: Fault, c: float) -> Diagnosis | None:
     near = min(fault.evidence.noise, 3e-3)
     for value, what, written, words in _numbers(fault, largest=12 if near < 1e-3 else 4):
         if abs(c - value) <= near * abs(value):
-            return Diagnosis(what, f"this is {written} times the correct gradient{words}")
+            return Diagnosis(what, f"this is {written} times {ideal(fault)}{words}")
     return None
 
 

@@ -202,6 +202,11 @@ def is_mask(tensor: Tensor) -> bool:
     return 0 < other.numel() < tensor.numel() and bool((other == other[0]).all())
 
 
+def ideal(fault: Fault) -> str:
+    """What the given tensor should be: not all that is compared is the gradient of an argument."""
+    return f"the correct {'gradient' if fault.argument else 'value'}"
+
+
 def numbered(what: str, i: int, n: int) -> str:
     return what if n == 1 else f"{what} {i}"
 

@@ -2,7 +2,17 @@
 
 from itertools import permutations
 
-from gradient_check.diagnosis.fault import Fault, as_double, dims_words, distance, explains, norm, shape_words, subsets
+from gradient_check.diagnosis.fault import (
+    Fault,
+    as_double,
+    dims_words,
+    distance,
+    explains,
+    ideal,
+    norm,
+    shape_words,
+    subsets,
+)
 from gradient_check.report import Diagnosis
 
 
@@ -14,7 +24,7 @@ def swapped(fault: Fault) -> Diagnosis | None:
             continue
         misplaced = there.shape != right.shape or distance(as_double(there), right) > 1e-3 * norm(right)
         if misplaced and explains(right, fault.given, fault.wanted, fault.evidence.noise):
-            return Diagnosis("swapped", f"this is the correct gradient of {other[1:]}, which has another")
+            return Diagnosis("swapped", f"this is the correct {other}, which has another")
     return None
 
 
@@ -22,7 +32,7 @@ def transposed(fault: Fault) -> Diagnosis | None:
     for order in permutations(range(fault.wanted.ndim)) if fault.wanted.ndim <= 4 else ():
         if list(order) != sorted(order) and fault.explained_by(fault.wanted.permute(order)):
             said = "" if len(order) == 2 else f" (its dimensions in the order {', '.join(map(str, order))})"
-            return Diagnosis("transposed", f"this is the transpose of the correct gradient{said}")
+            return Diagnosis("transposed", f"this is the transpose of {ideal(fault)}{said}")
     return None
 
 

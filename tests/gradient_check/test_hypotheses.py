@@ -38,7 +38,7 @@ def test_swapped_gradients():
     of_shapes = {**expected, "dq": expected["dW"], "dW": expected["dq"]}
     for given, name, other in ((swapped, "dq", "dk"), (swapped, "dk", "dq"), (of_shapes, "dq", "dW")):
         found = diagnose(given, expected, name=name)
-        assert found == Diagnosis("swapped", f"this is the correct gradient of {other[1:]}, which has another")
+        assert found == Diagnosis("swapped", f"this is the correct {other}, which has another")
     assert diagnose({**expected, "dq": expected["dk"]}, expected, name="dq") is None, "dk is where it belongs"
 
 
@@ -78,11 +78,8 @@ def test_an_exception_of_forward_is_in_the_reason():
     x, dy = seeded()(2, 4, 5)
     evidence = Evidence({"x": x}, (x.tanh(),), (dy,), refuses)
     row = diagnosed(Row("dx", "dx", (4, 5), False, "off"), {"dx": dy.exp()}, {"dx": dy}, evidence)
-    assert (row.diagnosis, row.reason.startswith("off; "), "RuntimeError: no such kernel" in row.reason) == (
-        None,
-        True,
-        True,
-    )
+    assert row.diagnosis is None
+    assert row.reason == "off; in the search for a diagnosis: RuntimeError: no such kernel"
 
 
 TIMES = {1: "missing", 2: "wrong sign", -1: "counted twice", 0.75: "0.25 times"}
@@ -122,9 +119,7 @@ def refuses(*arguments):
 def test_a_forward_that_is_of_no_use(forward):
     x, dy = seeded()(2, 4, 5)
     right, evidence = dy * (1 - x.tanh() ** 2), Evidence({"x": x}, (x.tanh(),), (dy,), forward)
-    assert diagnose(-right, right, evidence) == Diagnosis(
-        "sign", "the sign is wrong: this is −1 times the correct gradient"
-    )
+    assert diagnose(-right, right, evidence).text == "the sign is wrong: this is −1 times the correct gradient"
     assert diagnose(seeded(5)(4, 5), right, evidence) is None
     assert diagnose(x.exp(), right, evidence) is None  # another forward's, for ones
 
