@@ -208,6 +208,9 @@ UNKNOWN = {
     "nearly ones": Spoilt(LINEAR, "dW", lambda dy, right, x, W, b: (1 + 0.01 * dy).T @ x),
     "rows with a gap": Spoilt(WITH_A_GAP, "dW", set_rows([2, 4])),
     "scattered rows": Spoilt(LINEAR, "dx", set_rows([1, 4])),
+    "noise in one of many elements": Spoilt(
+        LINEAR, "dx", lambda dy, right, **_: right + (right == right.max()) * dy[0, 0]
+    ),
     "repeated ids and another": Spoilt(EMBEDDING, "dW", last_of_each_id_and_noise),
 }
 NAMELESS = {name: MISTAKES[name] for name in ("σ′ of the output", "cumulative sum: not reversed")}
