@@ -181,7 +181,7 @@ def main(argv: list[str]) -> int:
             print(f"{wrong[0].title}:\n{wrong[0].nearest}")
         count = sum(not row.passed for row in rows)
         print(
-            f"{count:,} of {len(rows):,} differ; the first is {first.title} of {wrong[0].title}: {first.reason}",
+            f"{count:,} of {len(rows):,} differ; the first is {first.title} of {wrong[0].title}: {first.cause}",
             file=sys.stderr,
         )
         return 1

@@ -1,11 +1,13 @@
 """Mistakes that the diagnosis was made with: of affine maps, elementwise functions, masks and indexing."""
 
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 from gallery import naive
 from gallery.affine import LINEAR, NETWORK, TIED, network_backward
+from gallery.attention import DISTINCT, EMBEDDING
 from gallery.elementwise import QUOTIENT, TANH
 from gallery.entry import OWN, Layer, away_from_one, normal
 
@@ -562,3 +564,63 @@ GATHER = Layer(gather_forward, gather_backward, lambda g: (torch.tensor([[0, 2, 
 def gather_scattered(dy, cache):
     ids, x = cache
     return torch.zeros_like(x).scatter(1, ids, dy)
+
+
+# a part
+
+
+def glu_forward(x, W):
+    a, b = (x @ W.T).chunk(2, -1)
+    return a * torch.sigmoid(b), (x, W, a, torch.sigmoid(b))
+
+
+def glu_halves(dy, cache):
+    _, _, a, s = cache
+    return dy * s, dy * a * s * (1 - s)
+
+
+def glu_backward(dy, cache):
+    x, W, *_ = cache
+    dz = torch.cat(glu_halves(dy, cache), -1)
+    return dz @ W, dz.T @ x
+
+
+GLU = Layer(glu_forward, glu_backward, lambda g: (normal(g, 7, 5), normal(g, 6, 5)))
+
+
+@GLU.wrong(
+    "gated linear unit: gate halved",
+    what="dW is halved in the rows that make the gate",
+    naive=naive.only_dx,
+    diagnosis=["factor", "term"],
+)
+def gate_halved(dy, cache):
+    dx, dW = glu_backward(dy, cache)
+    return dx, torch.cat([dW[:3], dW[3:] / 2])
+
+
+@GLU.wrong(
+    "gated linear unit: halves in the wrong order",
+    what="dW has the rows of the gate where those of the value belong, and these where the gate's belong",
+    naive=naive.only_dx,
+    diagnosis=["rows"],
+)
+def halves_exchanged(dy, cache):
+    dx, dW = glu_backward(dy, cache)
+    return dx, dW.roll(3, 0)
+
+
+EVERY_ID_TWICE = replace(EMBEDDING, example=lambda g: (torch.tensor([[1, 3, 5], [5, 3, 1]]), normal(g, 7, 4)))
+
+
+@EVERY_ID_TWICE.wrong(
+    "embedding: the last one counts, every id twice",
+    what="a repeated id keeps the gradient of its last place, and no id is there once",
+    naive=DISTINCT,
+    diagnosis=["repeated indices"],
+)
+def last_place(dy, cache):
+    ids, W = cache
+    dW = torch.zeros_like(W)
+    dW[ids.flatten()] = dy.flatten(0, -2)
+    return dW

@@ -402,6 +402,7 @@ PERMUTE = Layer(permute_forward, permute_backward, lambda g: (normal(g, 7, 5), t
 @PERMUTE.wrong(
     "permutation not inverted",
     what="the gradient is permuted forward once more",
+    diagnosis=("rows",),
     naive=naive.given("two columns exchanged", lambda g: (normal(g, 7, 5), torch.tensor([1, 0, 2, 3, 4]))),
 )
 def permuted_again(dy, order):

@@ -136,6 +136,7 @@ LSTM = Layer(lstm_forward, lstm_backward, lstm_example, outputs=2)
 @LSTM.wrong(
     "LSTM: gate order",
     what="the gates' gradients are put together in the order i f o g",
+    diagnosis=("rows",),
     naive=naive.cost_falls,
 )
 def gate_order(dh, dc, cache):

@@ -71,21 +71,11 @@ def compare_gradients(
         shape = () if surplus is None else tuple(surplus.shape)
         rows.append(Row(name, labels.get(name, name), shape, False, "nothing to compare it with"))
     if not all(row.passed for row in rows):
-        rows = [_diagnosed(row, actual, {**wanted, **true}, candidates or {}) for row in rows]
+        from gradient_check.diagnosis import Evidence, diagnosed
+
+        evidence = Evidence(candidates=candidates or {})
+        rows = [diagnosed(row, actual, {**wanted, **true}, evidence) for row in rows]
     return Report(tuple(rows))
-
-
-def _diagnosed(
-    row: Row, actual: Mapping[str, Tensor | None], true: Mapping[str, Tensor], candidates: Mapping[str, Tensor]
-) -> Row:
-    """The row, with the known mistake that its values or its shape show."""
-    given = actual.get(row.name)
-    if row.passed or row.diagnosis or row.agrees or row.name not in true or given is None or given.is_meta:
-        return row
-    from gradient_check.diagnosis import Evidence, diagnose
-
-    evidence = Evidence(candidates=candidates, noise=SAME.get(given.dtype, SAME[torch.float64]))
-    return replace(row, diagnosis=diagnose(row.name, actual, true, evidence))
 
 
 def as_tensor(value: Any, what: str) -> Tensor:

@@ -7,13 +7,14 @@ from math import inf, isfinite, isnan, nan
 from textwrap import wrap
 from typing import Any, Literal
 
-SCREEN, WIDTH = 24, 120  # lines that a failure may take, and characters a line
+CAUSES, WIDTH = 12, 120  # that a failure lists beside the first, and characters a line
 LONGEST = 56  # title in a table
 
 KINDS = (
     "sign", "batch factor", "factor", "missing factor", "transposed", "swapped", "zero", "missing", "shape", "dtype",
     "term", "weight decay", "derivative forgotten", "mask ignored", "wrong axis", "ones", "repeated indices", "rows",
-    "nan", "kink", "strided", "in place", "stale", "random", "not linear", "raised", "died", "second derivative",
+    "nan", "kink", "strided", "in place", "stale", "random", "not linear", "raised", "conjugate", "died",
+    "second derivative", "inconclusive",
 )  # fmt: skip
 
 
@@ -52,16 +53,20 @@ class Row:
     ulps: float = inf  # |difference| there, in units in the last place of `expected`
     kinks: int = 0  # elements that sit at a kink, where several slopes are right
     diagnosis: Diagnosis | None = None
-    inconclusive: bool = False  # oracles disagree; it does not pass
+    inconclusive: bool = False  # not passed, and not shown to be wrong either
 
     @property
     def verdict(self) -> Literal["ok", "kink", "inconclusive", "WRONG"]:
-        """A row at a kink neither passes nor fails."""
-        if self.inconclusive:
-            return "inconclusive"
+        """A row at a kink neither passes nor fails; an inconclusive one does not pass."""
         if not self.passed:
-            return "WRONG"
+            return "inconclusive" if self.inconclusive else "WRONG"
         return "kink" if self.kinks else "ok"
+
+    @property
+    def cause(self) -> str:
+        """The diagnosis, where there is one, and the reason."""
+        text = self.diagnosis.text if self.diagnosis else ""
+        return self.reason if text in self.reason else f"{text}: {self.reason}"
 
     @property
     def agrees(self) -> bool:
@@ -87,7 +92,8 @@ class Report:
 
     @property
     def failures(self) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if not row.passed)
+        """Rows that do not pass: those that are wrong, then those that are inconclusive."""
+        return tuple(sorted((row for row in self.rows if not row.passed), key=lambda row: row.inconclusive))
 
     @property
     def kinks(self) -> tuple[Row, ...]:
@@ -101,12 +107,12 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """0 if all passed, 1 otherwise: `sys.exit(report.exit_status)`."""
-        return 0 if self.passed else 1
+        """0 if all passed, 1 if a row is wrong, 2 if it is inconclusive: `sys.exit(report.exit_status)`."""
+        return 0 if self.passed else 2 if self.failures[0].inconclusive else 1
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: numbers that are not finite become None."""
-        rows = [{"verdict": row.verdict, **_plain(asdict(row))} for row in self.rows]
+        rows = [{"verdict": row.verdict, **_finite(asdict(row))} for row in self.rows]
         return {"passed": self.passed, "rows": rows, "notes": list(self.notes)}
 
     def to_json(self) -> str:
@@ -119,7 +125,7 @@ class Report:
             raise AssertionError(f"\n{self}")
 
     def __str__(self) -> str:
-        """A table. When all is well, the rows of the example; otherwise the failures first, within a screen."""
+        """When all is well, the rows of the example; otherwise the first failure in full and a line for each other."""
         return "\n".join(self._failed_lines() if self.failures else self._passed_lines())
 
     def _passed_lines(self) -> list[str]:
@@ -127,26 +133,23 @@ class Report:
         cases = {row.case for row in self.rows if row.case}
         lines = _table(shown)
         if len(shown) < len(self.rows):
-            lines.append(f"ok too: {len(self.rows) - len(shown)} rows of {len(cases)} other cases")
+            lines.append(f"also ok: {len(self.rows) - len(shown)} rows of {len(cases)} other cases")
         return lines + [f"note: {note}" for note in self.notes]
 
     def _failed_lines(self) -> list[str]:
-        """What to read first comes first: tensors of the example, each with its diagnosis; then what else failed."""
-        lines: list[str] = []
-        failures = list(self.failures)
-        titles = _table(failures)
-        while failures:
-            block = [titles.pop(0)]
-            for text in _explanation(failures[0]):
-                block += wrap(text, WIDTH, initial_indent="    ", subsequent_indent="      ", max_lines=2)
-            if lines and len(lines) + len(block) > SCREEN - 5:  # the lists and notes below
-                break
-            lines += block
-            failures.pop(0)
-        if failures:
-            lines.append(_listed("wrong too", failures))
-        if passed := [row for row in self.rows if row.passed]:
-            lines.append(_listed("ok", passed))
+        first, *others = self.failures
+        lines = _table([first])
+        for text in _explanation(first):
+            lines += wrap(text, WIDTH, initial_indent="    ", subsequent_indent="      ", max_lines=2)
+        causes: dict[tuple[str, str], list[str]] = {}
+        for row in others:
+            also = "inconclusive" if row.inconclusive else "also wrong"
+            causes.setdefault((also, row.diagnosis.text if row.diagnosis else row.reason), []).append(row.title)
+        lines += [_cut(f"{also}: {_some(titles)}: {cause}") for (also, cause), titles in causes.items()][:CAUSES]
+        if len(causes) > CAUSES:
+            lines.append(f"also wrong: {sum(map(len, list(causes.values())[CAUSES:]))} other rows")
+        if passed := [row.title for row in self.rows if row.passed]:
+            lines.append(_cut(f"ok: {', '.join(dict.fromkeys(passed))}"))
         return lines + [_cut(f"note: {note}") for note in self.notes[:3]]
 
 
@@ -167,7 +170,7 @@ def _explanation(row: Row) -> list[str]:
     lines = []
     if row.diagnosis:
         lines.append(f"diagnosis: {row.diagnosis.text}")
-    elif not row.agrees:
+    elif not (row.agrees or row.inconclusive):
         lines.append("diagnosis: unknown")
     if not row.diagnosis or row.diagnosis.text not in row.reason:
         lines.append(row.reason)
@@ -190,23 +193,26 @@ def _table(rows: Sequence[Row]) -> list[str]:
     for row, title, shape, oracle in zip(rows, titles, shapes, oracles, strict=True):
         cells = f"{title:<{widths[0]}}  {shape:<{widths[1]}}  {oracle:<{widths[2]}}"
         verdict = f"{row.kinks} at a kink" if row.verdict == "kink" else row.verdict
-        lines.append(f"{cells}  {row.relative_error:8.2e} of {row.tolerance:7.1e}  {verdict}")
+        judged = (
+            f"{row.relative_error:8.2e} of {row.tolerance:7.1e}" if row.tolerance or row.relative_error == 0 else ""
+        )
+        lines.append(f"{cells}  {judged:19}  {verdict}")
     return lines
 
 
-def _listed(what: str, rows: Sequence[Row]) -> str:
-    return _cut(f"{what}: {', '.join(dict.fromkeys(row.title for row in rows))}")
+def _some(titles: Sequence[str]) -> str:
+    return ", ".join(titles[:3]) + (f" and {len(titles) - 3} more" if len(titles) > 3 else "")
 
 
 def _cut(text: str) -> str:
     return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
 
 
-def _plain(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [_finite(item) for item in value]
     return value

@@ -111,7 +111,8 @@ def second_derivative(
         said = "nothing is shown of the second derivative: no oracle could be asked; choose another example"
         rows = [Row("d²", "d²", (), False, said, case=CASE)]
     return Report(
-        tuple(_named(row, trial.titles.get(row.name, f"d² ({row.label})"), lost) for row in rows), tuple(trial.notes)
+        tuple(_named(row, trial.titles.get(row.name, f"d² ({row.label})"), lost) for row in rows),
+        tuple(trial.notes.lines()),
     )
 
 

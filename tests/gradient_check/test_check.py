@@ -13,7 +13,7 @@ from gallery.attention import EMBEDDING
 from gallery.diagnosed import NOISE, RELU
 from gallery.elementwise import TANH
 from gallery.losses import SOFTMAX
-from gradient_check import check_backward, check_function, directional_derivative
+from gradient_check import Report, Row, check_backward, check_function, directional_derivative
 from tests.support.both_ways import differ
 from tests.support.checking import MISTAKES, draw, first_failure, function_of
 
@@ -254,7 +254,7 @@ def test_a_failure_fits_on_a_screen_and_says_what_was_not_looked_at():
     lines = str(check_backward(linear, wrong, EXAMPLE, dtypes=["float64", "float32"])).splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 120
-    assert any(line.startswith("wrong too: ") for line in lines)
+    assert any(line.startswith("also wrong: ") for line in lines)
     assert lines[-1] == "note: edge cases were skipped, because the example itself failed"
 
 
@@ -265,6 +265,10 @@ def test_the_report_as_json_and_as_an_exit_status():
     row = next(row for row in said["rows"] if row["verdict"] == "WRONG")
     assert (said["passed"], row["name"], row["diagnosis"]["kind"]) == (False, "dgamma", "missing")
     assert row["relative_error"] is None, "JSON has no infinity"
+    unsure = Report((*good.rows, Row("dx", "dx", (3,), False, "the oracles disagree", inconclusive=True)))
+    assert (unsure.passed, unsure.exit_status, unsure.to_dict()["rows"][-1]["verdict"]) == (False, 2, "inconclusive")
+    first, reason, *_ = str(unsure).splitlines()
+    assert (first.split(), reason.strip()) == (["dx", "3", "inconclusive"], "the oracles disagree")
 
 
 def test_labels_and_candidates_reach_the_report():

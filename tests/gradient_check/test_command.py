@@ -48,7 +48,7 @@ def test_the_file_in_the_guide_has_a_wrong_pair_and_a_right_function(check):
     status, out, err = check(f"print('loud')\n{text}")
     assert (status, err) == (1, "loud\n")
     said = re.findall(r"^(mine\.py:.*|    diagnosis: .*|square: .*|Swish: .*|\d in all.*)$", out, re.M)
-    halved = "    diagnosis: it is ½ times the right value"
+    halved = "    diagnosis: this is ½ times the correct gradient"
     assert said == ["mine.py:square", halved, "square: WRONG", "mine.py:Swish", "Swish: ok", "2 in all: 1 ok, 1 WRONG"]
     status, out, _ = check(text, name=":Swish")
     assert (status, "mine" in out, out.splitlines()[0].split()[-1]) == (0, False, "ok")

@@ -1,6 +1,5 @@
 """`check_function` on autograd Functions and modules, and `check_step` on two implementations of a step."""
 
-import re
 from functools import partial
 
 import numpy as np
@@ -28,7 +27,7 @@ def test_an_autograd_function_with_and_without_a_reference():
     example, reference = [draw(5, 3), 1.5], lambda x, scale: scale * x**2
     report = check_function(square(), example)
     report.assert_passed()
-    assert any(re.match("dot product could not be asked: .*jvp", note) for note in report.notes)
+    assert not any("forward mode" in note or "jvp" in note for note in report.notes)  # most functions have none
     report = check_function(square(), example, reference=reference)
     report.assert_passed()
     assert [row.oracle for row in report.rows if row.name == "dx" and not row.case] == ["reference"]

@@ -1,5 +1,6 @@
 """What a diagnosis asks before it names a pattern: that all is explained, a forward of use, the terms of a graph."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,9 +11,12 @@ from gallery.diagnosed_terms import rnn_with
 from gallery.entry import normal
 from gallery.recurrent import rnn_backward
 from gradient_check import diagnosis
-from gradient_check.diagnosis import Evidence
-from gradient_check.report import Diagnosis
-from gradient_check.terms import Graph, Spelled, kind
+from gradient_check.diagnosis import Evidence, diagnosed
+from gradient_check.diagnosis.spelled import Spelled
+from gradient_check.diagnosis.terms import Graph, kind
+from gradient_check.report import Diagnosis, Row
+from gradient_check.structure import taken
+from gradient_check.subject import differentiated
 
 NOTHING = Evidence()
 
@@ -35,8 +39,48 @@ def test_swapped_gradients():
     of_shapes = {**expected, "dq": expected["dW"], "dW": expected["dq"]}
     for given, name, other in ((swapped, "dq", "dk"), (swapped, "dk", "dq"), (of_shapes, "dq", "dW")):
         found = diagnose(given, expected, name=name)
-        assert found == Diagnosis("swapped", f"it is the right value of {other}, which has another")
+        assert found == Diagnosis("swapped", f"this is the correct {other}, which has another")
     assert diagnose({**expected, "dq": expected["dk"]}, expected, name="dq") is None, "dk is where it belongs"
+
+
+def test_the_conjugate_of_complex_numbers_that_are_pairs():
+    dz = seeded()(4, 3, 2)
+    forgotten = torch.view_as_real(torch.view_as_complex(dz).conj().resolve_conj())
+    evidence = Evidence({"z": seeded(1)(4, 3, 2)}, complex=frozenset("z"))
+    assert diagnose(forgotten, dz, evidence, "dz").kind == "conjugate"
+    assert diagnose(forgotten, dz, replace(evidence, complex=frozenset()), "dz").kind == "sign", "in every second one"
+
+
+class Normalized(torch.autograd.Function):
+    """Backward takes the norm for a constant."""
+
+    @staticmethod
+    def forward(ctx, x):
+        norm = x.pow(2).sum(-1, keepdim=True).sqrt()
+        ctx.save_for_backward(norm)
+        return x / norm
+
+    @staticmethod
+    def backward(ctx, dy):
+        return dy / ctx.saved_tensors[0]
+
+
+def test_the_forward_of_a_custom_function_is_taken_apart_without_its_backward():
+    x, dy = seeded()(2, 4, 5)
+    right = torch.func.vjp(lambda x: x / x.norm(dim=-1, keepdim=True), x)[1](dy)[0]
+    forward = differentiated(Normalized.apply, taken(Normalized.apply, [x])[1], (0,)).forward
+    found = diagnose(dy / x.norm(dim=-1, keepdim=True), right, Evidence({"x": x}, forward(x), (dy,), forward))
+    assert found == Diagnosis("term", "a term is missing: the path through the sum")
+    (wrong,) = torch.autograd.grad(Normalized.apply(leaf := x.requires_grad_()), leaf, dy)
+    torch.testing.assert_close(wrong, dy / x.norm(dim=-1, keepdim=True), msg="its backward is there again")
+
+
+def test_an_exception_of_forward_is_in_the_reason():
+    x, dy = seeded()(2, 4, 5)
+    evidence = Evidence({"x": x}, (x.tanh(),), (dy,), refuses)
+    row = diagnosed(Row("dx", "dx", (4, 5), False, "off"), {"dx": dy.exp()}, {"dx": dy}, evidence)
+    assert row.diagnosis is None
+    assert row.reason == "off; in the search for a diagnosis: RuntimeError: no such kernel"
 
 
 TIMES = {1: "missing", 2: "wrong sign", -1: "counted twice", 0.75: "0.25 times"}
@@ -53,11 +97,11 @@ def test_what_is_ignored_the_values_of_a_factor_or_one_of_two_outputs():
     draw = seeded()
     x, dy, ds = draw(6, 4), draw(6, 4), draw(4)
     found = diagnose(dy.sum(0), (dy * x).sum(0), Evidence({"gamma": draw(4)}, cotangents=(dy,)), "dgamma")
-    text = "it is the sum of the cotangent: what gamma is multiplied with is missing"
+    text = "this is the sum of the cotangent: what gamma is multiplied with is missing"
     assert found == Diagnosis("missing factor", text)
     forward, right = lambda x: (x.tanh(), x.exp().sum(0), "cache"), dy * (1 - x.tanh() ** 2)
     found = diagnose(right, right + ds * x.exp(), Evidence({"x": x}, forward(x)[:2], (dy, ds), forward))
-    assert found == Diagnosis("term", "a term is missing: the cotangent of output 1")
+    assert found == Diagnosis("term", "a term is missing: the path through x in the exponential")
 
 
 def test_a_pattern_has_to_explain_the_whole_error():
@@ -76,7 +120,7 @@ def refuses(*arguments):
 def test_a_forward_that_is_of_no_use(forward):
     x, dy = seeded()(2, 4, 5)
     right, evidence = dy * (1 - x.tanh() ** 2), Evidence({"x": x}, (x.tanh(),), (dy,), forward)
-    assert diagnose(-right, right, evidence) == Diagnosis("sign", "the sign is wrong: it is −1 times the right value")
+    assert diagnose(-right, right, evidence).text == "the sign is wrong: this is −1 times the correct gradient"
     assert diagnose(seeded(5)(4, 5), right, evidence) is None
     assert diagnose(x.exp(), right, evidence) is None  # another forward's, for ones
 
@@ -105,7 +149,9 @@ def test_works_under_any_grad_mode_and_changes_nothing(mode):
 def test_paths_from_a_tensor_that_is_used_several_times_add_up():
     x, dy = seeded()(2, 4, 5)
     graph = Graph(lambda x: x.sin() + x.exp() * 2 + x, {"x": x}, [dy], "x")
-    terms = [graph.value - graph.without([edge]) for edge in graph.edges if graph.leaf_below(*edge) == "x"]
+    nothing = lambda d_input, d_output: torch.zeros_like(d_input)  # noqa: E731
+    own = [edge for edge in graph.edges if graph.leaf_below(*edge) == "x"]
+    terms = [graph.value - graph.gradient({edge: nothing}) for edge in own]
     assert len(terms) == 3
     torch.testing.assert_close(sum(terms), dy * (x.cos() + 2 * x.exp() + 1))
 
@@ -114,9 +160,7 @@ SPELLED = {
     "softmax": lambda x: x.softmax(-1),
     "log_softmax": lambda x: F.log_softmax(x, 0),
     "layer_norm": lambda x: F.layer_norm(x, (5,)),
-    "rms_norm": lambda x: F.rms_norm(x, (5,)),
     "batch_norm": lambda x: F.batch_norm(x, None, None, training=True),
-    "attention": lambda x: F.scaled_dot_product_attention(x, x + 1, 2 * x, is_causal=True),
 }
 
 

@@ -20,7 +20,7 @@ class GradientMismatch(Exception):
 
     def __init__(self, step: int, report: Report) -> None:
         first = report.failures[0]
-        super().__init__(f"step {step}: {first.label}: {first.reason}")
+        super().__init__(f"step {step}: {first.label}: {first.cause}")
         self.step, self.report = step, report
 
 

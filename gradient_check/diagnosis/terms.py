@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
-from math import sqrt
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+
+from gradient_check.diagnosis.spelled import Spelled
 
 Edge = tuple[Node, int]
 Change = Callable[[Tensor, Tensor], Tensor]  # (gradient of the node's input, of its output) → another one for the input
@@ -49,7 +48,6 @@ class Graph:
         arguments: Mapping[str, Any],
         cotangents: Sequence[Tensor],
         argument: str,
-        *,
         double: bool = True,
         spelled: bool = True,
     ) -> None:
@@ -62,11 +60,8 @@ class Graph:
         self.cotangents = tuple(dy.detach().clone().to(y.dtype) for y, dy in pairs)
         self.argument = argument
         self.leaf = fed[argument]
-        self.leaves: dict[Node | None, str] = {
-            get_gradient_edge(value).node: key
-            for key, value in fed.items()
-            if isinstance(value, Tensor) and value.requires_grad
-        }
+        wanted = {key: v for key, v in fed.items() if isinstance(v, Tensor) and v.requires_grad}
+        self.leaves: dict[Node | None, str] = {get_gradient_edge(v).node: key for key, v in wanted.items()}
         self.nodes, self.edges = self._walk()
         self.value, self.work = self._run()
 
@@ -96,10 +91,6 @@ class Graph:
             return d_input
 
         return self.gradient(dict.fromkeys(self.edges, count)), work
-
-    def without(self, edges: Sequence[Edge]) -> Tensor:
-        """The gradient with these edges cut."""
-        return self.gradient(dict.fromkeys(edges, _nothing))
 
     def _walk(self) -> tuple[list[Node], list[Edge]]:
         """The nodes and edges that carry gradient to the leaf, consumers first."""
@@ -137,23 +128,17 @@ class Graph:
 
     def _alike(self, edges: Sequence[Edge]) -> Iterator[tuple[Edge, ...]]:
         """Edges grouped by what they look like, closer and closer."""
-        memo: dict[tuple[Node, int], Any] = {}
         for depth in range(DEPTHS):
             alike: dict[Any, list[Edge]] = {}
             for node, position in edges:
-                alike.setdefault((self._looks(node, depth, memo), position), []).append((node, position))
+                alike.setdefault((self._looks(node, depth), position), []).append((node, position))
             yield from (tuple(group) for group in alike.values())
 
-    def _looks(self, node: Node, depth: int, memo: dict[tuple[Node, int], Any]) -> Any:
+    def _looks(self, node: Node | None, depth: int) -> Any:
         """What a node is and works on, `depth` nodes down: equal for the same step at different times."""
-        if node in self.leaves:
-            return self.leaves[node]
-        if depth == 0:
-            return node.name()
-        if (node, depth) not in memo:
-            below = tuple(None if n is None else (self._looks(n, depth - 1, memo), i) for n, i in node.next_functions)
-            memo[node, depth] = hash((node.name(), below))
-        return memo[node, depth]
+        if node is None or node in self.leaves or depth == 0:
+            return self.leaves.get(node, "" if node is None else node.name())
+        return node.name(), tuple((self._looks(below, depth - 1), i) for below, i in node.next_functions)
 
     def leaf_below(self, node: Node, position: int) -> str:
         """The argument that enters at an edge, if but for views it comes straight from there; else nothing."""
@@ -167,34 +152,27 @@ class Graph:
         found: list[tuple[int, Term]] = []
         scale = self.value.norm()
         for edges in self.groups(self.edges, passes):
-            term = self.value - self.without(edges)
-            size = term.norm()
-            if not 1e-12 * scale < size or (self.value - term).norm() <= 1e-12 * scale:
+            gradient = self.value - self.gradient(dict.fromkeys(edges, _nothing))
+            size = gradient.norm()
+            if not 1e-12 * scale < size or (self.value - gradient).norm() <= 1e-12 * scale:
                 continue  # nothing, or everything, goes through here
             rank, words = self._words(edges)
-            for i, (other_rank, other) in enumerate(found):
-                if (other.gradient - term).norm() <= 1e-12 * size:
-                    if rank > other_rank:
-                        found[i] = (rank, Term(words, other.gradient))
-                    break
-            else:
-                found.append((rank, Term(words, term)))
+            same = (i for i, (_, term) in enumerate(found) if (term.gradient - gradient).norm() <= 1e-12 * size)
+            at = next(same, len(found))
+            if at == len(found) or rank > found[at][0]:
+                found[at : at + 1] = [(rank, Term(words, gradient))]
         return [term for _, term in found]
 
     def _words(self, edges: Sequence[Edge]) -> tuple[int, str]:
         """How telling, and the words for, what is cut."""
         node, position = edges[0]
-        below = node.next_functions[position][0]
-        what = kind(below)
-        if below in self.leaves or what in VIEWS:
-            partner = self.partner(node, position)
-            rank, words = 5, f"{self.argument} in {NAMES.get(kind(node), (0, kind(node)))[1]}"
-            words += f" with {partner}" if partner else ""
-        else:
-            rank, words = NAMES.get(what, (1, what))
-            partner = self.partner(node, position)
-            if partner and rank < 5:
-                rank, words = 5, f"{NAMES.get(kind(node), (0, kind(node)))[1]} with {partner}"
+        below, partner = node.next_functions[position][0], self.partner(node, position)
+        above = NAMES.get(kind(node), (0, kind(node)))[1] + (f" with {partner}" if partner else "")
+        rank, words = NAMES.get(kind(below), (1, kind(below)))
+        if below in self.leaves or kind(below) in VIEWS:
+            rank, words = 5, f"{self.argument} in {above}"
+        elif partner and rank < 5:
+            rank, words = 5, above
         return rank, words + (f", in {len(edges)} places" if len(edges) > 1 else "")
 
     def partner(self, node: Node, position: int) -> str:
@@ -203,29 +181,10 @@ class Graph:
         return " and ".join(sorted({name for name in others if name}))
 
 
-class Spelled(TorchFunctionMode):
-    """Runs PyTorch's composite functions as the elementary operators that they stand for, so that terms show."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by torch for every function."""
-        spelling = SPELLINGS.get(function)
-        if spelling is not None:
-            try:
-                spelled = spelling(*args, **(kwargs or {}))
-            except TypeError:  # a signature that is not spelled out here
-                spelled = None
-            if spelled is not None:
-                return spelled
-        return function(*args, **(kwargs or {}))
-
-
 def kind(node: Node | None) -> str:
     """`Mul` for MulBackward0."""
-    return (
-        ""
-        if node is None
-        else node.name().rstrip("0123456789").removesuffix("Backward").removeprefix("torch::autograd::")
-    )
+    name = "" if node is None else node.name()
+    return name.rstrip("0123456789").removesuffix("Backward").removeprefix("torch::autograd::")
 
 
 VIEWS = {
@@ -235,38 +194,16 @@ VIEWS = {
 
 # how telling a node's name is, and the words for it
 NAMES = {
-    "Mean": (6, "the mean"),
-    "Var": (6, "the variance"),
-    "VarMean": (6, "the variance"),
-    "Std": (6, "the standard deviation"),
-    "LinalgVectorNorm": (6, "the norm"),
-    "Norm": (6, "the norm"),
-    "Sum": (6, "the sum"),
-    "Logsumexp": (6, "the log-sum-exp"),
-    "Amax": (6, "the maximum"),
-    "Max": (6, "the maximum"),
-    "Rsqrt": (5, "1/√"),
-    "Sqrt": (5, "the square root"),
-    "Pow": (4, "the power"),
-    "Exp": (4, "the exponential"),
-    "Log": (4, "the logarithm"),
-    "Tanh": (4, "tanh"),
-    "Sigmoid": (4, "the sigmoid"),
-    "Relu": (4, "relu"),
-    "Softmax": (4, "the softmax"),
-    "Embedding": (4, "the embedding"),
-    "Convolution": (4, "the convolution"),
-    "Mm": (3, "the matrix product"),
-    "Addmm": (3, "the matrix product"),
-    "Bmm": (3, "the matrix product"),
-    "Mv": (3, "the matrix product"),
-    "Div": (2, "a division"),
-    "Mul": (2, "a product"),
-    "Cat": (1, "a concatenation"),
-    "Stack": (1, "a stack"),
-    "Sub": (1, "a difference"),
-    "Add": (1, "a sum"),
-}
+    "Var": (6, "the variance"), "VarMean": (6, "the variance"), "Std": (6, "the standard deviation"),
+    "LinalgVectorNorm": (6, "the norm"), "Norm": (6, "the norm"), "Mean": (6, "the mean"), "Sum": (6, "the sum"),
+    "Logsumexp": (6, "the log-sum-exp"), "Amax": (6, "the maximum"), "Max": (6, "the maximum"),
+    "Rsqrt": (5, "1/√"), "Sqrt": (5, "the square root"), "Pow": (4, "the power"), "Exp": (4, "the exponential"),
+    "Log": (4, "the logarithm"), "Tanh": (4, "tanh"), "Sigmoid": (4, "the sigmoid"), "Relu": (4, "relu"),
+    "Softmax": (4, "the softmax"), "Embedding": (4, "the embedding"), "Convolution": (4, "the convolution"),
+    "Mm": (3, "the matrix product"), "Addmm": (3, "the matrix product"), "Bmm": (3, "the matrix product"),
+    "Mv": (3, "the matrix product"), "Div": (2, "a division"), "Mul": (2, "a product"),
+    "Cat": (1, "a concatenation"), "Stack": (1, "a stack"), "Sub": (1, "a difference"), "Add": (1, "a sum"),
+}  # fmt: skip
 
 
 def _fed(value: Any, double: bool) -> Any:
@@ -285,98 +222,7 @@ def _nothing(d_input: Tensor, d_output: Tensor) -> Tensor:
 
 def _hook(changes: Mapping[int, Change]) -> Callable[[Any, Any], tuple[Any, ...]]:
     def hook(d_inputs: Any, d_outputs: Any) -> tuple[Any, ...]:
-        return tuple(
-            changes[i](d_input, d_outputs[0]) if i in changes and d_input is not None else d_input
-            for i, d_input in enumerate(d_inputs)
-        )
+        asked = {i: change for i, change in changes.items() if d_inputs[i] is not None}
+        return tuple(asked[i](d, d_outputs[0]) if i in asked else d for i, d in enumerate(d_inputs))
 
     return hook
-
-
-def _softmax(input: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
-    p = torch.softmax(input.detach(), dim)
-    return p * (1 + _changed(_less_mean(input, p, dim)))  # p dy − p Σ p dy, as two terms
-
-
-def _log_softmax(input: Tensor, dim: int = -1, dtype: Any = None, **_: Any) -> Tensor:
-    p = torch.softmax(input.detach(), dim)
-    return p.log() + _changed(_less_mean(input, p, dim))
-
-
-def _less_mean(x: Tensor, p: Tensor, dim: int) -> Tensor:
-    """x − Σ p x; a masked x, −∞, has no weight."""
-    x = x.where(x.isfinite(), 0.0)
-    return x - (p * x).sum(dim, keepdim=True)
-
-
-def _changed(x: Tensor) -> Tensor:
-    """Zero, with the gradient of x."""
-    return x - x.detach()
-
-
-def _normalized(x: Tensor, dims: Sequence[int], eps: float) -> Tensor:
-    centered = x - x.mean(tuple(dims), keepdim=True)
-    return centered * (centered.pow(2).mean(tuple(dims), keepdim=True) + eps).rsqrt()
-
-
-def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    x = x if weight is None else x * weight
-    return x if bias is None else x + bias
-
-
-def _layer_norm(
-    input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    return _affine(_normalized(input, range(-len(normalized_shape), 0), eps), weight, bias)
-
-
-def _rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    eps = torch.finfo(input.dtype).eps if eps is None else eps
-    dims = tuple(range(-len(normalized_shape), 0))
-    return _affine(input * (input.pow(2).mean(dims, keepdim=True) + eps).rsqrt(), weight, None)
-
-
-def _batch_norm(
-    input: Tensor,
-    running_mean: Any,
-    running_var: Any,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor | None:
-    if not training:
-        return None
-    shape = (1, -1, *[1] * (input.ndim - 2))
-    gamma, beta = (None if p is None else p.view(shape) for p in (weight, bias))
-    return _affine(_normalized(input, [0, *range(2, input.ndim)], eps), gamma, beta)
-
-
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-) -> Tensor | None:
-    if dropout_p:
-        return None
-    scores = query @ key.transpose(-1, -2) * (1 / sqrt(query.shape[-1]) if scale is None else scale)
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    return _softmax(scores, -1) @ value
-
-
-SPELLINGS: dict[Any, Callable[..., Tensor | None]] = {  # None: these arguments are not spelled out
-    **dict.fromkeys((torch.softmax, Tensor.softmax, F.softmax), _softmax),
-    **dict.fromkeys((torch.log_softmax, Tensor.log_softmax, F.log_softmax), _log_softmax),
-    F.layer_norm: _layer_norm,
-    F.rms_norm: _rms_norm,
-    F.batch_norm: _batch_norm,
-    F.scaled_dot_product_attention: _attention,
-}

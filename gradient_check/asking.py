@@ -1,0 +1,132 @@
+"""The oracles that a trial asks, and what they say of one run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Generator
+
+from gradient_check.claims import Direction
+from gradient_check.exact import Exact, Truth
+from gradient_check.findings import Found, Notes
+from gradient_check.kinks import settled, together
+from gradient_check.report import quoted
+from gradient_check.run import Run
+from gradient_check.slopes import Differences, dot_product
+from gradient_check.tolerances import SCATTERING
+from gradient_check.verdict import judge, judge_along
+
+
+@dataclass
+class Asking:
+    """`exact` are the oracles that autograd goes through; beside them forward's own slopes may be asked."""
+
+    exact: Sequence[Exact]
+    slopes: bool  # whether central differences are asked
+    forward_mode: bool  # whether the dot product is
+    generator: Generator
+    notes: Notes
+
+    @property
+    def reference(self) -> Callable[..., Any] | None:
+        """An independent forward."""
+        return next((exact.forward for exact in self.exact if exact.independent), None)
+
+    @property
+    def declared(self) -> bool:
+        """Whether the gradient that is meant is not the derivative."""
+        return any(exact.argument == "intended" for exact in self.exact)
+
+    def of_example(self, run: Run) -> list[Found]:
+        """What every oracle says."""
+        found = [one for exact in self.exact for one in self._against(exact, run)]
+        if found and run.is_large:
+            said = f"the {found[0].row.oracle} judges every element of a large example"
+            self.notes.add(f"central differences and dot product were not asked: {said}")
+            return found
+        if self.slopes:
+            known = {one.row.name: one.row for one in found}
+            found += [Found(row, run) for row in Differences(run, known, self.generator, self.notes.said).rows()]
+        if all(one.is_fine for one in found):
+            at_kinks = any(one.row.kinks for one in found)
+            found += self._together(run) if at_kinks else self._dot_product(run) if self.forward_mode else []
+        return found
+
+    def of_case(self, run: Run) -> list[Found]:
+        """What the first says that can be asked."""
+        for exact in self.exact:
+            if found := self._against(exact, run):
+                at_kinks = any(one.row.kinks for one in found) and all(one.row.passed for one in found)
+                return found + (self._together(run) if at_kinks else [])
+        if self.slopes and not self.exact:
+            return [Found(row, run) for row in Differences(run, {}, self.generator, self.notes.said).rows()]
+        return []
+
+    def _against(self, exact: Exact, run: Run) -> list[Found]:
+        """What one exact oracle says; nothing where it cannot be asked."""
+        try:
+            truth = exact.truth(run, doubts=run.is_well_known and not run.is_large)
+        except Exception as error:  # whatever a forward raises that was not made for autograd
+            if exact.argument and not run.case:
+                said = f"the {exact.argument} could not be asked: {quoted(error)}"
+                raise ValueError(f"{said}; give one that takes forward's arguments, in float64 too") from error
+            self.notes.add(f"{exact.title} could not be asked: {quoted(error)}", run.case)
+            return []
+        if not truth.finite:
+            self.notes.add(f"{exact.title} could not be asked: its own values are not finite", run.case)
+            return []
+        found = self._held(exact, run, truth)
+        if (run.case or run.is_large) and not all(one.row.passed for one in found):  # perhaps badly conditioned
+            truth = exact.truth(run, doubts=True)
+            found = self._held(exact, run, truth)
+        if any(self._may_be_rounding(one, run) for one in found):
+            try:
+                found = self._held(exact, run, exact.scattered(run, truth))
+            except Exception as error:  # it takes these values and nothing beside them
+                self.notes.add(f"how the error scatters is not known: {quoted(error)}", run.case)
+        return found
+
+    def _may_be_rounding(self, one: Found, run: Run) -> bool:
+        size = max(one.claims[one.row.name].rms, run.ordinary.get(one.row.name, 0.0))
+        return not one.row.passed and one.row.absolute_error < SCATTERING.get(run.outputs[0].dtype, 0.0) * size
+
+    def _held(self, exact: Exact, run: Run, truth: Truth) -> list[Found]:
+        """The verdicts on the outputs, where the oracle is independent, and then on the gradients."""
+        found = []
+        for claims, output in exact.of_outputs(run, truth) if exact.independent else []:
+            row = judge(claims, output)
+            row = row if row.passed else replace(row, reason=f"forward is wrong: {row.reason}")
+            found.append(Found(row, claims={row.name: claims}))
+        if not all(one.row.passed for one in found):
+            return found
+        claims_of = {name: exact.of_gradient(name, run, truth) for name in truth.gradients}
+        for name, claims in claims_of.items():
+            actual = run.gradients[name]
+            if actual is not None and actual.shape == claims.value.shape and actual.dtype == claims.dtype:
+                claims = settled(claims, actual, exact, truth, run)
+            claims_of[name] = replace(claims, blind="") if run.case else claims
+            found.append(Found(judge(claims_of[name], actual), run, claims_of, exact))
+        return found
+
+    def _together(self, run: Run) -> list[Found]:
+        """What each element may claim at a kink, they may not claim all at once."""
+        if self.declared or not all(g is not None and g.isfinite().all() for g in run.gradients.values()):
+            return []
+        try:
+            directions = list(together(self.reference or run.subject.forward, run, self.generator))
+        except Exception as error:  # forward takes no values beside these
+            self.notes.add(f"ties could not be judged together: {quoted(error)}", run.case)
+            return []
+        return [_along(direction, run) for direction in directions]
+
+    def _dot_product(self, run: Run) -> list[Found]:
+        try:
+            return [_along(dot_product(self.reference or run.subject.forward, run, self.generator), run)]
+        except Exception as error:
+            if "forward mode" not in str(error) and "jvp" not in str(error):  # which most Functions have not
+                self.notes.add(f"dot product could not be asked: {quoted(error)}")
+            return []
+
+
+def _along(direction: Direction, run: Run) -> Found:
+    return Found(judge_along(direction, [g for g in run.gradients.values() if g is not None]), run)

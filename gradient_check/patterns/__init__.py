@@ -1,1 +1,0 @@
-"""The known mistakes: each says what a backward pass with that mistake returns, and whether that is what came back."""
