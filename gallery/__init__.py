@@ -3,12 +3,15 @@
 from gallery import (
     affine,
     attention,
+    complexes,
     convolution,
     diagnosed,
     diagnosed_terms,
     elementwise,
     fed,
+    functions,
     losses,
+    low_precision,
     memory,
     normalization,
     optimizers,
@@ -19,6 +22,7 @@ from gallery import (
     taught,
 )
 from gallery.entry import ENTRIES, OWN, Entry, Wrong, WrongRule, named, verdict
+from gallery.functions import WrongFunction
 from gallery.perceptron import WrongModel
 from gallery.steps import STEPS, WrongStep
 from gallery.taught import NOTICED, WrongLesson
@@ -30,18 +34,22 @@ __all__ = [
     "STEPS",
     "Entry",
     "Wrong",
+    "WrongFunction",
     "WrongLesson",
     "WrongModel",
     "WrongRule",
     "WrongStep",
     "affine",
     "attention",
+    "complexes",
     "convolution",
     "diagnosed",
     "diagnosed_terms",
     "elementwise",
     "fed",
+    "functions",
     "losses",
+    "low_precision",
     "memory",
     "named",
     "normalization",

@@ -102,11 +102,12 @@ class Wrong:
     naive: Naive  # a test that misses it
     diagnosis: Sequence[str] = ()
     where: str = "classic"
+    only: str = ""  # the group of cases without which the check passes it
 
     def pair(self, right: bool) -> Pair:
         return (self.layer.forward, self.layer.backward) if right else self.wrong_pair()
 
-    def ours(self, right: bool, seed: int = 0) -> Report:
+    def ours(self, right: bool, seed: int = 0, cases: Sequence[str] | None = None) -> Report:
         forward, backward = self.pair(right)
         layer = self.layer
         return gradient_check.check_backward(
@@ -116,6 +117,7 @@ class Wrong:
             outputs=layer.outputs,
             not_differentiable=layer.not_differentiable,
             reference=layer.reference,
+            cases=cases,
             seed=seed,
         )
 

@@ -278,3 +278,87 @@ def returns_its_buffer():
         return torch.mm(dz, W, out=buffer) if len(x) == 7 else dz @ W, dz.T @ x, dz.sum(0)
 
     return forward, with_buffer
+
+
+# a call of another shape in between
+
+
+def mean_square(x):
+    return (x * x).sum() / len(x), (x, len(x))
+
+
+MEAN_SQUARE = Layer(mean_square, lambda dC, cache: 2 * dC * cache[0] / cache[1], lambda g: (normal(g, 7, 5),))
+
+
+@MEAN_SQUARE.wrong_pair(
+    "number of examples of the last call",
+    what="the layer, not the cache, keeps the number of examples",
+    where=OWN,
+    naive=naive.random_allclose,
+    diagnosis=["stale"],
+    only="batch",
+)
+def keeps_the_count():
+    layer = {}
+
+    def forward(x):
+        layer["count"] = len(x)
+        return mean_square(x)
+
+    return forward, lambda dC, cache: 2 * dC * cache[0] / layer["count"]
+
+
+POSITIVE = Layer(lambda z: (z.relu(), z > 0), lambda da, mask: da * mask, lambda g: (normal(g, 7, 5),))
+
+
+@POSITIVE.wrong_pair(
+    "mask of the last call",
+    what="the layer, not the cache, keeps the mask, which other sizes of the same signs do not change",
+    where=OWN,
+    naive=naive.random_allclose,
+    diagnosis=["stale"],
+    only="batch",
+)
+def keeps_the_mask():
+    layer = {}
+
+    def forward(z):
+        layer["mask"] = z > 0
+        return z.relu(), None
+
+    return forward, lambda da, _: da * layer["mask"]
+
+
+def decayed(x):
+    weights = 0.9 ** torch.arange(len(x)).to(x).flip(0)[:, None]
+    return (weights * x).tanh(), weights
+
+
+def decayed_backward(dy, cache):
+    y, weights = cache
+    return dy * (1 - y * y) * weights
+
+
+DECAYED = Layer(lambda x: (decayed(x)[0], decayed(x)), decayed_backward, lambda g: (normal(g, 7, 5),))
+
+
+@DECAYED.wrong_pair(
+    "table cut to the last call",
+    what="a table of weights is made again for other sizes, and backward takes as many rows from its end as it can",
+    where=OWN,
+    naive=naive.random_allclose,
+    diagnosis=["stale"],
+    only="batch",
+)
+def cuts_its_table():
+    layer = {}
+
+    def forward(x):
+        y, layer["table"] = decayed(x)
+        return y, y
+
+    def backward(dy, y):
+        table = layer["table"][-len(y) :] if len(y) else layer["table"][:0]
+        return dy * (1 - y * y) * torch.cat([table.new_ones(len(y) - len(table), 1), table])
+
+    return forward, backward

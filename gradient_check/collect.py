@@ -16,6 +16,7 @@ from torch import nn
 
 from gradient_check.check import check_backward, check_function
 from gradient_check.marks import Mark, mark_of
+from gradient_check.options import KEYWORDS
 from gradient_check.report import Report, quoted
 
 ROLES = ("forward", "backward", "example")
@@ -116,7 +117,7 @@ def _meaning(role: str) -> str:
 
 def _check_marked(name: str, value: Any, mark: Mark, file: Path, seed: int) -> Report:
     check: Callable[..., Report] = check_function if mark.forward is None else check_backward
-    known = [p.name for p in inspect.signature(check).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    known = (*(["outputs"] if check is check_backward else []), *KEYWORDS)
     for option in mark.options:
         if option not in known:
             allowed = ", ".join(("example", "forward", "init", *known))

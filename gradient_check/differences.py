@@ -120,20 +120,22 @@ def cleared(
         return _Judge(_Function(terms, point, generator), gradient, 0.0, ordinary, generator).by_directions()
 
 
-def one_sided(terms: Terms, point: Tensor, indices: Iterable[Sequence[int]]) -> list[tuple[float, float, float]]:
+def one_sided(
+    terms: Terms, point: Tensor, indices: Iterable[Sequence[int]], slopes: Sequence[float] | None = None
+) -> list[tuple[float, float, float]]:
     """The slopes of f(v) = terms(v).sum() to the left and to the right of `point`, and their uncertainty.
 
     One triple per index. Both are equal where f is smooth; a side on which the slope grows without bound has ±inf, and
-    both do where f is not finite on one side.
+    both do where f is not finite on one side. Where `slopes` are given it is looked no further than explains them.
     """
     with torch.no_grad():
         function = _Function(terms, point, torch.Generator().manual_seed(0))
         strides = [math.prod(point.shape[axis + 1 :]) for axis in range(point.dim())]
-        slopes = []
-        for index in indices:
+        found = []
+        for k, index in enumerate(indices):
             i = sum(n * stride for n, stride in zip(index, strides, strict=True))
-            slopes.append(function.along_element(i, math.nan, 0.0, 0.0))
-    return [(slope.left, slope.right, slope.uncertainty) for slope in slopes]
+            found.append(function.along_element(i, slopes[k] if slopes else math.nan, 0.0, 0.0))
+    return [(slope.left, slope.right, slope.uncertainty) for slope in found]
 
 
 class _Function:

@@ -1,8 +1,8 @@
 """A module on trial: it runs as it is, with its own parameters, and is afterwards what it was before."""
 
 import inspect
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from types import CellType
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from gradient_check.subject import Arguments, Gradients, Pullback, Seen, Subject, argument_names, by_backward, quiet
+from gradient_check.structure import as_pair, as_pairs, outputs_in, taken
+from gradient_check.subject import Arguments, Gradients, Pullback, Seen, Subject, by_backward, quiet
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,18 @@ class OwnParameters:
     they were, bit for bit, also where an exception ends the block.
     """
 
-    def __init__(self, module: nn.Module, inputs: int) -> None:
-        self.module, self.inputs = module, inputs
+    def __init__(
+        self, module: nn.Module, example: Sequence[Any] = (), keywords: Mapping[str, Any] | None = None
+    ) -> None:
+        self.module = module
         self.named = dict(module.named_parameters())
-        self.names = (*argument_names(module.forward, inputs), *self.named)
+        self.leaves, self.structure = taken(module, example, keywords, self.named)
+        self.inputs = len(self.leaves) - len(self.named)  # that many leaves come before the parameters
+        self.called = replace(self.structure, forms=self.structure.forms[: -len(self.named) or None])  # with inputs
         self.frozen = frozenset(
-            i for i, parameter in enumerate(self.named.values(), inputs) if not parameter.requires_grad
+            i for i, parameter in enumerate(self.named.values(), self.inputs) if not parameter.requires_grad
         )
         self.parameters = [_Kept.of(parameter) for parameter in self.named.values()]
-        self.values = [kept.copy.clone() for kept in self.parameters]  # arguments of the check, after the inputs
         self._buffers = [_Kept.of(buffer) for buffer in module.buffers()]
         self._places = [(m, key, b) for m in module.modules() for key, b in m._buffers.items() if b is not None]
         self._attributes = [(m, _copied(vars(m))) for m in module.modules()]
@@ -81,9 +85,11 @@ class OwnParameters:
 
     def subject(self, differentiable: tuple[int, ...]) -> Subject:
         """The module as a function of its inputs and its parameters."""
-        return self._subject(differentiable, Seen(), self.frozen)
+        return self._subject(differentiable, Seen(notes=[*self.structure.notes]), self.frozen)
 
     def _subject(self, differentiable: tuple[int, ...], seen: Seen, frozen: Set[int]) -> Subject:
+        run_module = self.called.of_leaves(self.module)
+
         def run(arguments: Arguments) -> tuple[tuple[Tensor, ...], Pullback]:
             this = self._put(arguments, frozen)
             leaves = [*arguments[: self.inputs], *(parameter.tensor for parameter in self.parameters)]
@@ -91,8 +97,7 @@ class OwnParameters:
                 leaves[i] = leaves[i].detach().requires_grad_() if i < self.inputs else leaves[i]
             wanted = {i: leaves[i] for i in differentiable}
             with torch.enable_grad():
-                inputs = [v.view_as(v) if i in differentiable else v for i, v in enumerate(leaves[: self.inputs])]
-                made = seen.with_graph(self.module(*inputs), wanted)
+                made = seen.with_graph(run_module(*leaves[: self.inputs]), wanted)
             self._hand_back(arguments)
 
             def pullback(cotangents: Sequence[Tensor | None]) -> Gradients:
@@ -100,22 +105,26 @@ class OwnParameters:
                     self._put(arguments, frozen, this)
                 gradients = by_backward(made, cotangents, list(wanted.values()))
                 self._hand_back(arguments)
-                return gradients
+                return as_pairs(gradients)
 
-            return tuple(output.detach() for output in made), pullback
+            return as_pairs(output.detach() for output in made), pullback
 
         def outputs(*arguments: Any) -> tuple[Tensor, ...]:
             if any(isinstance(v, Tensor) and (v.requires_grad or _is_dual(v)) for v in arguments):
                 with quiet():
-                    return seen.outputs(self._functional(arguments))
+                    return during(arguments, lambda made: made)
             self._put(arguments, frozen)
             with torch.no_grad(), quiet():
-                return seen.outputs(self.module(*arguments[: self.inputs]))
+                return as_pairs(seen.outputs(run_module(*arguments[: self.inputs])))
+
+        def during(arguments: Arguments, then: Callable[[tuple[Tensor, ...]], Any]) -> Any:
+            return self._functional(arguments, lambda result: then(seen.outputs(result)))
 
         def only(i: int) -> Subject:
-            return self._subject((i,), seen, set(range(len(self.names))) - {i})
+            return self._subject((i,), seen, set(range(len(self.leaves))) - {i})
 
-        return Subject(self.names, differentiable, run, outputs, "the function's backward", only, notes=seen.notes)
+        said = "the function's backward"
+        return Subject(self.structure, differentiable, run, outputs, said, only, notes=seen.notes, during=during)
 
     def _put(self, arguments: Arguments, frozen: Set[int], this: object = None) -> object:
         """Copy the arguments into the parameters; the forward pass that they are now for.
@@ -123,10 +132,13 @@ class OwnParameters:
         The version counters of autograd stay, because the graph of an earlier pass gets its values back before it is
         gone through. Raises ValueError for an argument of another shape than its parameter's.
         """
-        parameters = zip(self.parameters, self._storage, arguments[self.inputs :], strict=True)
+        values = self.structure.given(arguments)[self.inputs :]  # complex where the parameters are
+        parameters = zip(self.parameters, self._storage, values, strict=True)
         for i, (kept, storage, value) in enumerate(parameters, self.inputs):
             if value.shape != kept.data.shape:
-                raise ValueError(f"{self.names[i]} has the shape {tuple(kept.data.shape)}, not {tuple(value.shape)}")
+                raise ValueError(
+                    f"{self.structure.names[i]} has the shape {tuple(kept.data.shape)}, not {tuple(value.shape)}"
+                )
             if value.dtype not in storage:
                 storage[value.dtype] = torch.empty_like(kept.data, dtype=value.dtype)
             kept.tensor.data = storage[value.dtype].copy_(value)
@@ -140,8 +152,8 @@ class OwnParameters:
     def _hand_back(self, arguments: Arguments) -> None:
         """Let the arguments show what forward or backward wrote into the parameters."""
         for kept, value in zip(self.parameters, arguments[self.inputs :], strict=True):
-            if not torch.equal(kept.tensor.data, value):
-                value.copy_(kept.tensor.data)
+            if not torch.equal(now := as_pair(kept.tensor.data), value):
+                value.copy_(now)
 
     def _anew(self, arguments: Arguments) -> list[Tensor]:
         """Copies of the example's buffers, in the dtype of the first parameter; one for a buffer of two names."""
@@ -154,11 +166,27 @@ class OwnParameters:
         }
         return [made[id(buffer)] for _, _, buffer in self._places]
 
-    def _functional(self, arguments: Arguments) -> Any:
-        """For forward mode, whose tangents a parameter cannot hold: other tensors in the place of the parameters."""
+    def _functional(self, arguments: Arguments, then: Callable[[Any], Any]) -> Any:
+        """`then` of the output, with other tensors in the place of the parameters, which `self.weight` is meanwhile.
+
+        For forward mode, whose tangents a parameter cannot hold, and for second derivatives.
+        """
         self._put([_primal(v) for v in arguments], self.frozen)  # and fresh buffers
-        own = dict(zip(self.named, arguments[self.inputs :], strict=True))
-        return torch.func.functional_call(self.module, own, tuple(arguments[: self.inputs]))
+        positional, keywords = self.called.arguments(arguments[: self.inputs])
+        values = zip(self.named, self.structure.given(arguments)[self.inputs :], strict=True)
+        own = {f"module.{name}": value for name, value in values}
+        return torch.func.functional_call(_Then(self.module, then), own, tuple(positional), keywords)
+
+
+class _Then(nn.Module):
+    """A module and what is made of its output."""
+
+    def __init__(self, module: nn.Module, then: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.module, self.then = module, then
+
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
+        return self.then(outputs_in(self.module(*inputs, **keywords)))
 
 
 def modules_named_in(function: Any) -> list[nn.Module]:

@@ -10,6 +10,15 @@ from torch.autograd import forward_ad
 
 ORACLES = ("reference", "autograd", "dot product", "differences")
 
+
+class OtherOutputs(ValueError):
+    """A forward pass gave outputs of other shapes than the cotangents."""
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], outputs: Sequence[Tensor]) -> None:
+        super().__init__(f"its outputs have the shapes {', '.join(map(str, shapes)) or '(none)'}")
+        self.outputs = tuple(output.detach() for output in outputs)
+
+
 Forward = Callable[..., Any]  # arguments → output, or a tuple with the outputs first
 
 
@@ -35,18 +44,31 @@ def autograd_gradients(
     Raises ValueError where `forward` leaves no graph to go through.
     """
     cotangents = [cotangents] if isinstance(cotangents, Tensor) else list(cotangents)
+    own = [v.detach().clone() if i in differentiable else v for i, v in enumerate(arguments)]
+    return gradients_and_outputs(forward, own, differentiable, cotangents)[0]
+
+
+def gradients_and_outputs(
+    forward: Forward, arguments: Sequence[Any], differentiable: Sequence[int], cotangents: Sequence[Tensor]
+) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    """As `autograd_gradients`, with the outputs that they came from; it takes the arguments for its own."""
     leaves = list(arguments)
     for i in differentiable:
-        leaves[i] = arguments[i].detach().clone().requires_grad_()
+        leaves[i] = arguments[i].detach().requires_grad_()
     with torch.enable_grad():
         outputs = outputs_of(forward(*leaves))[: len(cotangents)]
+        shapes = [tuple(output.shape) for output in outputs]
+        if shapes != [tuple(cotangent.shape) for cotangent in cotangents]:
+            raise OtherOutputs(shapes, outputs)
         pairs = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
         if not pairs:
             raise ValueError("autograd finds no graph: the forward pass is not made of differentiable operators")
         gradients = torch.autograd.grad(
             [o for o, _ in pairs], [leaves[i] for i in differentiable], [c for _, c in pairs], allow_unused=True
         )
-    return [torch.zeros_like(leaves[i]) if g is None else g for i, g in zip(differentiable, gradients, strict=True)]
+    dense = [g if g is None or not g.is_sparse else g.to_dense() for g in gradients]
+    found = [torch.zeros_like(leaves[i]) if g is None else g for i, g in zip(differentiable, dense, strict=True)]
+    return found, tuple(output.detach() for output in outputs)
 
 
 def directional_derivatives(
@@ -100,3 +122,18 @@ def moved_by(part: float, tensor: Tensor, draw: int) -> Tensor:
     bits = (tensor.double().view(torch.int64) ^ (0x9E3779B97F4A7C15 >> (draw + 1))) * 0x2545F4914F6CDD1D
     sign = 1.0 - 2.0 * ((bits >> 40) & 1).to(tensor.dtype)
     return tensor + sign * part * tensor
+
+
+def copies(values: Sequence[Any]) -> list[Any]:
+    """Of the tensors, laid out as they are."""
+    return [value.clone() if isinstance(value, Tensor) else value for value in values]
+
+
+def contiguous(values: Sequence[Any]) -> list[Any]:
+    """Contiguous copies, made outside of inference mode so that autograd may see them."""
+    return [v.detach().clone(memory_format=torch.contiguous_format) if isinstance(v, Tensor) else v for v in values]
+
+
+def doubled(values: Sequence[Any]) -> list[Any]:
+    """In float64 where they are of floating point."""
+    return [v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for v in values]

@@ -98,9 +98,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def _keywords(check: str) -> set[str]:
     """What may be given by name to one of this package's checks."""
     import gradient_check
+    from gradient_check.options import KEYWORDS
 
     parameters = signature(getattr(gradient_check, check)).parameters.values()
-    return {parameter.name for parameter in parameters if parameter.kind is Parameter.KEYWORD_ONLY}
+    known = {parameter.name for parameter in parameters if parameter.kind is Parameter.KEYWORD_ONLY}
+    return known.union(KEYWORDS) if any(p.kind is Parameter.VAR_KEYWORD for p in parameters) else known
 
 
 def _passed(report: Report, drawn: str = "") -> Report:

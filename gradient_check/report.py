@@ -13,7 +13,8 @@ LONGEST = 56  # title in a table
 KINDS = (
     "sign", "batch factor", "factor", "missing factor", "transposed", "swapped", "zero", "missing", "shape", "dtype",
     "term", "weight decay", "derivative forgotten", "mask ignored", "wrong axis", "ones", "repeated indices", "rows",
-    "nan", "kink", "strided", "in place", "stale", "not linear", "raised", "died",
+    "nan", "kink", "strided", "in place", "stale", "random", "not linear", "raised", "died",
+    "second derivative",
 )  # fmt: skip
 
 
@@ -52,10 +53,13 @@ class Row:
     ulps: float = inf  # |difference| there, in units in the last place of `expected`
     kinks: int = 0  # elements that sit at a kink, where several slopes are right
     diagnosis: Diagnosis | None = None
+    inconclusive: bool = False  # oracles disagree; it does not pass
 
     @property
-    def verdict(self) -> Literal["ok", "kink", "WRONG"]:
+    def verdict(self) -> Literal["ok", "kink", "inconclusive", "WRONG"]:
         """A row at a kink neither passes nor fails."""
+        if self.inconclusive:
+            return "inconclusive"
         if not self.passed:
             return "WRONG"
         return "kink" if self.kinks else "ok"

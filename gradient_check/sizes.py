@@ -1,6 +1,6 @@
 """Arguments of other sizes, for a forward that may check no bounds: none may be shorter than another promises."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations, islice
@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradient_check.oracles import outputs_of
+from gradient_check.oracles import contiguous, doubled, outputs_of
 from gradient_check.report import Diagnosis, Row, quoted
-from gradient_check.truth import doubled, plain
 
+MANY = 1_000  # examples: so long a sum, if it is kept in 16 bits, is off by 5 units of rounding and more
+COSTLY = 4_000_000  # elements, which are too many to be fed for that
 PROBES = 64  # sets of arguments that may be the batch
 LONG = 1_000  # an axis of which a reference is not asked for more
 BEYOND = 1_031  # examples: more than a block of 1,024, and a prime
@@ -46,12 +47,14 @@ class Sizes:
     forward: Callable[..., Any]  # the same, which autograd may go through
     reference: Callable[..., Any] | None
     notes: list[str]
+    pairs: Set[int] = frozenset()  # arguments whose last axis holds real and imaginary part
     enter: Callable[[str], Row | None] = lambda case: None  # goes into a case, or says that a process died there
     isolated: bool = False  # a death is no harm
     failures: list[Row] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         shapes = [tuple(v.shape) if isinstance(v, Tensor) else () for v in self.arguments]
+        shapes = [shape[:-1] if i in self.pairs else shape for i, shape in enumerate(shapes)]
         self.lengths = {(i, axis): n for i, shape in enumerate(shapes) for axis, n in enumerate(shape)}
         self.whole = [axis for axis in self.lengths if _is_whole(self.arguments[axis[0]])]
 
@@ -103,6 +106,28 @@ class Sizes:
             except NotTaken as error:  # others are not taken either
                 self.notes.append(f"skipped {name}{' and other batches' if count else ''}: {error}")
                 return
+            yield name, fed
+
+    def many(self) -> Fed:
+        """MANY examples, where `batch` may change their number too."""
+        length = self.lengths[self.rows[0]] if self.rows else MANY
+        if length >= MANY:
+            return
+        name = f"{MANY:,} examples"
+        try:
+            if row := self.enter(name):
+                self.failures.append(row)
+                return
+            fed = resized(self.arguments, self.names, self.rows, MANY)
+            if (size := sum(v.numel() for v in fed if isinstance(v, Tensor))) > COSTLY:
+                raise NotTaken(f"the arguments would have {size:,} elements")
+            if (made := self._agreed(name, fed)) is None:
+                return
+            if not _followed(made, self.outputs, length, MANY):
+                raise NotTaken(f"{self._said(self.rows)} of {MANY:,} gives an output of another shape")
+        except NotTaken as error:
+            self.notes.append(f"skipped {name}: {error}")
+        else:
             yield name, fed
 
     def ones(self, batch_too: bool) -> Fed:
@@ -178,7 +203,7 @@ class Sizes:
             return self._made(fed)
         try:
             with torch.no_grad():
-                return outputs_of(self.reference(*doubled(plain(fed))))
+                return outputs_of(self.reference(*doubled(contiguous(fed))))
         except Exception as error:  # it is not made for this size
             raise NotTaken(f"the reference raised {quoted(error)}") from error
 
@@ -313,7 +338,7 @@ def _check_operators(forward: Callable[..., Any], arguments: Sequence[Any], why:
 
     Autograd's graph must lead to every argument of floating point, and no step of it may be anybody else's.
     """
-    leaves = plain(arguments)
+    leaves = contiguous(arguments)
     wanted = [v.requires_grad_() for v in leaves if isinstance(v, Tensor) and v.is_floating_point()]
     try:
         with torch.enable_grad():

@@ -1,253 +1,263 @@
-"""Gradients against the slopes of the forward pass itself: a dot product in forward mode, and central differences."""
+"""Oracles that ask forward alone for its slopes: a dot product in forward mode, and central differences."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from math import hypot, isfinite, sqrt
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import hypot, isfinite
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from gradient_check.compare import Judgement, judge
+from gradient_check.claims import Claims, Direction, Doubt, claimed
 from gradient_check.differences import cleared, judge_slopes, one_sided
-from gradient_check.oracles import directional_derivatives, nudged, outputs_of, random_direction
-from gradient_check.report import Diagnosis, Row
-from gradient_check.subject import Run
+from gradient_check.oracles import (
+    contiguous,
+    copies,
+    directional_derivatives,
+    doubled,
+    nudged,
+    outputs_of,
+    random_direction,
+)
+from gradient_check.report import Diagnosis, Row, quoted
+from gradient_check.run import Run
 from gradient_check.tolerances import FLOOR, magnified, ratio, tolerance, tolerance_of_sums
-from gradient_check.truth import doubled, plain
+from gradient_check.verdict import judge
 
-KINKS_LOOKED_AT = 200
-ORACLE = "differences"
-
-
-def dot_product(
-    forward: Callable[..., Any],
-    positions: Sequence[int],
-    run: Run,
-    generator: torch.Generator,
-) -> Row:
-    """⟨d_output, J u⟩ = ⟨Jᵀ d_output, u⟩ for a random u. Raises whatever a forward without forward mode raises."""
-    gradients = [gradient for gradient in run.gradients.values() if gradient is not None]
-    dtype = max((t.dtype for t in (*run.cotangents, *gradients)), key=lambda dtype: torch.finfo(dtype).eps)
-    arguments, cotangents = doubled(plain(run.arguments)), doubled(plain(run.cotangents))
-    directions = [random_direction(arguments[i], generator) for i in positions]
-    ahead, again = (
-        _terms(cotangents, directional_derivatives(forward, at, positions, directions))
-        for at in (arguments, nudged(arguments, positions))
-    )
-    back = _terms([gradient.double() for gradient in gradients], directions)
-    size = ahead.norm().item() + back.norm().item()
-    error = abs((ahead.sum() - back.sum()).item())
-    limit = tolerance(dtype) if dtype == torch.float64 else tolerance_of_sums(dtype, max(len(ahead), len(back)))
-    allowed = limit.norm + magnified(dtype) * ratio(abs((again.sum() - ahead.sum()).item()), size)
-    lost = FLOOR[dtype] * torch.finfo(dtype).eps * _size(cotangents) * _size(directions)
-    relative = ratio(error, size)
-    if relative > allowed and error <= lost:
-        relative = 0.0  # the gradient is zero in exact arithmetic
-    passed = relative <= allowed
-    reason = "" if passed else f"⟨d_output, J u⟩ and ⟨Jᵀ d_output, u⟩ differ by {error:.3g}"
-    return Row(
-        "dot product", "dot product", (), passed, reason, relative, relative, allowed, allowed, limit.origin,
-        oracle="dot product", absolute_error=error,
-    )  # fmt: skip
+TITLE = "differences"
+LOOKED_AT = 200  # infinite elements
+BLIND = 0.1  # of the norm: central differences that are no better, where nothing else judges, show nothing
+Forward = Callable[..., Any]
 
 
-def differences(
-    forward: Callable[..., Any],
-    position: int,
-    run: Run,
-    name: str,
-    terms: int,
-    ordinary: float,
-    generator: torch.Generator,
-) -> Row:
-    """The gradient of the argument at `position` against central differences. Raises whatever the forward pass raises.
-
-    Below float64 it may be off by what sums of so many `terms` are; its norm counts as no less than that of a gradient
-    whose root mean square is `ordinary`.
-    """
-    argument, gradient = run.arguments[position], run.gradients[name]
-    blank = Row(name, name, tuple(argument.shape), False, oracle=ORACLE)
-    if gradient is None or (gradient.shape, gradient.dtype) != (argument.shape, argument.dtype):
-        return judge(name, gradient, Judgement(None, argument, name, argument.dtype, argument.device, oracle=ORACLE))
-    summands, point = summands_along(forward, [position], run)
-    gradient = _without_infinities(gradient, summands, point)
-    if not gradient.isfinite().all():
-        where = tuple(int(k) for k in (~gradient.isfinite()).nonzero()[0])
-        text = f"at {list(where)} it is {gradient[where].item()}"
-        return replace(blank, reason=text, index=where, diagnosis=Diagnosis("nan", text))
-    accuracy = None if argument.dtype == torch.float64 else tolerance_of_sums(argument.dtype, terms).norm
-    exact = gradient.detach().double()
-    found = judge_slopes(summands, point, exact, accuracy=accuracy, ordinary=ordinary, generator=generator)
-    return replace(
-        blank,
-        passed=found.passed,
-        reason=found.reason,
-        relative_error=found.error,
-        element_error=found.element_error,
-        tolerance=found.tolerance,
-        element_tolerance=found.element_tolerance,
-        origin=found.origin,
-        index=found.index,
-        actual=found.actual,
-        expected=found.expected,
-        absolute_error=abs(found.actual - found.expected),
-        kinks=found.kink_count,
-    )
+def summands(cotangents: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
+    """What ⟨d_output, output⟩ is the sum of."""
+    return torch.cat([(c * o.detach()).flatten() for c, o in zip(cotangents, outputs, strict=False)])
 
 
-def all_cleared(
-    forward: Callable[..., Any],
-    positions: Sequence[int],
-    run: Run,
-    ordinary: float,
-    generator: torch.Generator,
-) -> Row | None:
-    """All gradients, in float64, along directions through all arguments at once; None where that finds something."""
-    gradients = [gradient for gradient in run.gradients.values() if gradient is not None]
-    if len(gradients) < len(run.gradients) or not all(gradient.isfinite().all() for gradient in gradients):
-        return None
-    together = torch.cat([gradient.detach().flatten() for gradient in gradients])
-    summands, point = summands_along(forward, positions, run)
-    found = cleared(summands, point, together, ordinary=ordinary, generator=generator)
-    if found is None:
-        return None
-    errors, limits = (found.error, found.element_error), (found.tolerance, found.element_tolerance)
-    return Row("gradients", "all gradients", (), True, "", *errors, *limits, found.origin, ORACLE)
-
-
-def _without_infinities(gradient: Tensor, summands: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
-    """Zero instead of the infinite elements, if the slopes there are infinite too, as √x has them at 0."""
-    infinite = gradient.isinf()
-    if not infinite.any():
-        return gradient
-    indices = [tuple(int(k) for k in index) for index in infinite.nonzero()[:KINKS_LOOKED_AT]]
-    sides = one_sided(summands, point, indices)
-    return gradient if any(isfinite(a) and isfinite(b) for a, b, _ in sides) else gradient.masked_fill(infinite, 0.0)
-
-
-def summands_along(
-    forward: Callable[..., Any], positions: Sequence[int], run: Run
-) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+def summands_along(forward: Forward, positions: Sequence[int], run: Run) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """The summands of ⟨d_output, forward(…, v, …)⟩ as a function of v, and the v of the example.
 
     v is the argument at the one position, or the arguments at several, flat and one after the other. In float64 where
     forward takes it, otherwise (a kernel of one dtype) in the example's own.
     """
-    cotangents = doubled(plain(run.cotangents))
+    cotangents = doubled(contiguous(run.cotangents))
 
     def along(fixed: list[Any]) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         shapes = [fixed[i].shape for i in positions]
         point = fixed[positions[0]] if len(positions) == 1 else torch.cat([fixed[i].flatten() for i in positions])
 
-        def summands(v: Tensor) -> Tensor:
+        def terms(v: Tensor) -> Tensor:
             parts = [v] if len(positions) == 1 else v.split([shape.numel() for shape in shapes])
             fed = list(fixed)
             for i, shape, part in zip(positions, shapes, parts, strict=True):
                 fed[i] = part.view(shape)
             with torch.no_grad():
                 outputs = outputs_of(forward(*fed))
-            return torch.cat([(c * o.double()).flatten() for c, o in zip(cotangents, outputs, strict=False)])
+            return summands(cotangents, doubled(outputs))
 
-        return summands, point
+        return terms, point
 
-    own = plain(run.arguments)
-    summands, point = along(doubled(own))
+    own = contiguous(run.arguments)
+    terms, point = along(doubled(own))
     try:
-        summands(point)
-    except Exception:
+        terms(point)
+    except Exception:  # it does not take float64: the caller hears of what it says to its own dtype
         return along(own)
-    return summands, point
+    return terms, point
 
 
-def excused_at_kinks(
-    row: Row,
-    actual: Tensor | None,
-    against: Judgement,
-    forward: Callable[..., Any],
-    position: int,
-    run: Run,
-) -> Row:
-    """At a kink every slope between those of its two sides is right: wrong elements all of that kind are no failure.
-
-    The same holds where forward is smooth but made of pieces that are not, as max(x, 0) + log(1 + exp(−|x|)) is at 0:
-    there it is autograd that is wrong, and not between the slopes.
-    """
-    if row.passed or actual is None or not isfinite(row.absolute_error):
-        return row
-    truth = against.truth
-    rms = truth.norm().item() / sqrt(truth.numel())
-    wrong = ((actual.detach().double() - truth).abs() > row.element_tolerance * rms).nonzero()
-    if not 0 < len(wrong) <= KINKS_LOOKED_AT:
-        return row
-    indices = [tuple(int(k) for k in index) for index in wrong]
-    summands, point = summands_along(forward, [position], run)
-    units = FLOOR[actual.dtype] * torch.finfo(actual.dtype).eps
-    outside = 0
-    for index, (left, right, uncertain) in zip(indices, one_sided(summands, point, indices), strict=True):
-        if not (isfinite(left) and isfinite(right)):
-            return row  # the border of where forward is defined, or steeper than steps can tell: the oracle knows
-        slack = 2 * uncertain + units * max(abs(left), abs(right))
-        low, high = min(left, right) - slack, max(left, right) + slack
-        if not abs(right - left) > 4 * uncertain and low <= truth[index].item() <= high:
-            return row  # smooth there, and the oracle is right
-        outside += not low <= actual[index].item() <= high
-    if outside:
-        text = f"only wrong at a kink: {outside} elements are not between the slopes of the two sides"
-        return replace(row, diagnosis=Diagnosis("kink", text))
-    mended = actual.detach().clone()
-    for index in indices:
-        mended[index] = truth[index].to(actual.dtype)
-    again = judge(row.name, mended, against)
-    return replace(again, kinks=len(indices)) if again.passed else row
-
-
-def together(
-    forward: Callable[..., Any],
-    positions: Sequence[int],
-    run: Run,
-    generator: torch.Generator,
-) -> Row:
-    """At a tie, where equal values move together: forward is smooth then, and the gradients must add up to its slope.
-
-    An element alone may claim the whole cotangent of a maximum, and so may its equal; both at once may not. Zeros move
-    apart from the rest, because other kinks lie there. Raises whatever the forward pass raises.
-    """
+def dot_product(forward: Forward, run: Run, generator: Generator) -> Direction:
+    """⟨d_output, J u⟩ = ⟨Jᵀ d_output, u⟩ for a random u. Raises whatever a forward without forward mode raises."""
     gradients = [gradient for gradient in run.gradients.values() if gradient is not None]
-    fixed, cotangents = doubled(plain(run.arguments)), doubled(plain(run.cotangents))
-    points = [fixed[i] for i in positions]
-    values, which = torch.cat([v.flatten() for v in points]).unique(return_inverse=True)
-    move = random_direction(values, generator)[which]
-    groups = torch.stack([move * (values[which] != 0), move * (values[which] == 0)])
+    dtype = max((t.dtype for t in (*run.cotangents, *gradients)), key=lambda dtype: torch.finfo(dtype).eps)
+    positions = run.subject.differentiable
+    arguments, cotangents = doubled(contiguous(run.arguments)), doubled(contiguous(run.cotangents))
+    u = [random_direction(arguments[i], generator) for i in positions]
+    ahead, again = (
+        summands(cotangents, directional_derivatives(forward, at, positions, u))
+        for at in (arguments, nudged(arguments, positions))
+    )
+    back = hypot(*((g.double() * part).norm().item() for g, part in zip(gradients, u, strict=True)))
+    size = ahead.norm().item() + back
+    limit = tolerance(dtype) if dtype == torch.float64 else tolerance_of_sums(dtype, run.terms)
+    limit = run.declared.widen(limit)
+    moved = magnified(dtype) * ratio(abs((again.sum() - ahead.sum()).item()), size)
+    lost = FLOOR[dtype] * torch.finfo(dtype).eps * _size(cotangents) * _size(u)  # where the gradient is exactly zero
+    said = "⟨d_output, J u⟩ and ⟨Jᵀ d_output, u⟩ differ by {error:.3g}"
+    slack = max((limit.norm + moved) * size, lost)
+    return Direction("dot product", "dot product", u, ahead.sum().item(), slack, size, limit.origin, said)
 
-    def summands(t: Tensor) -> Tensor:
-        fed = list(fixed)
-        moves = (t @ groups).split([v.numel() for v in points])
-        for i, v, moved in zip(positions, points, moves, strict=True):
-            fed[i] = v + moved.view(v.shape)
-        with torch.no_grad():
-            return _terms(cotangents, outputs_of(forward(*fed)))
 
-    claimed = groups @ torch.cat([g.detach().double().flatten() for g in gradients])
-    row = Row("ties", "ties", (), True, "", 0.0, 0.0, oracle=ORACLE, absolute_error=0.0)
-    at_rest = torch.zeros(2, dtype=torch.float64, device=values.device)
-    units = FLOOR[gradients[0].dtype] * torch.finfo(gradients[0].dtype).eps
-    for slope, (left, right, uncertain) in zip(
-        claimed.tolist(), one_sided(summands, at_rest, [(0,), (1,)]), strict=True
-    ):
-        allowed = 4 * uncertain + units * groups.norm().item() * claimed.norm().item()
-        if abs(right - left) <= allowed < abs(slope - left):
-            text = f"equal values together claim {slope:.6g} where the slope is {left:.6g}: a tie was not shared out"
-            return replace(
-                row, passed=False, reason=text, diagnosis=Diagnosis("kink", text), actual=slope, expected=left,
-                absolute_error=abs(slope - left), tolerance=allowed,
-            )  # fmt: skip
-    return row
+@dataclass
+class Differences:
+    """Central differences of one run: they judge in float64.
+
+    Of lower precision, they judge the function's own gradients in float64, which then judge those on trial.
+    """
+
+    run: Run
+    known: Mapping[str, Row]  # what other oracles said of the gradients
+    generator: Generator
+    notes: list[str]
+
+    def rows(self) -> list[Row]:
+        """Of what was not found wrong already."""
+        wrong = {name for name, row in self.known.items() if not row.passed}
+        names = [n for n in self.run.gradients if n not in wrong and self.run.argument(n).numel()]
+        at_once = None
+        if self.run.case or (self.known and not wrong):  # otherwise each for itself, which is more exact
+            at_once = self._all_cleared(names)
+        if at_once and (self.wide is self.run or self.known):
+            return [at_once]
+        return [row for name in names if (row := self._row(name, cleared=bool(at_once)))]
+
+    @cached_property
+    def wide(self) -> Run:
+        """The run in float64, by what is on trial; the run itself if it is that already, or has no float64."""
+        run = self.run
+        if all(run.argument(name).dtype == torch.float64 for name in run.gradients):
+            return run
+        arguments, cotangents = doubled(contiguous(run.arguments)), doubled(contiguous(run.cotangents))
+        try:
+            outputs, pullback = run.subject.run(copies(arguments))
+            gradients = pullback(copies(cotangents))
+        except Exception as error:  # a kernel of one dtype
+            self.notes.append(f"central differences are of the example's own precision: in float64 {quoted(error)}")
+            return run
+        if len(gradients) != len(run.gradients) or not _all_double([*gradients, *outputs]):
+            return run
+        named = dict(zip(run.gradients, gradients, strict=True))
+        return replace(run, arguments=arguments, cotangents=cotangents, outputs=outputs, gradients=named)
+
+    @cached_property
+    def moved(self) -> Mapping[str, Tensor]:
+        """How far one unit of rounding in the arguments moves the gradients, by what is on trial, all contiguous."""
+        run, arguments = self.wide, contiguous(self.wide.arguments)
+        near = nudged(arguments, run.subject.differentiable)
+        try:
+            before, after = (run.subject.run(fed)[1](contiguous(run.cotangents)) for fed in (copies(arguments), near))
+        except Exception as error:  # it takes the arguments and nothing beside them
+            self.notes.append(f"how far rounding moves the gradients is not known: {quoted(error)}")
+            return {}
+        pairs = zip(run.gradients, before, after, strict=True)
+        return {name: (b - a).abs().nan_to_num(0.0, 0.0) for name, a, b in pairs if a is not None and b is not None}
+
+    def _row(self, name: str, cleared: bool) -> Row | None:
+        row = Row(name, name, tuple(self.run.argument(name).shape), True, oracle=TITLE)
+        if not cleared:
+            try:
+                row = self._by_elements(name)
+            except Exception as error:  # forward takes the example and nothing beside it
+                self.notes.append(f"differences could not be asked for {name}: {quoted(error)}")
+                return None
+        if not row.passed and self.run.case and row.absolute_error <= _lost_in_rounding(self.moved.get(name)):
+            return None
+        if row.passed and name not in self.known and self.wide is not self.run:
+            row = replace(self._beside_own(name), kinks=row.kinks)
+        return row if self.run.case or name in self.known else self._if_shown(row)
+
+    def _by_elements(self, name: str) -> Row:
+        """One gradient, of the run in float64. Raises whatever the forward pass raises."""
+        run = self.wide
+        argument, gradient = run.argument(name), run.gradients[name]
+        blank = Row(name, name, tuple(argument.shape), False, oracle=TITLE)
+        if gradient is None or (gradient.shape, gradient.dtype) != (argument.shape, argument.dtype):
+            return judge(claimed(name, name, TITLE, argument, Doubt(), argument.dtype, argument.device), gradient)
+        terms, point = summands_along(run.subject.forward, [run.position(name)], run)
+        gradient = _without_infinities(gradient, terms, point)
+        if not gradient.isfinite().all():
+            where = tuple(int(k) for k in (~gradient.isfinite()).nonzero()[0])
+            text = f"at {list(where)} it is {gradient[where].item()}"
+            return replace(blank, reason=text, index=where, diagnosis=Diagnosis("nan", text))
+        accuracy = 0.0 if argument.dtype == torch.float64 else tolerance_of_sums(argument.dtype, run.terms).norm
+        found = judge_slopes(
+            terms, point, gradient.detach().double(),
+            accuracy=max(accuracy, run.declared.relative) or None,
+            ordinary=run.ordinary.get(name, 0.0), generator=self.generator,
+        )  # fmt: skip
+        return replace(
+            blank,
+            passed=found.passed,
+            reason=found.reason,
+            relative_error=found.error,
+            element_error=found.element_error,
+            tolerance=found.tolerance,
+            element_tolerance=found.element_tolerance,
+            origin=found.origin,
+            index=found.index,
+            actual=found.actual,
+            expected=found.expected,
+            absolute_error=abs(found.actual - found.expected),
+            kinks=found.kink_count,
+        )
+
+    def _all_cleared(self, names: Sequence[str]) -> Row | None:
+        """All gradients, in float64, along directions through all arguments at once, or None if they find something."""
+        run, gradients = self.wide, [self.wide.gradients[name] for name in self.wide.gradients]
+        if not names or not _all_double(gradients) or not all(g.isfinite().all() for g in gradients if g is not None):
+            return None
+        together = torch.cat([g.detach().flatten() for g in gradients if g is not None])
+        ordinary = max((run.ordinary.get(name, 0.0) for name in run.gradients), default=0.0)
+        try:
+            terms, point = summands_along(run.subject.forward, run.subject.differentiable, run)
+            found = cleared(terms, point, together, ordinary=ordinary, generator=self.generator)
+        except Exception as error:  # forward takes these values and nothing beside them
+            self.notes.append(f"differences along random directions could not be asked: {quoted(error)}")
+            return None
+        if found is None:
+            return None
+        errors, limits = (found.error, found.element_error), (found.tolerance, found.element_tolerance)
+        return Row("gradients", "all gradients", (), True, "", *errors, *limits, found.origin, TITLE)
+
+    def _beside_own(self, name: str) -> Row:
+        """A gradient of lower precision against the same in float64, which central differences have confirmed."""
+        truth, argument = self.wide.gradients[name], self.run.argument(name)
+        assert truth is not None
+        row = judge(self._own_claims(name, truth, argument, None), self.run.gradients[name])
+        if not row.passed:
+            row = judge(self._own_claims(name, truth, argument, self.moved.get(name)), self.run.gradients[name])
+        return replace(row, origin=f"beside its float64, which differences confirm: {row.origin}")
+
+    def _own_claims(self, name: str, truth: Tensor, argument: Tensor, moved: Tensor | None) -> Claims:
+        run = self.run
+        doubt = Doubt(moved=moved, floor=run.floors.get(name, 0.0), terms=run.terms, declared=run.declared)
+        claims = claimed(name, run.titles[name], TITLE, truth, doubt, argument.dtype, argument.device)
+        return replace(claims, blind="") if run.case or claims.trivial else claims
+
+    def _if_shown(self, row: Row) -> Row:
+        """Where nothing else judges, differences that can tell nothing are a failure."""
+        gradient = self.run.gradients[row.name]
+        if not row.passed or gradient is None or row.name in self.run.zeros or not gradient.any():
+            return row
+        if row.kinks == gradient.numel():
+            reason = "nothing is shown: every element sits at a kink, or forward bends too much nearby"
+        elif row.tolerance > BLIND:
+            reason = "nothing is shown: forward is too steep, or its values too large, for central differences"
+        else:
+            return row
+        return replace(row, passed=False, reason=f"{reason}; choose another example, or give a reference")
+
+
+def _without_infinities(gradient: Tensor, terms: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
+    """Zero instead of the infinite elements, if the slopes there are infinite too, as √x has them at 0."""
+    infinite = gradient.isinf()
+    if not infinite.any():
+        return gradient
+    indices = [tuple(int(k) for k in index) for index in infinite.nonzero()[:LOOKED_AT]]
+    sides = one_sided(terms, point, indices)
+    return gradient if any(isfinite(a) and isfinite(b) for a, b, _ in sides) else gradient.masked_fill(infinite, 0.0)
+
+
+def _lost_in_rounding(moved: Tensor | None) -> float:
+    """How far off a gradient may be where forward is badly conditioned; differences cannot judge there."""
+    return 0.0 if moved is None or not moved.numel() else magnified(torch.float64) * moved.abs().max().item()
+
+
+def _all_double(tensors: Sequence[Tensor | None]) -> bool:
+    return all(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
 
 
 def _size(tensors: Sequence[Tensor]) -> float:
     return hypot(*(tensor.norm().item() for tensor in tensors))
-
-
-def _terms(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    return torch.cat([(u.detach() * v.detach()).flatten() for u, v in zip(a, b, strict=False)])

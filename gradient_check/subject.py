@@ -1,6 +1,5 @@
 """What is on trial: a forward pass and the backward pass that somebody wrote for it, called in one way."""
 
-import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -10,34 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradient_check.structure import Structure, as_complex, as_pair, as_pairs
+
 Arguments = Sequence[Any]
 Gradients = tuple[Tensor | None, ...]
 Pullback = Callable[[Sequence[Any]], Gradients]  # cotangents (None: absent) → a gradient per differentiable argument
 
 
 @dataclass(frozen=True)
-class Run:
-    """One forward and backward pass of what is on trial; gradients by name."""
-
-    arguments: Arguments
-    cotangents: Sequence[Tensor]
-    outputs: Sequence[Tensor]
-    gradients: Mapping[str, Tensor | None]
-    case: str = ""  # the group of what is fed beside the example; empty for that
-
-
-@dataclass(frozen=True)
 class Subject:
     """`run(arguments)` gives the outputs and the pullback, the function that takes cotangents to gradients."""
 
-    names: tuple[str, ...]  # of the arguments
+    structure: Structure  # of the arguments; for the check they are its leaves
     differentiable: tuple[int, ...]  # their positions
     run: Callable[[Arguments], tuple[tuple[Tensor, ...], Pullback]]
     forward: Callable[..., Any]  # of tensors: the outputs alone, for the oracles
     written: str  # what the gradients come from, for messages: "backward", "the function's backward"
     only: Callable[[int], "Subject"] | None = None  # with one argument differentiable, as where others are frozen
-    arrays: frozenset[int] = field(default_factory=frozenset)  # arguments that are NumPy arrays
     notes: Sequence[str] = ()  # for the report; grows with the runs
+    during: Callable[..., Any] | None = None  # (arguments, then): then(outputs), while a module has these parameters
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.structure.names
 
     @property
     def gradient_names(self) -> tuple[str, ...]:
@@ -47,9 +41,8 @@ class Subject:
 def hand_written(
     forward: Callable[..., Any],
     backward: Callable[..., Any],
-    names: tuple[str, ...],
+    structure: Structure,
     differentiable: tuple[int, ...],
-    arrays: frozenset[int],
     outputs: int,
 ) -> Subject:
     """A pair in the contract `output, cache, … = forward(…)`, `gradients = backward(d_output, cache)`.
@@ -57,41 +50,49 @@ def hand_written(
     Both run under `torch.inference_mode()`, so that neither can lean on autograd.
     """
 
+    def returned(leaves: Arguments) -> tuple[Any, ...]:
+        positional, keywords = structure.arguments(leaves, arrays=True)
+        result = forward(*positional, **keywords)
+        if isinstance(result, Mapping):
+            return tuple(result.values())
+        return tuple(result) if isinstance(result, tuple | list) else (result,)
+
     def run(arguments: Arguments) -> tuple[tuple[Tensor, ...], Pullback]:
         with torch.inference_mode():
-            result = _results(forward(*_as_given(arguments, arrays)))
+            result = returned(arguments)
         if len(result) <= outputs:
             raise ValueError(
                 f"forward returned {len(result)} values: give {'the output' if outputs == 1 else f'{outputs} outputs'} "
                 f"and then the cache that backward needs"
             )
-        made, cache = _tensors(result[:outputs]), result[outputs]
+        own, cache = _tensors(result[:outputs]), result[outputs]
+        made = as_pairs(own)
         earlier: list[tuple[Tensor, Tensor]] = []  # gradients of the last call, and copies of them
 
         def pullback(cotangents: Sequence[Tensor | None]) -> Gradients:
             given = [torch.zeros_like(o) if c is None else c for o, c in zip(made, cotangents, strict=True)]
             with torch.inference_mode():
-                returned = backward(*[c.numpy() for c in given] if arrays else given, cache)
-                gradients = _gradients(returned)
-            if not all(torch.equal(old, copy) or old.isnan().any() for old, copy in earlier):
+                fed = [as_complex(c) if o.is_complex() else c for o, c in zip(own, given, strict=True)]
+                result = backward(*[c.numpy() for c in fed] if structure.arrays else fed, cache)
+                found = structure.gradients(result, differentiable, arguments)
+                gradients = tuple(None if g is None else as_pair(dense(g)).clone() for g in found)
+            if not all(torch.equal(as_pair(dense(old)), copy) or old.isnan().any() for old, copy in earlier):
                 raise RuntimeError("this call wrote over the gradients that an earlier one had returned")
-            own = returned if isinstance(returned, tuple | list) else (returned,)
-            earlier[:] = [
-                (g, c) for g, c in zip(own, gradients, strict=True) if isinstance(g, Tensor) and c is not None
-            ]
+            pairs = zip(found, gradients, strict=True)
+            earlier[:] = [(g, c) for g, c in pairs if g is not None and c is not None]
             return gradients
 
         return made, pullback
 
     def only_outputs(*arguments: Any) -> tuple[Tensor, ...]:
-        return _tensors(_results(forward(*_as_given(arguments, arrays)))[:outputs])
+        return as_pairs(_tensors(returned(arguments)[:outputs]))
 
-    return Subject(names, differentiable, run, only_outputs, "backward", arrays=arrays)
+    return Subject(structure, differentiable, run, only_outputs, "backward", notes=structure.notes)
 
 
 def differentiated(
     function: Callable[..., Any],
-    names: tuple[str, ...],
+    structure: Structure,
     differentiable: tuple[int, ...],
     seen: "Seen | None" = None,
 ) -> Subject:
@@ -100,7 +101,8 @@ def differentiated(
     Where `torch.autograd.grad` is refused and `.backward()` is not, as by a reentrant checkpoint, the gradients are
     what `.backward()` leaves in `.grad`, and a note quotes the refusal.
     """
-    seen = seen or Seen()
+    seen = seen or Seen(notes=[*structure.notes])
+    flat = structure.of_leaves(function)
 
     def run(arguments: Arguments) -> tuple[tuple[Tensor, ...], Pullback]:
         leaves = list(arguments)
@@ -108,23 +110,21 @@ def differentiated(
             leaves[i] = leaves[i].detach().requires_grad_()
         wanted = {i: leaves[i] for i in differentiable}
         with torch.enable_grad():
-            # A view: what is written to in place must not be a leaf, or autograd refuses before the check can see it.
-            result = function(*[v.view_as(v) if i in differentiable else v for i, v in enumerate(leaves)])
-        made = seen.with_graph(result, wanted)
+            made = seen.with_graph(flat(*leaves), wanted)
 
         def pullback(cotangents: Sequence[Tensor | None]) -> Gradients:
             return _by_grad(made, cotangents, list(wanted.values()), seen)
 
-        return tuple(output.detach() for output in made), pullback
+        return as_pairs(output.detach() for output in made), pullback
 
     def only_outputs(*arguments: Any) -> tuple[Tensor, ...]:
         with quiet():
-            return seen.outputs(function(*arguments))
+            return as_pairs(seen.outputs(flat(*arguments)))
 
     def only(i: int) -> Subject:
-        return differentiated(function, names, (i,), seen)
+        return differentiated(function, structure, (i,), seen)
 
-    return Subject(names, differentiable, run, only_outputs, "the function's backward", only, notes=seen.notes)
+    return Subject(structure, differentiable, run, only_outputs, "the function's backward", only, notes=seen.notes)
 
 
 def quiet() -> AbstractContextManager[Any]:
@@ -144,11 +144,11 @@ class Seen:
     inside: set[int] = field(default_factory=set)  # arguments that the graph does not lead to
     notes: list[str] = field(default_factory=list)  # for the report
 
-    def outputs(self, result: Any) -> tuple[Tensor, ...]:
-        made = _tensors(tuple(o for o in _flat(result) if not _is_integer(o)))
+    def outputs(self, result: Sequence[Any]) -> tuple[Tensor, ...]:
+        made = _tensors([o for o in result if not isinstance(o, Tensor) or o.is_floating_point() or o.is_complex()])
         return tuple(made[i] for i in self.kept) if self.kept else made
 
-    def with_graph(self, result: Any, leaves: Mapping[int, Tensor]) -> tuple[Tensor, ...]:
+    def with_graph(self, result: Sequence[Any], leaves: Mapping[int, Tensor]) -> tuple[Tensor, ...]:
         """The outputs. Raises ValueError where no graph leads from them to any of the leaves, given by position."""
         made = self.outputs(result)
         if not any(output.requires_grad for output in made):
@@ -197,18 +197,18 @@ def _by_grad(
             raise refusal from error
         seen.notes.append(f"gradients are those of .backward(), because torch.autograd.grad was refused: {refusal}")
         return found
-    pairs = zip(found, _emptied(leaves), strict=True)
+    pairs = zip((g if g is None else dense(g) for g in found), _emptied(leaves), strict=True)
     return tuple(b if a is None else a if b is None else a + b for a, b in pairs)
 
 
 def _fed(outputs: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Tensor]]:
     """The outputs that have a gradient and are given a cotangent, and these cotangents."""
     fed = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad and c is not None]
-    return [o for o, _ in fed], [c for _, c in fed]
+    return [o for o, _ in fed], [as_complex(c) if o.is_complex() else c for o, c in fed]
 
 
 def _emptied(leaves: Sequence[Tensor]) -> Gradients:
-    gradients = tuple(g.to_dense() if g is not None and g.is_sparse else g for g in (leaf.grad for leaf in leaves))
+    gradients = tuple(None if leaf.grad is None else dense(leaf.grad) for leaf in leaves)
     for leaf in leaves:
         leaf.grad = None
     return gradients
@@ -243,37 +243,9 @@ def _leaves_of(outputs: Sequence[Tensor]) -> dict[int, Tensor]:
     return leaves
 
 
-def argument_names(function: Callable[..., Any], count: int) -> tuple[str, ...]:
-    """The names of the first `count` parameters; x0, x1, … where the function does not tell."""
-    owner = getattr(function, "__self__", None)
-    try:
-        if isinstance(owner, type) and issubclass(owner, torch.autograd.Function):
-            parameters = list(inspect.signature(owner.forward).parameters.values())
-            if owner.setup_context is torch.autograd.function._SingleLevelFunction.setup_context:
-                parameters = parameters[1:]  # ctx
-        else:
-            parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # builtins have no signature
-        parameters = []
-    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return tuple(named[i] if i < len(named) else f"x{i}" for i in range(count))
-
-
-def _as_given(arguments: Arguments, arrays: frozenset[int]) -> list[Any]:
-    return [value.numpy() if i in arrays else value for i, value in enumerate(arguments)]
-
-
-def _results(result: Any) -> tuple[Any, ...]:
-    if isinstance(result, Mapping):
-        return tuple(result.values())
-    return tuple(result) if isinstance(result, tuple | list) else (result,)
-
-
-def _flat(result: Any) -> tuple[Any, ...]:
-    """The outputs of a function that may nest them, as `nn.LSTM` does, or leave some out with None."""
-    if not isinstance(result, Mapping | tuple | list):
-        return (result,)
-    return tuple(value for part in _results(result) if part is not None for value in _flat(part))
+def dense(gradient: Tensor) -> Tensor:
+    """A sparse gradient as its dense values, duplicates added up; every other as it is."""
+    return gradient if gradient.layout == torch.strided else gradient.to_dense()
 
 
 def _tensors(values: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -281,26 +253,8 @@ def _tensors(values: Sequence[Any]) -> tuple[Tensor, ...]:
     for value in tensors:
         if not isinstance(value, Tensor):
             raise ValueError(f"forward returned a {type(value).__name__} where an output, a tensor, was expected")
-        if not value.is_floating_point():
+        if not (value.is_floating_point() or value.is_complex()):
             raise ValueError(f"an output of forward is {value.dtype}: return floating point, which alone is checked")
     if not tensors:
         raise ValueError("forward returned no tensor of floating point: there is nothing to differentiate")
     return tensors
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, Tensor) and not value.is_floating_point() and not value.is_complex()
-
-
-def _gradients(result: Any) -> Gradients:
-    """What backward returned, safe from later writes; None, a missing gradient, stays None."""
-    values = tuple(result) if isinstance(result, tuple | list) else (result,)
-    gradients: list[Tensor | None] = []
-    for value in values:
-        if value is None or isinstance(value, Tensor):
-            gradients.append(None if value is None else value.clone())
-        elif hasattr(value, "__array__"):
-            gradients.append(torch.tensor(value))
-        else:
-            raise TypeError(f"backward returned a {type(value).__name__} where a gradient, a tensor, was expected")
-    return tuple(gradients)

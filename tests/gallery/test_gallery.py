@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from benchmarks.gallery import PAGE, examine, page
-from gallery import ENTRIES, OWN, Wrong, WrongModel, named, verdict
+from gallery import ENTRIES, OWN, Wrong, WrongFunction, WrongModel, named, verdict
 from gallery.convolution import MAX_POOL
 from gallery.elementwise import ABS, CLAMP, LARGER, LEAKY
 from gradient_check import check_backward
+from gradient_check.cases import CASES
 
+ONE_CASE = [entry for entry in ENTRIES if isinstance(entry, Wrong) and entry.only]
+FUNCTIONS = [entry for entry in ENTRIES if isinstance(entry, WrongFunction)]
 MODELS = [entry for entry in ENTRIES if isinstance(entry, WrongModel)]
 
 
@@ -25,9 +28,23 @@ def test_ours_rejects_it_and_gives_it_no_wrong_name_and_the_naive_test_misses_it
     report = entry.ours(right=False)
     assert not report.passed
     said = verdict(entry, named(report))
-    assert said in ("right", "–") if isinstance(entry, Wrong) and entry.where == OWN else said != "wrong"
+    assert (
+        said in ("right", "–") if isinstance(entry, Wrong | WrongFunction) and entry.where == OWN else said != "wrong"
+    )
     assert entry.misses(right=True)
     assert entry.misses(right=False)
+
+
+@pytest.mark.parametrize("entry", ONE_CASE, ids=[entry.name for entry in ONE_CASE])
+def test_only_its_case_finds_it(entry):
+    entry.ours(right=True).assert_passed()
+    entry.ours(right=False, cases=[group for group in CASES if group != entry.only]).assert_passed()
+
+
+@pytest.mark.parametrize("entry", FUNCTIONS, ids=[entry.name for entry in FUNCTIONS])
+def test_a_function_is_right_but_for_what_only_one_row_finds(entry):
+    entry.ours(right=True).assert_passed()
+    assert not entry.only or {entry.only}.issuperset(row.case or row.name for row in entry.ours(right=False).failures)
 
 
 @pytest.mark.sweep(4)

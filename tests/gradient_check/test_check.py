@@ -1,6 +1,7 @@
 """`check_backward`: what is right passes, what is fed and judged by, what is found so, and what the report says."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -68,6 +69,7 @@ def test_all_that_is_promised_is_fed_or_what_is_chosen():
         " | cotangent expanded from one number | inputs transposed | inputs sliced | inputs offset | W expanded"
         " | one example less | one example | 7 examples | 1,031 examples | no example"
         " | W zeros | W all zero | W next to zero | W tied | W ±1e4 | W of all sizes | ids repeated"
+        " | cotangents in float32"
     )
     report = check_backward(linear, linear_backward, EXAMPLE, cases=["repeats", "axes"])
     assert {row.case for row in report.rows} == {""}
@@ -110,8 +112,16 @@ def test_a_gradient_that_is_zero_in_exact_arithmetic_is_declared_and_that_hides_
     assert first_failure(wrong).name == "db"
     zero = lambda dz, cache: (*linear_backward(dz, cache)[:2], 0 * dz.sum(0))  # noqa: E731
     assert first_failure(check_backward(linear, zero, EXAMPLE, zeros=["b"])).name == "db"
-    shown = check_backward(RELU.forward, lambda da, z: da * (z > 0), [-draw(5, 3).abs() - 0.1])
-    assert "nothing is shown" in first_failure(shown).reason
+
+
+def test_zeros_everywhere_show_nothing_unless_edge_cases_do():
+    relu = partial(check_backward, RELU.forward, lambda da, z: da * (z > 0), [-draw(5, 3).abs() - 0.1])
+    assert "nothing is shown" in first_failure(relu(cases=[])).reason
+    assert "edge cases show it where it is not" in str(relu())
+    sign = lambda x, w: (x.sign() * w, x)  # noqa: E731
+    report = check_backward(sign, lambda dy, x: (0 * dy, dy * x.sign()), [draw(4, 3), draw(4, 3, seed=1)])
+    assert (report.passed, "dx is zero everywhere in the example, and in all" in str(report)) == (True, True)
+    assert not check_backward(sign, lambda dy, x: (1e-9 * dy, dy * x.sign()), [draw(4, 3), draw(4, 3, seed=1)]).passed
 
 
 @pytest.mark.parametrize(("slope", "right"), [(-0.5, False), (0.0, True), (0.5, True), (1.0, True), (1.5, False)])
@@ -172,12 +182,23 @@ def test_a_backward_that_leans_on_autograd_is_rejected():
     assert (row.diagnosis.kind, "RuntimeError" in row.reason) == ("raised", True)
 
 
-def test_noise_that_is_drawn_inside_is_found():
+CALLS = []
+NOISES = {
+    "forward is random: a second pass": lambda x: torch.rand(x.shape).to(x),
+    "a second pass gave another output": lambda x: CALLS.append(x) or torch.full_like(x, len(CALLS)),
+    "a second forward pass gave another output": lambda x: torch.ones_like(x) + 1e-9 * torch.rand(()),
+}
+
+
+@pytest.mark.parametrize("said", NOISES)
+def test_noise_that_is_drawn_inside_is_told_from_a_state_and_from_the_order_of_a_sum(said):
     def forward(x):
-        mask = (torch.rand(x.shape) < 0.5).to(x)
+        mask = NOISES[said](x)
         return x * mask, mask
 
-    assert not check_backward(forward, lambda dy, mask: dy * mask, [draw(8, 9)], oracles=["differences"]).passed
+    report = check_backward(forward, lambda dy, mask: dy * mask, [draw(8, 9)], oracles=["differences"])
+    assert [row.reason[: len(said)] for row in report.failures] == [said]
+    assert ("nondeterministic=1e-06" in report.failures[0].reason) == ("forward pass" in said)
 
 
 def test_a_wrong_forward_with_its_own_right_derivative_needs_the_reference():
@@ -234,7 +255,7 @@ def test_a_failure_fits_on_a_screen_and_says_what_was_not_looked_at():
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 120
     assert any(line.startswith("wrong too: ") for line in lines)
-    assert lines[-1] == "note: nothing else was fed, because the example itself failed"
+    assert lines[-1] == "note: edge cases were skipped, because the example itself failed"
 
 
 def test_the_report_as_json_and_as_an_exit_status():

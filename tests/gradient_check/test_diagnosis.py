@@ -51,8 +51,9 @@ def about(entry, seed, dtype, blind=False):
 # What the gallery holds
 
 # Not seen in the values of one run on the example, but by what the check feeds and compares beside it.
-BY_THE_CHECK = {"missing", "raised", "dtype", "not linear", "stale", "strided", "in place", "kink", "nan"}
+BY_THE_CHECK = {"missing", "raised", "dtype", "not linear", "stale", "strided", "in place", "kink", "nan", "conjugate"}
 BEYOND = {
+    "squared modulus: Wirtinger's half": "the check gives complex numbers as real ones",
     "batch of one squeezed": "only a batch of one shows it",
     "remainder of the batch lost": "only a batch that four does not divide shows it",
     "pointwise convolution: dW squeezed": "only an axis of size 1 shows it",

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 import gradient_check
 from gallery.affine import LINEAR
-from gradient_check import Step, check_function, check_step
+from gallery.functions import Cube
+from gradient_check import Step, check_backward, check_function, check_step
 from tests.support.checking import MISTAKES, draw, first_failure, function_of
 
 EXAMPLE = LINEAR.arguments(0)
@@ -32,6 +34,12 @@ def test_an_autograd_function_with_and_without_a_reference():
     assert [row.oracle for row in report.rows if row.name == "dx" and not row.case] == ["reference"]
     assert first_failure(check_function(square(1.0), example)).oracle == "differences"
     assert first_failure(check_function(square(1.0), example, reference=reference)).diagnosis.kind == "factor"
+
+
+def test_a_function_that_writes_to_its_input_is_found():
+    writes = function_of(lambda x: (x.add_(1).sin(), x.cos()), lambda dy, slope: dy * slope)
+    failures = check_function(writes, [draw(5, 3)]).failures
+    assert [row.diagnosis.kind for row in failures if row.name == "pure"] == ["in place"]
 
 
 def test_differences_that_are_lost_in_the_rounding_of_forward_show_nothing():
@@ -102,6 +110,26 @@ def test_every_output_is_fed_and_every_gradient_asked_for_alone(function, monkey
     monkeypatch.setattr(function, "right", False)
     row = first_failure(check_function(function.apply, example))
     assert f"{row.name}: {row.reason}".startswith(said)
+
+
+def test_sparse_gradients_are_their_dense_values_in_a_pair_and_in_a_module_too():
+    ids, table = torch.tensor([0, 5, 2, 5]), draw(6, 4)
+    sparse = lambda dy, _: torch.sparse_coo_tensor(ids[None], dy, table.shape, check_invariants=False)  # noqa: E731
+    check_backward(lambda W: (W[ids], None), sparse, [table], cases=["layouts"]).assert_passed()
+    twice = check_backward(lambda W: (W[ids], None), lambda dy, _: 2 * sparse(dy, _), [table], cases=[])
+    assert first_failure(twice).diagnosis.kind == "factor"
+    check_function(nn.Embedding(6, 4, sparse=True).double(), [ids], reference=lambda i, W: W[i]).assert_passed()
+
+
+@pytest.mark.parametrize("reference", [None, lambda x: x**3], ids=["by differences", "by the reference"])
+def test_a_second_derivative_is_right_or_refused_by_torch(reference):
+    report = check_function(Cube.apply, [X], reference=reference, order=2, dtypes=["float64", "bfloat16"])
+    report.assert_passed()
+    assert {"d²x", "d²cotangent"} <= {row.name for row in report.rows if row.case == "second derivative"}
+    check_function(nn.Sequential(nn.Linear(5, 2), nn.Tanh()).double(), [X], order=2, cases=[]).assert_passed()
+    once = function_of(lambda x: (x**3, x), once_differentiable(lambda dy, x: 3 * x * x * dy))
+    row = first_failure(check_function(once, [X], reference=reference, order=2, cases=[]))
+    assert (row.diagnosis.kind, "with @once_differentiable" in row.reason) == ("second derivative", True)
 
 
 # Steps

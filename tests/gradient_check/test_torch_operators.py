@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gallery.naive import random_cotangents
 from gallery.right import FAMILIES, random_right_layer
+from gallery.right.singular import SINGULAR
 from gradient_check import check_backward, check_function
 from gradient_check.cases import CASES
 from tests.support.checking import draw
@@ -101,6 +102,17 @@ OF_NN_FUNCTIONAL = (
     "pad conv1d conv2d conv_transpose2d adaptive_avg_pool2d avg_pool2d max_pool2d interpolate huber_loss "
     "binary_cross_entropy_with_logits cross_entropy l1_loss mse_loss"
 )
+
+
+@pytest.mark.parametrize("with_reference", [False, True])
+@pytest.mark.parametrize("layer", SINGULAR, ids=[layer.name for layer in SINGULAR])
+def test_right_layers_in_singular_places_raise_no_alarm(layer, with_reference):
+    options = {"reference": layer.reference} if with_reference else {}
+    check_backward(
+        layer.forward, layer.backward, layer.example(torch.Generator().manual_seed(5)), **options
+    ).assert_passed()
+
+
 # Not among them, because the check is right about them (torch 2.15): hardsigmoid, see below, batch_norm, which misreads
 # an expanded weight, nll_loss, which raises for an input that is not contiguous, and kl_div, NaN where its target is 0.
 # And because it is not: decompositions of singular matrices (qr, svdvals, eigh), and normalize and cosine_similarity,

@@ -1,0 +1,105 @@
+"""The verdict: a gradient held against claims, so strictly that a wrong one cannot pass. It does not know who claims.
+
+Shape, dtype and device must be equal, and NaN and infinity never pass. Where the claims show nothing, as zeros do, to
+agree with them is a failure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import floor, inf, log2
+
+import torch
+from torch import Tensor
+
+from gradient_check.claims import Claims, Direction
+from gradient_check.report import Diagnosis, Row
+from gradient_check.tolerances import ratio
+
+
+def judge(claims: Claims, actual: Tensor | None) -> Row:
+    """The verdict on one tensor."""
+    shape = tuple(claims.value.shape)
+    blank = Row(claims.name, claims.label, shape, False, oracle=claims.oracle)
+    if actual is None:
+        missing = Diagnosis("missing", "backward returned nothing for it")
+        return replace(blank, reason="no gradient was returned", diagnosis=missing)
+    for what, got, wanted in (
+        ("shape", tuple(actual.shape), shape),
+        ("dtype", actual.dtype, claims.dtype),
+        ("device", actual.device, claims.device),
+    ):
+        if got != wanted:
+            reason = f"its {what} is {got}, not {wanted}"
+            known = Diagnosis("dtype", f"computed or returned in {got}") if what == "dtype" else None
+            return replace(blank, reason=reason, diagnosis=known)
+    if actual.numel() == 0:
+        return replace(blank, passed=True, relative_error=0.0, element_error=0.0, absolute_error=0.0, ulps=0.0)
+    given = actual.detach().cpu()
+    if not claims.dtype.is_floating_point:
+        return _exactly(blank, given, claims.value)
+    row = _measured(blank, given, claims)
+    if not row.agrees:  # NaN does not
+        return replace(row, reason=claims.inconclusive or _difference(row), inconclusive=bool(claims.inconclusive))
+    return replace(row, reason=claims.blind) if claims.blind else replace(row, passed=True)
+
+
+def judge_along(direction: Direction, gradients: Sequence[Tensor]) -> Row:
+    """The verdict on all gradients together."""
+    parts = zip(gradients, direction.u, strict=True)
+    actual = sum((g.detach().double().cpu() * u.cpu()).sum().item() for g, u in parts)
+    error = abs(actual - direction.value)
+    relative, allowed = ratio(error, direction.size), ratio(direction.slack, direction.size)
+    passed = error <= direction.slack
+    reason = "" if passed else direction.wrong.format(actual=actual, value=direction.value, error=error)
+    return Row(
+        direction.title, direction.title, (), passed, reason, relative, relative, allowed, allowed, direction.origin,
+        oracle=direction.oracle, absolute_error=error, actual=actual, expected=direction.value,
+        diagnosis=Diagnosis(direction.diagnosis, reason) if direction.diagnosis and not passed else None,
+    )  # fmt: skip
+
+
+def _measured(row: Row, actual: Tensor, claims: Claims) -> Row:
+    """The errors, where they are largest, and how many units in the last place the two values there are apart."""
+    distances = claims.distances(actual)
+    worst = rest = int(distances.argmax())  # the first NaN, if there is one
+    largest = distances.flatten()[worst].item()
+    index: tuple[int, ...] = ()
+    for size in reversed(actual.shape):
+        rest, i = divmod(rest, size)
+        index = (i, *index)
+    got, wanted = actual.flatten()[worst].item(), claims.value.flatten()[worst].item()
+    format = torch.finfo(claims.dtype)
+    exponent = floor(log2(max(abs(wanted), format.tiny))) if abs(wanted) < inf else 0
+    return replace(
+        row,
+        relative_error=ratio(distances.norm().item(), claims.size),
+        element_error=ratio(largest, claims.rms),
+        absolute_error=largest,
+        tolerance=claims.limit.norm,
+        element_tolerance=claims.limit.element,
+        origin=claims.limit.origin,
+        index=index,
+        actual=got,
+        expected=wanted,
+        ulps=abs(got - wanted) / (format.eps * 2.0**exponent),
+        kinks=0 if claims.kinks is None else int(claims.kinks.sum()),
+    )
+
+
+def _difference(row: Row) -> str:
+    where = f"at {list(row.index)} " if row.index else ""
+    return (
+        f"{where}it is {row.actual:.9g}, expected {row.expected:.9g}; off by {row.relative_error:.2e} of the norm "
+        f"(allowed {row.tolerance:.1e}), here by {row.element_error:.2e} of the root mean square "
+        f"({row.element_tolerance:.1e})"
+    )
+
+
+def _exactly(row: Row, actual: Tensor, expected: Tensor) -> Row:
+    different = actual != expected
+    count = int(different.sum())
+    if not count:
+        return replace(row, passed=True, relative_error=0.0, element_error=0.0, absolute_error=0.0, ulps=0.0)
+    where = [int(i) for i in different.nonzero()[0]] if actual.dim() else []
+    got, wanted = actual[tuple(where)].item(), expected[tuple(where)].item()
+    return replace(row, reason=f"{count} of {actual.numel()} differ; at {where} it is {got}, expected {wanted}")
