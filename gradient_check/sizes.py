@@ -1,6 +1,6 @@
 """Arguments of other sizes, for a forward that may check no bounds: none may be shorter than another promises."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations, islice
@@ -83,11 +83,19 @@ class Sizes:
             return []
 
     def batch(self) -> Fed:
-        """One example less, one, an odd count, more than a block, and none, in all arguments that share them."""
+        """One example less, one, an odd count, more than a block, and none, in all arguments that share them.
+
+        In 16 bits `many` feeds as many.
+        """
         length = self.lengths[self.rows[0]] if self.rows else 0
         counts = {length - 1: "one example less", 1: "one example", 2 * length + 1: f"{2 * length + 1} examples"}
-        for count, name in {**counts, BEYOND: f"{BEYOND:,} examples", 0: "no example"}.items():
-            if not self.rows or BEYOND == count <= length:
+        beyond = {} if torch.finfo(self.outputs[0].dtype).bits == 16 else {BEYOND: f"{BEYOND:,} examples"}
+        yield from self._of({**counts, **beyond, 0: "no example"})
+
+    def _of(self, counts: Mapping[int, str]) -> Fed:
+        length = self.lengths[self.rows[0]] if self.rows else 0
+        for count, name in counts.items():
+            if not self.rows or MANY <= count <= length:
                 continue
             if row := self.enter(name):
                 self.failures.append(row)
@@ -110,25 +118,7 @@ class Sizes:
 
     def many(self) -> Fed:
         """MANY examples, where `batch` may change their number too."""
-        length = self.lengths[self.rows[0]] if self.rows else MANY
-        if length >= MANY:
-            return
-        name = f"{MANY:,} examples"
-        try:
-            if row := self.enter(name):
-                self.failures.append(row)
-                return
-            fed = resized(self.arguments, self.names, self.rows, MANY)
-            if (size := sum(v.numel() for v in fed if isinstance(v, Tensor))) > COSTLY:
-                raise NotTaken(f"the arguments would have {size:,} elements")
-            if (made := self._agreed(name, fed)) is None:
-                return
-            if not _followed(made, self.outputs, length, MANY):
-                raise NotTaken(f"{self._said(self.rows)} of {MANY:,} gives an output of another shape")
-        except NotTaken as error:
-            self.notes.append(f"skipped {name}: {error}")
-        else:
-            yield name, fed
+        yield from self._of({MANY: f"{MANY:,} examples"})
 
     def ones(self, batch_too: bool) -> Fed:
         """Each axis of size 1, with all that are as long, if the reference takes it; the batch too if `batch_too`.
@@ -175,8 +165,8 @@ class Sizes:
         if count > length:
             grown = [self.arguments[i].numel() * count // length for i, _ in self.rows]
             grown += [prod(count if n == length else n for n in shape) for shape in _shapes(self.outputs)]
-            if max(grown) > MOST:
-                raise NotTaken(f"a tensor would have {max(grown):,} elements, more than {MOST:,}")
+            if max(grown) > (most := COSTLY if count == MANY else MOST):
+                raise NotTaken(f"a tensor would have {max(grown):,} elements, more than {most:,}")
         if count == BEYOND and all(self._seconds(SOME) > SLOW for _ in range(3)):
             raise NotTaken(f"forward takes more than {1000 * SLOW:.0f} ms for {SOME} already")
 
