@@ -167,7 +167,8 @@ class Sizes:
             grown += [prod(count if n == length else n for n in shape) for shape in _shapes(self.outputs)]
             if max(grown) > (most := COSTLY if count == MANY else MOST):
                 raise NotTaken(f"a tensor would have {max(grown):,} elements, more than {most:,}")
-        if count == BEYOND and all(self._seconds(SOME) > SLOW for _ in range(3)):
+        some = resized(self.arguments, self.names, self.rows, SOME) if count == BEYOND else []
+        if some and all(_seconds(self._made, some) > SLOW for _ in range(3)):
             raise NotTaken(f"forward takes more than {1000 * SLOW:.0f} ms for {SOME} already")
 
     def _asked_for_rows(self, rows: Sequence[Axis]) -> list[Axis]:
@@ -203,11 +204,6 @@ class Sizes:
         except Exception as error:  # it is not made for this size
             raise NotTaken(f"forward raised {quoted(error)}") from error
 
-    def _seconds(self, count: int) -> float:
-        fed, start = resized(self.arguments, self.names, self.rows, count), perf_counter()
-        self._made(fed)
-        return perf_counter() - start
-
     def _agreed(self, name: str, fed: Sequence[Any]) -> Sequence[Tensor] | None:
         """What forward gives; None where it lost an axis that the reference has kept, which is a failure.
 
@@ -224,6 +220,12 @@ class Sizes:
         found = Diagnosis("shape", text)
         self.failures.append(Row("output", "output", shapes[0], False, text, case=name, diagnosis=found))
         return None
+
+
+def _seconds(run: Outputs, fed: Sequence[Any]) -> float:
+    start = perf_counter()
+    run(fed)
+    return perf_counter() - start
 
 
 def resized(arguments: Sequence[Any], names: Sequence[str], axes: Sequence[Axis], count: int) -> list[Any]:
