@@ -26,7 +26,7 @@ HALF = Layer(
     what="dW grows by one example at a time and is rounded to float16 each time",
     where=OWN,
     naive=naive.loose,
-    only="batch",
+    only="rows",
 )
 def weight_in_half(dz, cache):
     x, W = cache
@@ -53,7 +53,7 @@ SCALED = Layer(scaled, scaled_backward, in_format(lambda g: (normal(g, 9, 24), n
     what="the row that dγ is added up in is bfloat16 instead of float32",
     where=OWN,
     naive=naive.looser,
-    only="batch",
+    only="rows",
 )
 def scale_in_brain(dy, cache):
     x, gamma = cache
@@ -82,7 +82,7 @@ SHIFTED = Layer(
     what="db is the number of examples times their mean, which is updated in float16 one by one",
     where=OWN,
     naive=naive.loose,
-    only="batch",
+    only="rows",
 )
 def running_mean(dy, y):
     dx = dy * (1 - y * y)

@@ -136,7 +136,7 @@ def _check(subject: Subject, leaves: list[Any], options: Options, through_forwar
         raise ValueError("dtypes has bfloat16, of which torch has no complex numbers: leave it out")
     if options.isolate:
         check_fork(leaves)
-    reports = []
+    subject, reports = watched(subject), []
     for dtype in options.formats:
         fed = [v.to(dtype) if dtype and isinstance(v, Tensor) and v.is_floating_point() else v for v in leaves]
         within = f" in {str(dtype).removeprefix('torch.')}" if len(options.formats) > 1 else ""
@@ -144,8 +144,8 @@ def _check(subject: Subject, leaves: list[Any], options: Options, through_forwar
 
         def on(arguments: list[Any], first: bool = True, titles: dict[str, str] = titles) -> Report:
             """The report on the example, or on a chunk of it, of which the first alone meets slopes and edge cases."""
-            trial = Trial(
-                watched(subject),
+            return Trial(
+                subject,
                 arguments,
                 exact := _exact(subject, options, asked),
                 "differences" in asked and (first or not exact),
@@ -156,13 +156,16 @@ def _check(subject: Subject, leaves: list[Any], options: Options, through_forwar
                 options.suspected,
                 options.declared,
                 options.seed,
-            )
-            return isolated(trial.report) if options.isolate else trial.report()
+            ).report()
 
-        reports.append(by_chunks(subject.names, fed, on) if options.elementwise else on(fed))
-        if options.order == 2 and reports[-1].passed:
+        def whole(fed: list[Any] = fed, on: Callable[..., Report] = on) -> Report:
+            first = by_chunks(subject.names, fed, on) if options.elementwise else on(fed)
+            if options.order == 1 or not first.passed:
+                return first
             exact, slopes = _exact(subject, options, asked), "differences" in asked
-            reports.append(second_derivative(subject, fed, exact, slopes, options.declared, options.seed))
+            return merged([first, second_derivative(subject, fed, exact, slopes, options.declared, options.seed)])
+
+        reports.append(isolated(whole) if options.isolate else whole())
     return merged(reports)
 
 
@@ -172,8 +175,8 @@ def _exact(subject: Subject, options: Options, asked: Sequence[str]) -> list[Exa
     if options.intended is not None:
         oracles.append(Exact("declared", subject.structure.of_leaves(options.intended, paired=True), "intended"))
     if "reference" in asked and options.reference is not None:
-        reference = saying("the reference", subject.structure.of_leaves(options.reference, paired=True))
-        oracles.append(Exact("reference", reference, "reference"))
+        given = subject.structure.of_leaves(options.reference, paired=True)
+        oracles.append(Exact("reference", saying("the reference", given), "reference"))
     if "autograd" in asked:
         oracles.append(Exact("autograd", subject.forward))
     return oracles

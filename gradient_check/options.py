@@ -34,9 +34,9 @@ class Options:
     because: str = ""
     nondeterministic: float = 0.0
     elementwise: bool = False
-    isolate: bool = False
     order: int = 1
     seed: int = 0
+    isolate: bool = False
 
     @classmethod
     def of(cls, check: str, given: Mapping[str, Any]) -> "Options":

@@ -1,6 +1,6 @@
 """Arguments of other sizes, for a forward that may check no bounds: none may be shorter than another promises."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations, islice
@@ -15,6 +15,8 @@ from torch import Tensor
 from gradient_check.oracles import contiguous, doubled, outputs_of
 from gradient_check.report import Diagnosis, Row, quoted
 
+MANY = 1_000  # examples: so long a sum, if it is kept in 16 bits, is off by 5 units of rounding and more
+COSTLY = 4_000_000  # elements, which are too many to be fed for that
 PROBES = 64  # sets of arguments that may be the batch
 LONG = 1_000  # an axis of which a reference is not asked for more
 BEYOND = 1_031  # examples: more than a block of 1,024, and a prime
@@ -81,11 +83,19 @@ class Sizes:
             return []
 
     def batch(self) -> Fed:
-        """One example less, one, an odd count, more than a block, and none, in all arguments that share them."""
+        """One example less, one, an odd count, more than a block, and none, in all arguments that share them.
+
+        In 16 bits `many` feeds as many.
+        """
         length = self.lengths[self.rows[0]] if self.rows else 0
         counts = {length - 1: "one example less", 1: "one example", 2 * length + 1: f"{2 * length + 1} examples"}
-        for count, name in {**counts, BEYOND: f"{BEYOND:,} examples", 0: "no example"}.items():
-            if not self.rows or BEYOND == count <= length:
+        beyond = {} if torch.finfo(self.outputs[0].dtype).bits == 16 else {BEYOND: f"{BEYOND:,} examples"}
+        yield from self._of({**counts, **beyond, 0: "no example"})
+
+    def _of(self, counts: Mapping[int, str]) -> Fed:
+        length = self.lengths[self.rows[0]] if self.rows else 0
+        for count, name in counts.items():
+            if not self.rows or MANY <= count <= length:
                 continue
             if row := self.enter(name):
                 self.failures.append(row)
@@ -105,6 +115,10 @@ class Sizes:
                 self.notes.append(f"skipped {name}{' and other batches' if count else ''}: {error}")
                 return
             yield name, fed
+
+    def many(self) -> Fed:
+        """MANY examples, where `batch` may change their number too."""
+        yield from self._of({MANY: f"{MANY:,} examples"})
 
     def ones(self, batch_too: bool) -> Fed:
         """Each axis of size 1, with all that are as long, if the reference takes it; the batch too if `batch_too`.
@@ -151,9 +165,10 @@ class Sizes:
         if count > length:
             grown = [self.arguments[i].numel() * count // length for i, _ in self.rows]
             grown += [prod(count if n == length else n for n in shape) for shape in _shapes(self.outputs)]
-            if max(grown) > MOST:
-                raise NotTaken(f"a tensor would have {max(grown):,} elements, more than {MOST:,}")
-        if count == BEYOND and all(self._seconds(SOME) > SLOW for _ in range(3)):
+            if max(grown) > (most := COSTLY if count == MANY else MOST):
+                raise NotTaken(f"a tensor would have {max(grown):,} elements, more than {most:,}")
+        some = resized(self.arguments, self.names, self.rows, SOME) if count == BEYOND else []
+        if some and all(_seconds(self._made, some) > SLOW for _ in range(3)):
             raise NotTaken(f"forward takes more than {1000 * SLOW:.0f} ms for {SOME} already")
 
     def _asked_for_rows(self, rows: Sequence[Axis]) -> list[Axis]:
@@ -189,11 +204,6 @@ class Sizes:
         except Exception as error:  # it is not made for this size
             raise NotTaken(f"forward raised {quoted(error)}") from error
 
-    def _seconds(self, count: int) -> float:
-        fed, start = resized(self.arguments, self.names, self.rows, count), perf_counter()
-        self._made(fed)
-        return perf_counter() - start
-
     def _agreed(self, name: str, fed: Sequence[Any]) -> Sequence[Tensor] | None:
         """What forward gives; None where it lost an axis that the reference has kept, which is a failure.
 
@@ -210,6 +220,12 @@ class Sizes:
         found = Diagnosis("shape", text)
         self.failures.append(Row("output", "output", shapes[0], False, text, case=name, diagnosis=found))
         return None
+
+
+def _seconds(run: Outputs, fed: Sequence[Any]) -> float:
+    start = perf_counter()
+    run(fed)
+    return perf_counter() - start
 
 
 def resized(arguments: Sequence[Any], names: Sequence[str], axes: Sequence[Axis], count: int) -> list[Any]:

@@ -26,7 +26,7 @@ from gradient_check.subject import Gradients, Pullback, Subject
 from gradient_check.tolerances import FLOOR, Declared, tolerance_of_sums
 
 STREAM = 0x0DD5EED  # keeps the cotangent from being the very numbers that an example drew from the same small seed
-RESHAPED = ("batch", "axes")  # groups of cases that feed arguments of other shapes
+RESHAPED = ("batch", "rows", "axes")  # groups of cases that feed arguments of other shapes
 ENOUGH = 3  # edge cases, to show a gradient that should be zero everywhere in the example
 ILL_POSED = 0.1  # of an output's norm: moved so far by one unit of rounding in the inputs, it has no digit left
 
@@ -125,7 +125,7 @@ class Trial:
         positions, names = self.subject.differentiable, self.subject.names
         sizes = Sizes(
             self.arguments, names, outputs, lambda fed: self.subject.run(fed)[0], self.subject.forward,
-            self.asking.reference, self.notes.said, self._enter, WATCH.get().isolated, self.subject.structure.pairs,
+            self.asking.reference, self.notes.said, self.subject.structure.pairs, self._enter, WATCH.get().isolated,
         )  # fmt: skip
         found: list[Found] = []
         for case in cases(self.groups, self.arguments, positions, names, cotangents, self.generator, sizes):
@@ -135,7 +135,8 @@ class Trial:
                 found += [Found(row) for row in self.repeated.after(case.name)]
         double = all(self.arguments[i].dtype == torch.float64 for i in positions)
         if "layouts" in self.groups and double and all(one.is_fine for one in found):
-            rows = in_any_layout(self.subject, self.arguments, cotangents, self.notes.said)
+            died = self._enter("cotangents in each dtype")
+            rows = [died] if died else in_any_layout(self.subject, self.arguments, cotangents, self.notes.said)
             found += [Found(row) for row in rows]
         return found + [Found(row) for row in sizes.failures]
 

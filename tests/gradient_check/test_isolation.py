@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import wraps
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ DEATHS = {
 
 
 def dying(function, rows, how):
+    @wraps(function)
     def dies(first, *rest):
         if len(first) == rows:
             DEATHS[how]()
@@ -37,7 +39,8 @@ def test_a_death_names_its_case_and_the_other_cases_go_on(where, how):
     assert (row.case, row.diagnosis.kind) == ("one example", "died")
     assert row.reason == f"the process died in {where} ({how}), case: one example"
     alive = check_backward(linear, linear_backward, EXAMPLE, isolate=True)
-    assert len({row.case for row in alive.rows}) == len({row.case for row in report.rows})
+    missing = {row.case for row in alive.rows} - {row.case for row in report.rows}
+    assert missing <= {"cotangents in float32"}, "which are fed where all passed"
 
 
 def test_a_death_in_the_example_ends_the_check():
