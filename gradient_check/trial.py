@@ -251,11 +251,11 @@ class Trial:
             form = replace(form, terms=self._terms(run), allow_trivial=True, capped=False)
             if not run.case:
                 self.sizes[name] = _rms(output)
-            elif run.case in ("batch", "axes"):  # a sum of few may cancel
+            elif run.case in RESHAPED:  # a sum of few may cancel
                 rounding = FLOOR[output.dtype] * torch.finfo(output.dtype).eps
                 form = replace(form, floor=self.sizes.get(name, 0.0) * rounding)
             row = judge(name, output, form)
-            if not row.passed and run.case in ("batch", "axes"):  # perhaps it is badly conditioned there
+            if not row.passed and run.case in RESHAPED:  # perhaps it is badly conditioned there
                 row = judge(name, output, replace(form, expected=self._own_output(forward, run, i)))
             rows.append(row if row.passed else replace(row, reason=f"forward is wrong: {row.reason}"))
         return rows
