@@ -38,9 +38,10 @@ Five checks are run on every pair, on the same example of odd sizes in float64:
 - **ours**: `gradient_check.check_backward`.
 
 ✓: the right backward is accepted and the wrong one is rejected. –: the wrong one passes. ✗: the right one is rejected.
-To optimizers and whole networks the first four do not apply (blank, and not counted). Of an optimizer ours compares the
-parameters after five recorded gradients with torch.optim's (`compare_gradients`), of a network the cost, every δ and
-every gradient of one step with autograd's (`check_step`).
+To optimizers, whole networks and an `autograd.Function` the first four do not apply (blank, and not counted). Of an
+optimizer ours compares the parameters after five recorded gradients with torch.optim's (`compare_gradients`), of a
+network the cost, every δ and every gradient of one step with autograd's (`check_step`), and a function is given to
+`check_function`.
 
 *Missed by* is a test as people write it, which accepts both the right backward and the wrong one; the suite runs it.
 *Diagnosis* is what ours says first. The kinds that are true of a mistake stand in the gallery, written down before ours

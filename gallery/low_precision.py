@@ -13,7 +13,7 @@ def in_format(example: Example, dtype: torch.dtype) -> Example:
     return lambda generator: [v.to(dtype) if v.is_floating_point() else v for v in example(generator)]
 
 
-# sums over a few examples, which a thousand show
+# sums over a few examples, which thousands show
 
 
 HALF = Layer(

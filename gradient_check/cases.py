@@ -14,7 +14,7 @@ from gradient_check.sizes import Sizes
 CASES = {
     "layouts": "the cotangent, and the inputs, transposed, sliced, expanded (stride 0) and with offset storage",
     "batch": "one example less, one, an odd count, more than a block of 1,024, and none",
-    "rows": "a thousand examples, where the example is in 16 bits: a sum that is kept in them shows",
+    "rows": "4,000 examples, where the example is in 16 bits: a sum that is kept in them shows",
     "axes": "size 1 on every axis in turn, if the reference takes it",
     "values": "zeros, next to zero, ties, ±1e4, all sizes between, in each argument in turn; two equal arguments",
     "repeats": "every index several times",

@@ -125,7 +125,7 @@ class Trial:
         positions, names = self.subject.differentiable, self.subject.names
         sizes = Sizes(
             self.arguments, names, outputs, lambda fed: self.subject.run(fed)[0], self.subject.forward,
-            self.asking.reference, self.notes.said, self.subject.structure.pairs, self._enter, WATCH.get().isolated,
+            self.asking.reference, self.notes.said, self._enter, WATCH.get().isolated, self.subject.structure.pairs,
         )  # fmt: skip
         found: list[Found] = []
         for case in cases(self.groups, self.arguments, positions, names, cotangents, self.generator, sizes):
