@@ -251,6 +251,10 @@ def _follow(
             break  # the next step would be lost in the rounding
     if settled:
         return min(settled, key=lambda found: found.uncertainty)
+    if rough and changes:  # stairs, a jump, or the neighbourhood of a pole
+        known = [value for value in lefts + rights if math.isfinite(value)]
+        ends = sorted((min(known), max(known)), reverse=lefts[-1] > rights[-1])
+        return Slope(ends[0], ends[1], min(changes) + allowance, False, h)
     (left, a), (right, b) = _limit(lefts, noises, rights[-1]), _limit(rights, noises, lefts[-1])
     if math.isnan(left) or math.isnan(right):
         left, right = -math.inf, math.inf
