@@ -59,6 +59,7 @@ class Function:
         first, last = math.log2(16 * self.epsilon ** (1 / 3)), math.log2(self.epsilon ** (2 / 3))
         self.steps = [2.0**k for k in range(round(first), math.floor(last), -round(math.log2(RATIO)))]
         self.calls = 0  # of `terms`, between equal values
+        self.ties_bend = False
         self.noise = self._noise(generator)
         self.floor = self.noise.sum().item() / self.steps[0]  # slopes below this are lost in the rounding of f
 
@@ -137,13 +138,14 @@ class Function:
         equal = (self.values - self.values[i]).abs() <= self.steps[-1] * self.scale(i, i + 1)
         if int(equal.sum()) < 3:
             return found
-        if self.calls > MOST_CALLS:  # too many to tell
-            return replace(found, left=-math.inf, right=math.inf, smooth=False)
+        if self.calls > MOST_CALLS:  # too many to tell: what holds of those before holds of the rest
+            return replace(found, left=-math.inf, right=math.inf, smooth=False) if self.ties_bend else found
         (low, high, _), (near_low, near_high, rounding) = (
             self._slopes_between(i, equal, radius) for radius in self.steps[:2]
         )
         if not (near_high - near_low).norm() > (high - low).norm() / 2:
             return found
+        self.ties_bend = True
         left = min(found.left, found.right, near_low.sum().item())
         right = max(found.left, found.right, near_high.sum().item())
         return replace(found, left=left, right=right, uncertainty=found.uncertainty + rounding, smooth=False)
