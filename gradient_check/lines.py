@@ -14,6 +14,7 @@ changes.
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -205,6 +206,34 @@ class Function:
                 fourth.add_(self.terms(moved).double().flatten(), alpha=factor)
             noise.add_(fourth.abs_(), alpha=1 if len(noise) > FEW else 1 / 2)
         return noise.nan_to_num_(0.0, 0.0, 0.0)
+
+
+def measured(terms: Terms, point: Tensor, *, most_calls: int) -> tuple[Tensor, Tensor]:
+    """The gradient of f(v) = terms(v).sum() element by element, and its uncertainty, infinite at a kink.
+
+    Good to some 1e-9 of the root mean square in float64, where f is smooth. With about `most_calls` of `terms`, whole
+    rows along the first axis are measured, spread evenly from the first to the last; the uncertainty of the rest is
+    infinite.
+    """
+    gradient = torch.zeros(point.numel(), dtype=torch.float64)
+    uncertainty = torch.full_like(gradient, math.inf)
+    rows, most = len(point) if point.dim() else 1, max(1, most_calls // 4)
+    width = point.numel() // max(rows, 1)
+    chosen = torch.linspace(0, rows - 1, min(rows, max(1, most // max(width, 1)))).round().long().tolist()
+    with torch.no_grad():
+        function = Function(terms, point, torch.Generator().manual_seed(0))
+        for i in (row * width + k for row in chosen for k in range(min(width, most))):
+            slope = function.element(i, math.nan, 0.0, 0.0, confirm=False)
+            if slope.smooth:
+                gradient[i], uncertainty[i] = slope.left, slope.uncertainty
+    return gradient.view(point.shape), uncertainty.view(point.shape)
+
+
+def free_memory() -> int:
+    """Bytes; as good as without limit where the system does not tell."""
+    if "SC_AVPHYS_PAGES" not in getattr(os, "sysconf_names", ()):
+        return 2**62
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _follow(
