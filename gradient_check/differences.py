@@ -1,4 +1,4 @@
-"""Central differences that judge a gradient, element by element where they must, and measure one.
+"""Central differences that judge a gradient, element by element where they must.
 
 First random directions through the whole tensor. An element that is off by e moves the slope along one by at least e/2,
 so a single wrong one cannot hide; and whatever the others are, one that is off by K tolerances passes four directions
@@ -7,7 +7,6 @@ which alone can fail. lines.py says how well a slope is known.
 """
 
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from gradient_check.lines import RATIO, Function, Slope, Terms
+from gradient_check.lines import RATIO, Function, Slope, Terms, free_memory
 
 DIRECTIONS = 4  # through the whole tensor; a part of it gets half as many
 PARTS = 8
@@ -150,27 +149,6 @@ def one_sided(
     return [(slope.left, slope.right, slope.uncertainty) for slope in found]
 
 
-def measured(terms: Terms, point: Tensor, *, most_calls: int) -> tuple[Tensor, Tensor]:
-    """The gradient of f(v) = terms(v).sum() element by element, and its uncertainty, infinite at a kink.
-
-    Good to some 1e-9 of the root mean square in float64, where f is smooth. With about `most_calls` of `terms`, whole
-    rows along the first axis are measured, spread evenly from the first to the last; the uncertainty of the rest is
-    infinite.
-    """
-    gradient = torch.zeros(point.numel(), dtype=torch.float64)
-    uncertainty = torch.full_like(gradient, math.inf)
-    rows, most = len(point) if point.dim() else 1, max(1, most_calls // 4)
-    width = point.numel() // max(rows, 1)
-    chosen = torch.linspace(0, rows - 1, min(rows, max(1, most // max(width, 1)))).round().long().tolist()
-    with torch.no_grad():
-        function = Function(terms, point, torch.Generator().manual_seed(0))
-        for i in (row * width + k for row in chosen for k in range(min(width, most))):
-            slope = function.element(i, math.nan, 0.0, 0.0, confirm=False)
-            if slope.smooth:
-                gradient[i], uncertainty[i] = slope.left, slope.uncertainty
-    return gradient.view(point.shape), uncertainty.view(point.shape)
-
-
 class _Search:
     """Directions first, elements where they do not agree.
 
@@ -286,13 +264,6 @@ def _searching(
     moving = ((all_terms(own + step) != base) | (all_terms(own - step) != base)).nonzero().flatten()
     function = Function(lambda v: all_terms(v)[moving], own, generator)
     return _Search(function, given, accuracy, ordinary, generator, point.shape, places)
-
-
-def free_memory() -> int:
-    """Bytes; as good as without limit where the system does not tell."""
-    if "SC_AVPHYS_PAGES" not in getattr(os, "sysconf_names", ()):
-        return 2**62
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _verdict(claims: Iterable[Claim], search: _Search) -> Slopes:

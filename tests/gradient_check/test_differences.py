@@ -7,7 +7,8 @@ import torch
 
 from gallery.entry import normal
 from gradient_check import central_differences
-from gradient_check.differences import judge_slopes, measured, one_sided
+from gradient_check.differences import judge_slopes, one_sided
+from gradient_check.lines import measured
 
 SEEDS = range(4)
 
