@@ -7,8 +7,8 @@ from time import perf_counter
 from torch import Tensor
 
 from gradient_check.claims import Claims
-from gradient_check.differences import measured
 from gradient_check.exact import Exact
+from gradient_check.lines import measured
 from gradient_check.oracles import contiguous, doubled
 from gradient_check.report import Diagnosis, Row, quoted
 from gradient_check.run import Run
