@@ -26,7 +26,10 @@ DESCRIPTION = """\
 Check hand-written backward passes: the functions forward and backward with an example, or NAME_forward, NAME_backward
 and NAME_example, and what @gradient_check.checked(example=...) marks. What the file prints goes to stderr.
 """
-STATUS = "The exit status is 0 if all agree, 1 if a gradient is wrong, 2 if something could not be checked."
+STATUS = (
+    "The exit status is 0 if all agree, 1 if a gradient is wrong, 2 if something was not checked or is inconclusive."
+)
+VERDICTS, NOTHING = ("ok", "WRONG", "inconclusive"), "not checked"  # by the exit status of a report; of no report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,18 +89,16 @@ def _show(path: Path, found: "list[Found]", check: "Reports") -> int:
             print(f"{path}:{one.name}", flush=True)
         report = check(number, one)
         if isinstance(report, str):
-            verdicts.append("not checked")
+            verdicts.append(NOTHING)
         else:
-            verdicts.append("ok" if report.passed else "WRONG")
+            verdicts.append(VERDICTS[report.exit_status])
             print(report)
         if len(found) > 1:
             print(f"{one.name}: {verdicts[-1]}\n", flush=True)
     if len(found) > 1:
-        counts = [
-            f"{count} {verdict}" for verdict in ("ok", "WRONG", "not checked") if (count := verdicts.count(verdict))
-        ]
+        counts = [f"{count} {verdict}" for verdict in (*VERDICTS, NOTHING) if (count := verdicts.count(verdict))]
         print(f"{len(found)} in all: {', '.join(counts)}")
-    return REFUSED if "not checked" in verdicts else WRONG if "WRONG" in verdicts else 0
+    return _status(verdicts)
 
 
 def _show_json(path: Path, found: "list[Found]", check: "Reports") -> int:
@@ -111,7 +112,13 @@ def _show_json(path: Path, found: "list[Found]", check: "Reports") -> int:
     ]
     passed = all(check["passed"] for check in checks)
     print(json.dumps({"file": str(path), "passed": passed, "checks": checks}, allow_nan=False))
-    return REFUSED if any("error" in check for check in checks) else 0 if passed else WRONG
+    return _status([NOTHING if isinstance(report, str) else VERDICTS[report.exit_status] for _, report in reports])
+
+
+def _status(verdicts: Sequence[str]) -> int:
+    if NOTHING in verdicts or VERDICTS[REFUSED] in verdicts:
+        return REFUSED
+    return max(map(VERDICTS.index, verdicts), default=0)
 
 
 def _report(path: Path, name: str | None, seed: int, isolate: bool, number: int, one: "Found") -> "Report | str":

@@ -10,6 +10,7 @@ from gradient_check.claims import Direction
 from gradient_check.exact import Exact, Truth
 from gradient_check.findings import Found, Notes
 from gradient_check.kinks import settled, together
+from gradient_check.oracles import OtherOutputs
 from gradient_check.report import quoted
 from gradient_check.run import Run
 from gradient_check.slopes import Differences, dot_product
@@ -68,6 +69,11 @@ class Asking:
             truth = exact.truth(run, doubts=run.is_well_known and not run.is_large)
         except Exception as error:  # whatever a forward raises that was not made for autograd
             if exact.argument and not run.case:
+                if isinstance(error, OtherOutputs):
+                    given = ", ".join(str(tuple(output.shape)) for output in run.outputs)
+                    raise ValueError(
+                        f"{exact.argument}: {error}, and those of forward {given}: give the same"
+                    ) from error
                 said = f"the {exact.argument} could not be asked: {quoted(error)}"
                 raise ValueError(f"{said}; give one that takes forward's arguments, in float64 too") from error
             self.notes.add(f"{exact.title} could not be asked: {quoted(error)}", run.case)

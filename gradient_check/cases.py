@@ -60,6 +60,9 @@ def cases(
     if "batch" in groups:
         for name, fed in sizes.batch():
             yield Case(name, "batch", fed)
+    if "rows" in groups and any(torch.finfo(arguments[i].dtype).bits == 16 for i in differentiable):
+        for name, fed in sizes.many():
+            yield Case(name, "rows", fed)
     if "axes" in groups:
         for name, fed in sizes.ones(batch_too="batch" not in groups):
             yield Case(name, "axes", fed)

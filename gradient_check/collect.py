@@ -20,7 +20,7 @@ from gradient_check.options import KEYWORDS
 from gradient_check.report import Report, quoted
 
 ROLES = ("forward", "backward", "example")
-OPTIONS = ("reference", "not_differentiable")
+OPTIONS = ("reference", "intended", "not_differentiable", "kwargs")
 REMEDY = (
     "write forward, backward and example at the top level (or NAME_forward, NAME_backward and NAME_example), "
     "or mark a function or class with @gradient_check.checked(example=…)"

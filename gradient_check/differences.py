@@ -307,6 +307,9 @@ def _verdict(claims: Iterable[Claim], search: _Search) -> Slopes:
 def _reason(claim: Claim, search: _Search) -> str:
     slope = claim.slope
     where = f"at {list(search.index(claim.start))}"
+    if slope.left == slope.right == 0:
+        said = "forward is constant there: it rounds or compares, or takes steps in a lower precision"
+        return f"{where} it is {claim.actual:.9g}, but {said}; declare a gradient that is meant with `intended`"
     if slope.smooth:
         return f"{where} it is {claim.actual:.9g}, but the slope is {claim.expected:.9g} ± {slope.uncertainty:.1g}"
     low, high = sorted((slope.left, slope.right))

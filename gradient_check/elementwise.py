@@ -49,7 +49,9 @@ def _whole(row: Row, shape: torch.Size, start: int, cut: int) -> Row:
     if row.shape != (cut,) or row.case:
         return row
     place = torch.unravel_index(torch.tensor(start + row.index[0]), shape) if row.index else ()
-    return replace(row, shape=tuple(shape), index=tuple(int(i) for i in place))
+    index = [int(i) for i in place]
+    reason = row.reason.replace(f"at {list(row.index)}", f"at {index}", 1)
+    return replace(row, shape=tuple(shape), index=tuple(index), reason=reason)
 
 
 def _worse(one: Row, other: Row) -> Row:

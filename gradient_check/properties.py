@@ -155,6 +155,7 @@ def linear(
     pullback: Pullback,
     first: Gradients,
     terms: int,
+    slack: float,
 ) -> Row:
     """backward(¾ u + v) = ¾ backward(u) + backward(v), at all sizes, and the sum over the outputs, each fed alone."""
     row = Row("linear", "linear", (), True, "", 0.0, 0.0, origin=ORIGIN)
@@ -165,18 +166,16 @@ def linear(
                 if total is None:
                     continue
                 relative, limit = _mismatch([(c, gradients[k]) for c, gradients in parts], total, cotangents, terms)
+                limit += slack
                 if len(parts) == 1:  # of another size, for which an algorithm may take other steps
                     limit = max(limit, SAME[total.dtype])
                 if not relative <= row.relative_error:
                     row = replace(row, relative_error=relative, element_error=relative, tolerance=limit)
                 if not relative <= limit:
-                    reason = (
-                        f"{name} is not linear in the cotangent: for {what} it is off by {relative:.2e} of the norm"
-                    )
-                    known = relative > SINGLE  # or it is lower precision inside
-                    return replace(
-                        row, passed=False, reason=reason, diagnosis=Diagnosis("not linear", reason) if known else None
-                    )
+                    said = f"for {what} it is off by {relative:.2e} of the norm"
+                    reason = f"{name} is not linear in the cotangent: {said}"
+                    known = Diagnosis("not linear", reason) if relative > SINGLE else None  # or lower precision inside
+                    return replace(row, passed=False, reason=reason, diagnosis=known)
     except Exception as error:
         reason = f"backward takes one cotangent and raises for another: {quoted(error)}"
         return replace(row, passed=False, reason=reason, diagnosis=Diagnosis("not linear", reason))
@@ -204,6 +203,7 @@ def alone(
     cotangents: Sequence[Tensor],
     first: Gradients,
     terms: int,
+    slack: float,
     notes: list[str],
 ) -> Row:
     """Each gradient is the same where it is the only one that is asked for, as when other parameters are frozen.
@@ -228,7 +228,7 @@ def alone(
             reason = f"{name} is missing where no other gradient is asked for"
             return replace(row, passed=False, reason=reason, diagnosis=Diagnosis("missing", reason))
         relative, limit = _mismatch([(1.0, gradient)], together, cotangents, terms)
-        if not relative <= limit:
+        if not relative <= limit + slack:
             reason = f"{name} is another where no other gradient is asked for: off by {relative:.2e} of the norm"
             return replace(row, passed=False, reason=reason, relative_error=relative, tolerance=limit)
     return row

@@ -116,9 +116,11 @@ class Trial:
             others = [_random(output, self.generator) for output in outputs]
             judged = [name for name in gradients if name not in self.zeros]
             pull = _only(pullback, [i for i, name in enumerate(gradients) if name in judged])
-            rows.append(linear(judged, cotangents, others, pull, tuple(gradients[n] for n in judged), run.terms))
+            judged_first, loose = tuple(gradients[name] for name in judged), run.declared.nondeterministic
+            rows.append(linear(judged, cotangents, others, pull, judged_first, run.terms, loose))
             if self.subject.only and len(gradients) > 1 and all(row.passed for row in rows):
-                rows.append(alone(self.subject, self.arguments, cotangents, first, run.terms, self.notes.said))
+                own = alone(self.subject, self.arguments, cotangents, first, run.terms, loose, self.notes.said)
+                rows.append(own)
         return outputs, cotangents, found + [Found(row) for row in rows]
 
     def _edge_cases(self, outputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Found]:

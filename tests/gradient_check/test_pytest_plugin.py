@@ -119,7 +119,7 @@ def test_only_for_the_third_draw(gradient_check):
     out = result.stdout.str()
     assert "gradient_check/" not in out, "only the test's own lines are shown"
     said = [rf"E +{name} .* WRONG" for name in ("dW", "dx", "W", "loss")]
-    said += ["E +diagnosis: it is 1/7 times", *(f"E +AssertionError: with seed={seed}" for seed in (0, 2))]
+    said += ["E +diagnosis: this is 1/7 times", *(f"E +AssertionError: with seed={seed}" for seed in (0, 2))]
     result.stdout.re_match_lines_random([*said, r"> +gradient_check\.backward\(forward, wrong, example\)"])
 
 
