@@ -71,6 +71,7 @@ def in_pieces(dz, cache):
     where=OWN,
     naive=naive.random_allclose,
     diagnosis=["rows"],
+    only="batch",
 )
 def in_eights(dz, cache):
     x, W = cache
@@ -83,6 +84,7 @@ def in_eights(dz, cache):
     what="db is summed by one block of 1,024 threads, one for each example",
     where=OWN,
     naive=naive.random_allclose,
+    only="batch",
 )
 def one_block_of_rows(dz, cache):
     x, W = cache
@@ -95,6 +97,7 @@ def one_block_of_rows(dz, cache):
     where=OWN,
     naive=naive.random_allclose,
     diagnosis=["rows"],
+    only="batch",
 )
 def one_block_of_elements(da, a):
     dz = TANH.backward(da, a)
@@ -162,6 +165,7 @@ def sums_over_features(dy, y):
     where=OWN,
     naive=naive.random_allclose,
     diagnosis=["shape"],
+    only="axes",
 )
 def squeezes_output():
     def squeezed(x):
@@ -362,3 +366,57 @@ def cuts_its_table():
         return dy * (1 - y * y) * torch.cat([table.new_ones(len(y) - len(table), 1), table])
 
     return forward, backward
+
+
+# one tensor given twice
+
+
+def product(x, y):
+    return x * y, (x, y)
+
+
+def product_backward(dz, cache):
+    x, y = cache
+    return dz * y, dz * x
+
+
+PRODUCT = Layer(product, product_backward, lambda g: (normal(g, 7, 5), normal(g, 7, 5)))
+
+
+@PRODUCT.wrong(
+    "a square's gradient twice",
+    what="of one tensor given twice each of the two gradients is already their sum",
+    where=OWN,
+    naive=naive.random_allclose,
+    diagnosis=["factor"],
+    only="values",
+)
+def both_at_once(dz, cache):
+    x, y = cache
+    return (2 * dz * y, 2 * dz * x) if x is y else product_backward(dz, cache)
+
+
+@PRODUCT.wrong(
+    "a square's gradient once",
+    what="of one tensor given twice only the first gets a gradient, for both",
+    where=OWN,
+    naive=naive.random_allclose,
+    diagnosis=["zero", "factor"],
+    only="values",
+)
+def first_for_both(dz, cache):
+    x, y = cache
+    return (2 * dz * y, 0 * dz) if x is y else product_backward(dz, cache)
+
+
+@PRODUCT.wrong(
+    "a square's gradient by memory",
+    what="tensors at one place in memory count as one, whose gradient is summed",
+    where=OWN,
+    naive=naive.random_allclose,
+    diagnosis=["factor"],
+    only="values",
+)
+def by_memory(dz, cache):
+    x, y = cache
+    return (2 * dz * y, dz * x) if x.data_ptr() == y.data_ptr() else product_backward(dz, cache)

@@ -16,7 +16,7 @@ CASES = {
     "batch": "one example less, one, an odd count, more than a block of 1,024, and none",
     "rows": "4,000 examples, where the example is in 16 bits: a sum that is kept in them shows",
     "axes": "size 1 on every axis in turn, if the reference takes it",
-    "values": "zeros, next to zero, ties, ±1e4, all sizes between, in each argument in turn; two equal arguments",
+    "values": "zeros, next to zero, ties, ±1e4, all sizes between, in each argument in turn; two equal, and one twice",
     "repeats": "every index several times",
 }
 Layout = Callable[[Tensor], Tensor | None]
@@ -72,8 +72,8 @@ def cases(
                 yield Case(f"{names[i]} {name}", "values", [*arguments[:i], special, *arguments[i + 1 :]])
         for i, j in pairwise(differentiable):
             if arguments[i].shape == arguments[j].shape:
-                fed = [*arguments[:j], arguments[i].clone(), *arguments[j + 1 :]]
-                yield Case(f"{names[j]} equal to {names[i]}", "values", fed)
+                for how, other in (("equal to", arguments[i].clone()), ("the same tensor as", arguments[i])):
+                    yield Case(f"{names[j]} {how} {names[i]}", "values", [*arguments[:j], other, *arguments[j + 1 :]])
     if "repeats" in groups:
         for i, value in enumerate(arguments):
             if isinstance(value, Tensor) and value.dtype in (torch.int64, torch.int32) and value.numel() > 1:

@@ -73,7 +73,10 @@ def comparing(actual, expected=ONE, **options):
         (partial(check_function, torch.tanh, [draw(3).numpy()]), "give tensors in the example"),
         (tanh_with(oracles=["autograd"]), "autograd through this function is"),
         (tanh_with(reference=lambda x, y: x), "the reference could not be asked: TypeError"),
-        (tanh_with(intended=lambda x: x[:2]), r"intended: its outputs have the shapes \(2,\), and those of forward \(3,\)"),
+        (
+            tanh_with(intended=lambda x: x[:2]),
+            r"intended: its outputs have the shapes \(2,\), and those of forward \(3,\)",
+        ),
         (tanh_with(intended=3), "intended is a int: give a function"),
         (tanh_with(intended=torch.tanh, reference=torch.tanh), "intended and reference were given"),
         (tanh_with(intended=torch.tanh, oracles=["autograd"]), "but what is intended is no derivative"),
