@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path, name = _split(options.target)
         found = _collected(path, name, options.seed)
     except ValueError as error:
+        if options.json:
+            said = {"file": options.target, "passed": False, "checks": [], "error": str(error)}
+            print(json.dumps(said, allow_nan=False))
         return _refuse(str(error))
     try:
         report = partial(_report, path, name, options.seed, options.isolate)

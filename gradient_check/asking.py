@@ -1,17 +1,17 @@
 """The oracles that a trial asks, and what they say of one run."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Generator
 
 from gradient_check.claims import Direction
 from gradient_check.exact import Exact, Truth
-from gradient_check.findings import Found, Notes
+from gradient_check.findings import Found
 from gradient_check.kinks import settled, together
-from gradient_check.oracles import OtherOutputs
-from gradient_check.report import quoted
+from gradient_check.oracles import NoForwardMode, OtherOutputs
+from gradient_check.report import Notes, quoted
 from gradient_check.run import Run
 from gradient_check.slopes import Differences, dot_product
 from gradient_check.tolerances import SCATTERING
@@ -27,6 +27,7 @@ class Asking:
     forward_mode: bool  # whether the dot product is
     generator: Generator
     notes: Notes
+    refused: set[str] = field(default_factory=set)  # exact oracles that could not be asked of the example
 
     @property
     def reference(self) -> Callable[..., Any] | None:
@@ -46,20 +47,43 @@ class Asking:
             self.notes.add(f"central differences and dot product were not asked: {said}")
             return found
         if self.slopes:
-            known = {one.row.name: one.row for one in found}
+            known = {one.row.name: one.row for one in self._uncontradicted(found, run)}
             found += [Found(row, run) for row in Differences(run, known, self.generator, self.notes.said).rows()]
+        found = self._uncontradicted(found, run)
         if all(one.is_fine for one in found):
-            at_kinks = any(one.row.kinks for one in found)
-            found += self._together(run) if at_kinks else self._dot_product(run) if self.forward_mode else []
+            if any(one.row.kinks for one in found):
+                return found + self._together(run)
+            return self._uncontradicted(found + (self._dot_product(run) if self.forward_mode else []), run)
         return found
+
+    def _uncontradicted(self, found: list[Found], run: Run) -> list[Found]:
+        """Without what contradicts gradients that the reference confirms, which is final; a note says so.
+
+        What contradicts those that only autograd through the same forward confirms is inconclusive.
+        """
+        sure = {one.row.name for one in found if one.exact and one.exact.independent and one.row.passed}
+        agreed = {one.row.name for one in found if one.exact and one.row.passed}
+        kept = []
+        for one in found:
+            names = {one.row.name} if one.row.name in run.gradients else set(run.gradients)
+            if one.row.passed or one.exact or one.run is None or not names <= agreed:
+                kept.append(one)
+            elif names <= sure:
+                self.notes.add(f"the reference is final, although {one.row.oracle} contradicts it for {one.row.label}")
+            else:
+                said = f"the oracles disagree: autograd agrees with backward, and {one.row.oracle} with neither"
+                row = replace(one.row, reason=f"{said}; {one.row.reason}", inconclusive=True)
+                kept.append(replace(one, row=row))
+        return kept
 
     def of_case(self, run: Run) -> list[Found]:
         """What the first says that can be asked."""
-        for exact in self.exact:
+        exact_ones = [exact for exact in self.exact if exact.title not in self.refused]
+        for exact in exact_ones:
             if found := self._against(exact, run):
                 at_kinks = any(one.row.kinks for one in found) and all(one.row.passed for one in found)
                 return found + (self._together(run) if at_kinks else [])
-        if self.slopes and not self.exact:
+        if self.slopes and not exact_ones:
             return [Found(row, run) for row in Differences(run, {}, self.generator, self.notes.said).rows()]
         return []
 
@@ -76,11 +100,11 @@ class Asking:
                     ) from error
                 said = f"the {exact.argument} could not be asked: {quoted(error)}"
                 raise ValueError(f"{said}; give one that takes forward's arguments, in float64 too") from error
-            self.notes.add(f"{exact.title} could not be asked: {quoted(error)}", run.case)
-            return []
+            return self._refuse(exact, quoted(error), run)
         if not truth.finite:
-            self.notes.add(f"{exact.title} could not be asked: its own values are not finite", run.case)
-            return []
+            return self._refuse(exact, "its own values are not finite", run)
+        if truth.refused and not run.case:
+            self.notes.add(f"{exact.title} is known in float64 only: {truth.refused}", run.case)
         found = self._held(exact, run, truth)
         if (run.case or run.is_large) and not all(one.row.passed for one in found):  # perhaps badly conditioned
             truth = exact.truth(run, doubts=True)
@@ -91,6 +115,12 @@ class Asking:
             except Exception as error:  # it takes these values and nothing beside them
                 self.notes.add(f"how the error scatters is not known: {quoted(error)}", run.case)
         return found
+
+    def _refuse(self, exact: Exact, why: str, run: Run) -> list[Found]:
+        self.notes.add(f"{exact.title} could not be asked: {why}", run.case)
+        if not run.case:
+            self.refused.add(exact.title)
+        return []
 
     def _may_be_rounding(self, one: Found, run: Run) -> bool:
         size = max(one.claims[one.row.name].rms, run.ordinary.get(one.row.name, 0.0))
@@ -128,9 +158,10 @@ class Asking:
     def _dot_product(self, run: Run) -> list[Found]:
         try:
             return [_along(dot_product(self.reference or run.subject.forward, run, self.generator), run)]
+        except NoForwardMode:  # as most Functions
+            return []
         except Exception as error:
-            if "forward mode" not in str(error) and "jvp" not in str(error):  # which most Functions have not
-                self.notes.add(f"dot product could not be asked: {quoted(error)}")
+            self.notes.add(f"dot product could not be asked: {quoted(error)}")
             return []
 
 

@@ -45,7 +45,7 @@ def check_backward(
     forward's arguments through which autograd gives what is meant. No other oracle is asked, no output compared.
 
     `dtypes` ("float64", "float32", "bfloat16", "float16") convert the example; by default it is checked as it is.
-    `cases` are what else is fed: "layouts", "batch", "axes", "values", "repeats" (cases.py), all unless
+    `cases` are what else is fed: "layouts", "batch", "rows", "axes", "values", "repeats" (cases.py), all unless
     chosen. `zeros` names the arguments whose gradient is zero in exact arithmetic. `labels` says what the report
     calls an argument's gradient: `{"W": "BP4, layer 2, ∂C/∂W"}`. `candidates` are terms that you suspect to be
     missing. `order` is 1: 2 is for `check_function`. `seed` draws the cotangents. A `tolerance`, relative to the
@@ -87,8 +87,6 @@ def check_function(function: Callable[..., Any], example: Sequence[Any], **given
     `.backward()` leaves in `.grad`, so that checkpoints of both kinds and backwards that call `.backward()` inside can
     be checked. The module is afterwards what it was, its `.grad` too, also where an exception ends the check. So is a
     module that a function uses without being given it. A gradient that such a backward cannot give alone is noted.
-
-    With `order=2`, once all of that has passed, the derivative of the gradients is checked too (second.py).
 
     With `order=2`, once all of that has passed, the derivative of the gradients is checked too (second.py).
     """
@@ -142,7 +140,9 @@ def _check(subject: Subject, leaves: list[Any], options: Options, through_forwar
         within = f" in {str(dtype).removeprefix('torch.')}" if len(options.formats) > 1 else ""
         titles = {f"d{tensor}": options.label(tensor) + within for tensor in tensors}
 
-        def on(arguments: list[Any], first: bool = True, titles: dict[str, str] = titles) -> Report:
+        def on(
+            arguments: list[Any], first: bool = True, titles: dict[str, str] = titles, within: str = within
+        ) -> Report:
             """The report on the example, or on a chunk of it, of which the first alone meets slopes and edge cases."""
             return Trial(
                 subject,
@@ -156,6 +156,7 @@ def _check(subject: Subject, leaves: list[Any], options: Options, through_forwar
                 options.suspected,
                 options.declared,
                 options.seed,
+                within,
             ).report()
 
         def whole(fed: list[Any] = fed, on: Callable[..., Report] = on) -> Report:
@@ -198,6 +199,8 @@ def _differentiable(
                 where = [int(i) for i in (~given.isfinite()).nonzero()[0]]
                 raise ValueError(f"the argument {name} is {given[tuple(where)].item()} at {where}: give finite numbers")
             positions.append(i)
+    if not leaves:
+        raise ValueError("the example is empty: give a list of forward's arguments")
     if not positions:
         kinds = ", ".join(
             f"{name} is {value.dtype if isinstance(value, Tensor) else type(value).__name__}"

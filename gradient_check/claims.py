@@ -118,7 +118,7 @@ def claimed(
     if trivial:  # only as it happens: rounding may be magnified by 1/√ε before the derivative itself is lost
         doubt = replace(doubt, floor=doubt.floor / sqrt(torch.finfo(dtype).eps))
         size = doubt.floor * sqrt(value.numel())
-    limit = doubt.declared.widen(_limit(doubt, dtype, value, size))
+    limit = _limit(doubt, dtype, value, size)
     blind = TRIVIAL if trivial else ""
     visible = hides.get(dtype, inf)
     if not blind and doubt.condition == 1 and doubt.summands is None and limit.element > visible:
@@ -127,7 +127,7 @@ def claimed(
             f"root mean square, and an error of {visible:g} must be seen; choose another example, or declare the "
             f"gradient in `zeros` if it is zero in exact arithmetic"
         )
-    return Claims(name, label, oracle, value, dtype, device, limit, size, blind, trivial)
+    return Claims(name, label, oracle, value, dtype, device, doubt.declared.widen(limit), size, blind, trivial)
 
 
 def _limit(doubt: Doubt, dtype: torch.dtype, value: Tensor, size: float) -> Tolerance:

@@ -41,7 +41,8 @@ def by_chunks(names: Sequence[str], arguments: Sequence[Any], report_on: Callabl
         key = (row.name, row.oracle, row.case)
         rows[key] = _worse(rows[key], row) if key in rows else row
     count = len(reports)
-    return Report(tuple(rows.values()), (f"in {count} chunks of {CHUNK:,} elements at most", *merged(reports).notes))
+    notes = (f"in {count} chunks of {CHUNK:,} elements at most",) if count > 1 else ()
+    return Report(tuple(rows.values()), (*notes, *merged(reports).notes))
 
 
 def _whole(row: Row, shape: torch.Size, start: int, cut: int) -> Row:

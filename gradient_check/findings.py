@@ -10,7 +10,7 @@ from gradient_check.claims import Claims
 from gradient_check.exact import Exact
 from gradient_check.lines import measured
 from gradient_check.oracles import contiguous, doubled
-from gradient_check.report import Diagnosis, Row, quoted
+from gradient_check.report import Diagnosis, Notes, Row, quoted
 from gradient_check.run import Run
 from gradient_check.slopes import summands_along
 from gradient_check.structure import Structure
@@ -38,24 +38,6 @@ class Found:
     @property
     def is_fine(self) -> bool:
         return self.row.passed or self.is_trivial
-
-
-@dataclass
-class Notes:
-    """What could not be asked or fed, and why; edge cases of the same why in one line."""
-
-    said: list[str] = field(default_factory=list)
-    skipped: dict[str, list[str]] = field(default_factory=dict)  # edge cases by why
-
-    def add(self, why: str, case: str = "") -> None:
-        if case:
-            self.skipped.setdefault(why, []).append(case)
-        else:
-            self.said.append(why)
-
-    def lines(self) -> list[str]:
-        cases = [f"edge cases were skipped ({', '.join(names)}): {why}" for why, names in self.skipped.items()]
-        return [*self.said, *cases]
 
 
 def explained(

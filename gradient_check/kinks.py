@@ -76,8 +76,8 @@ def settled(claims: Claims, actual: Tensor, exact: Exact, truth: Truth, run: Run
         low = torch.where(looked_at, torch.minimum(low, given), low)
         high = torch.where(looked_at, torch.maximum(high, given), high)
     if surer == int((disputed & ~kinks).sum()) > 0:
-        said = f"inconclusive, the oracles disagree: central differences are {SURER} times surer and side with backward"
-        claims = replace(claims, inconclusive=f"{said} in all {surer} elements that the {claims.oracle} contradicts")
+        said = f"the oracles disagree: central differences are {SURER} times surer, and side with backward"
+        claims = replace(claims, inconclusive=f"{said} in all {surer} elements where the {claims.oracle} differs")
     if not kinks.any() and not calm.any():
         return claims
     claims = replace(exact.of_gradient(claims.name, run, truth, ~(kinks | calm)), inconclusive=claims.inconclusive)

@@ -66,6 +66,11 @@ class Options:
         if self.because and not self.tolerance:
             raise ValueError(f"because is {self.because!r}, but there is no tolerance that it explains: give tolerance")
         expect_names("cases", self.cases or (), CASES, "the cases")
+        for what, flag in (("elementwise", self.elementwise), ("isolate", self.isolate)):
+            if not isinstance(flag, bool):
+                raise ValueError(f"{what} is {flag!r}: give True or False")
+        if self.dtypes is not None and (isinstance(self.dtypes, str) or not isinstance(self.dtypes, Iterable)):
+            raise ValueError(f"dtypes is {self.dtypes!r}: give a list of names")
         if self.dtypes is not None and not self.formats:
             raise ValueError("dtypes is empty: give at least one, or leave it out")
         self.suspected  # noqa: B018  refuses what is no tensor
@@ -126,13 +131,13 @@ KEYWORDS = tuple(field.name for field in fields(Options))
 
 def expect_mapping(what: str, given: Any) -> Mapping[str, Any]:
     if given is not None and not isinstance(given, Mapping):
-        raise ValueError(f"{what} is a {type(given).__name__}: give a dictionary by name")
+        raise ValueError(f"{what} is of type {type(given).__name__}: give a dictionary by name")
     return given or {}
 
 
 def expect_function(what: str, function: Any) -> None:
     if not callable(function):
-        raise ValueError(f"{what} is a {type(function).__name__}: give a function")
+        raise ValueError(f"{what} is of type {type(function).__name__}: give a function")
 
 
 def expect_names(what: str, given: Any, allowed: Any, plural: str) -> None:

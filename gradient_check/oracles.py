@@ -11,6 +11,10 @@ from torch.autograd import forward_ad
 ORACLES = ("reference", "autograd", "dot product", "differences")
 
 
+class NoForwardMode(ValueError):
+    """Forward is made of what has no forward mode."""
+
+
 class OtherOutputs(ValueError):
     """A forward pass gave outputs of other shapes than the cotangents."""
 
@@ -76,7 +80,7 @@ def directional_derivatives(
 ) -> tuple[Tensor, ...]:
     """J u in forward mode: how each output moves when the arguments move along `directions`.
 
-    Raises ValueError where `forward` is not made of operators that have a forward mode.
+    Raises NoForwardMode, a ValueError, where `forward` is not made of operators that have one.
     """
     with forward_ad.dual_level():
         duals = list(arguments)
@@ -84,10 +88,15 @@ def directional_derivatives(
             warnings.simplefilter("ignore")  # the first dual loads a part of torch that warns of itself
             for i, u in zip(differentiable, directions, strict=True):
                 duals[i] = forward_ad.make_dual(arguments[i].detach().clone(), u)
-        outputs = outputs_of(forward(*duals))
+        try:
+            outputs = outputs_of(forward(*duals))
+        except (NotImplementedError, RuntimeError) as error:
+            if any(said in str(error) for said in ("forward AD", "forward mode AD", "jvp")):
+                raise NoForwardMode(str(error)) from error
+            raise
         tangents = [forward_ad.unpack_dual(output).tangent for output in outputs]
     if all(tangent is None for tangent in tangents):
-        raise ValueError("forward mode finds no path: the forward pass is not made of differentiable operators")
+        raise NoForwardMode("forward mode finds no path: the forward pass is not made of differentiable operators")
     return tuple(torch.zeros_like(o) if t is None else t for o, t in zip(outputs, tangents, strict=True))
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import inf, isfinite, isnan, nan
 from textwrap import wrap
 from typing import Any, Literal
@@ -129,11 +129,12 @@ class Report:
         return "\n".join(self._failed_lines() if self.failures else self._passed_lines())
 
     def _passed_lines(self) -> list[str]:
-        shown = [row for row in self.rows if not row.case or row.kinks]
+        shown = [row for row in self.rows if not row.case or row.kinks or row.case == "second derivative"]
         cases = {row.case for row in self.rows if row.case}
         lines = _table(shown)
         if len(shown) < len(self.rows):
-            lines.append(f"also ok: {len(self.rows) - len(shown)} rows of {len(cases)} other cases")
+            rows, others = len(self.rows) - len(shown), len(cases)
+            lines.append(f"also ok: {_counted(rows, 'row')} of {_counted(others, 'other case')}")
         return lines + [f"note: {note}" for note in self.notes]
 
     def _failed_lines(self) -> list[str]:
@@ -150,7 +151,27 @@ class Report:
             lines.append(f"also wrong: {sum(map(len, list(causes.values())[CAUSES:]))} other rows")
         if passed := [row.title for row in self.rows if row.passed]:
             lines.append(_cut(f"ok: {', '.join(dict.fromkeys(passed))}"))
-        return lines + [_cut(f"note: {note}") for note in self.notes[:3]]
+        for note in self.notes:
+            lines += wrap(f"note: {note}", WIDTH, subsequent_indent="      ", max_lines=2)
+        return lines
+
+
+@dataclass
+class Notes:
+    """What could not be asked or fed, and why; edge cases of the same why in one line."""
+
+    said: list[str] = field(default_factory=list)
+    skipped: dict[str, list[str]] = field(default_factory=dict)  # edge cases by why
+
+    def add(self, why: str, case: str = "") -> None:
+        if case:
+            self.skipped.setdefault(why, []).append(case)
+        else:
+            self.said.append(why)
+
+    def lines(self) -> list[str]:
+        cases = [f"edge cases were skipped ({', '.join(names)}): {why}" for why, names in self.skipped.items()]
+        return [*self.said, *cases]
 
 
 def merged(reports: Iterable[Report]) -> Report:
@@ -193,11 +214,14 @@ def _table(rows: Sequence[Row]) -> list[str]:
     for row, title, shape, oracle in zip(rows, titles, shapes, oracles, strict=True):
         cells = f"{title:<{widths[0]}}  {shape:<{widths[1]}}  {oracle:<{widths[2]}}"
         verdict = f"{row.kinks} at a kink" if row.verdict == "kink" else row.verdict
-        judged = (
-            f"{row.relative_error:8.2e} of {row.tolerance:7.1e}" if row.tolerance or row.relative_error == 0 else ""
-        )
+        told = row.tolerance or (row.passed and not row.relative_error)
+        judged = f"{row.relative_error:8.2e} of {row.tolerance:7.1e}" if told else ""
         lines.append(f"{cells}  {judged:19}  {verdict}")
     return lines
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _some(titles: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gradient_check.oracles import contiguous, doubled, outputs_of
-from gradient_check.report import Diagnosis, Row, quoted
+from gradient_check.report import Diagnosis, Notes, Row, quoted
 
 MANY = 4_000  # examples: a sum so long that is kept in 16 bits is off by far more than one that is not
 COSTLY = 4_000_000  # elements, which are too many to be fed for that
@@ -46,7 +46,7 @@ class Sizes:
     run: Outputs  # forward
     forward: Callable[..., Any]  # the same, which autograd may go through
     reference: Callable[..., Any] | None
-    notes: list[str]
+    notes: Notes
     enter: Callable[[str], Row | None] = lambda case: None  # goes into a case, or says that a process died there
     isolated: bool = False  # a death is no harm
     pairs: Set[int] = frozenset()  # arguments whose last axis holds real and imaginary part
@@ -79,7 +79,7 @@ class Sizes:
                 _check_operators(self.forward, self.arguments, also)
             return self._asked_for_rows(rows)
         except NotTaken as error:
-            self.notes.append(f"skipped other batches: {error}")
+            self.notes.add(str(error), "other batches")
             return []
 
     def batch(self) -> Fed:
@@ -88,9 +88,9 @@ class Sizes:
         In 16 bits `many` feeds as many.
         """
         length = self.lengths[self.rows[0]] if self.rows else 0
-        counts = {length - 1: "one example less", 1: "one example", 2 * length + 1: f"{2 * length + 1} examples"}
+        counts = {length - 1: "one example less", 1: "one example", 2 * length + 1: f"{2 * length + 1:,} examples"}
         beyond = {} if torch.finfo(self.outputs[0].dtype).bits == 16 else {BEYOND: f"{BEYOND:,} examples"}
-        yield from self._of({**counts, **beyond, 0: "no example"})
+        yield from self._of({**counts, **beyond, 0: "an empty batch"})
 
     def _of(self, counts: Mapping[int, str]) -> Fed:
         length = self.lengths[self.rows[0]] if self.rows else 0
@@ -104,7 +104,7 @@ class Sizes:
                 self._refuse(count, length)
                 fed = resized(self.arguments, self.names, self.rows, count)
             except NotTaken as error:
-                self.notes.append(f"skipped {name}: {error}")
+                self.notes.add(str(error), name)
                 continue
             try:
                 if (made := self._agreed(name, fed)) is None:
@@ -112,7 +112,7 @@ class Sizes:
                 if count > 1 and not _followed(made, self.outputs, length, count):
                     raise NotTaken(f"{self._said(self.rows)} of {count} gives an output of another shape")
             except NotTaken as error:  # others are not taken either
-                self.notes.append(f"skipped {name}{' and other batches' if count else ''}: {error}")
+                self.notes.add(str(error), f"{name} and other batches" if count else name)
                 return
             yield name, fed
 
@@ -131,10 +131,10 @@ class Sizes:
         groups = [axes for axes in groups if axes]
         if groups and self.reference is None and not self.isolated:
             why = "only a reference shows that forward takes them, or isolation"
-            self.notes.append(f"skipped axes of size 1 other than the batch: {why}")
+            self.notes.add(why, "axes of size 1 other than the batch")
             return
         for axes in groups:
-            name = f"size 1: {self._said(axes)}"
+            name = f"{self._said(axes)} of size 1"
             try:
                 if row := self.enter(name):
                     if self.reference is None:
@@ -151,7 +151,7 @@ class Sizes:
                 ):
                     raise NotTaken("forward's output is of another shape")
             except NotTaken as error:
-                self.notes.append(f"skipped {name}: {error}")
+                self.notes.add(str(error), name)
                 continue
             yield name, fed
 
@@ -214,7 +214,7 @@ class Sizes:
         shapes = _shapes(made)
         if self.reference is None or wanted[: len(shapes)] == shapes:
             return made
-        text = f"forward gives {', '.join(map(str, shapes))}, its reference {', '.join(map(str, wanted))}, for {name}"
+        text = f"forward gives {', '.join(map(str, shapes))}, its reference {', '.join(map(str, wanted))}"
         if [len(shape) for shape in wanted[: len(shapes)]] != [output.dim() for output in self.outputs]:
             raise NotTaken(text)
         found = Diagnosis("shape", text)

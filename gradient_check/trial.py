@@ -14,11 +14,11 @@ from torch import Tensor
 from gradient_check.asking import Asking
 from gradient_check.cases import Case, cases
 from gradient_check.exact import Exact, output_name
-from gradient_check.findings import Found, Notes, explained
+from gradient_check.findings import Found, explained
 from gradient_check.isolation import WATCH
 from gradient_check.oracles import contiguous, copies, nudged
 from gradient_check.properties import Repeated, alone, in_any_layout, linear, unsettled, written_to
-from gradient_check.report import Diagnosis, Report, Row, quoted
+from gradient_check.report import Diagnosis, Notes, Report, Row, quoted
 from gradient_check.run import LARGE, Run
 from gradient_check.sizes import Sizes
 from gradient_check.structure import Malformed, in_complex
@@ -27,6 +27,7 @@ from gradient_check.tolerances import FLOOR, Declared, tolerance_of_sums
 
 STREAM = 0x0DD5EED  # keeps the cotangent from being the very numbers that an example drew from the same small seed
 RESHAPED = ("batch", "rows", "axes")  # groups of cases that feed arguments of other shapes
+CAUSES = ("random", "in place", "stale")  # of wrong gradients: they come first
 ENOUGH = 3  # edge cases, to show a gradient that should be zero everywhere in the example
 ILL_POSED = 0.1  # of an output's norm: moved so far by one unit of rounding in the inputs, it has no digit left
 
@@ -46,6 +47,7 @@ class Trial:
     candidates: Mapping[str, Tensor]
     declared: Declared
     seed: int
+    within: str = ""  # " in float32", where there are several dtypes
     notes: Notes = field(default_factory=Notes)
     scales: dict[str, float] = field(default_factory=dict)  # root mean square of the example's gradients and outputs
     seen: dict[str, list[bool]] = field(default_factory=dict)  # of each gradient, in which cases it is not all zero
@@ -66,7 +68,8 @@ class Trial:
         elif self.groups:
             self.notes.add("edge cases were skipped, because the example itself failed")
         rows = self._explained([self._shown(one) for one in found])
-        rows = [replace(row, label=self.titles.get(row.name, row.label)) for row in rows]
+        rows.sort(key=lambda row: row.diagnosis is None or row.diagnosis.kind not in CAUSES)
+        rows = [replace(row, label=self.titles.get(row.name, f"{row.label}{self.within}")) for row in rows]
         complex_ones = {f"d{self.subject.names[i]}" for i in self.subject.structure.pairs}
         rows = [in_complex(row) if row.name in complex_ones else row for row in rows]
         declared = ["the gradients are held against what was declared as intended, which is not the derivative"]
@@ -99,7 +102,8 @@ class Trial:
         if isinstance(gradients, Row):
             return outputs, cotangents, [Found(gradients)]
         run = Run(self.subject, self.arguments, cotangents, outputs, gradients, self.titles, self.zeros, self.declared)
-        pure = written_to(before, [*self.arguments, *outputs, *fed])
+        if spoilt := written_to(before, [*self.arguments, *outputs, *fed]):  # what an oracle would be asked about
+            return outputs, cotangents, [Found(spoilt)]
         del before, fed  # in a large example they count
         found = self.asking.of_example(run)
         if not any(one.row.oracle for one in found):
@@ -111,7 +115,7 @@ class Trial:
         first = tuple(gradients.values())
         slack = max(run.declared.nondeterministic, 4 * tolerance_of_sums(outputs[0].dtype, run.terms).norm)
         self.repeated = Repeated(self.subject, self.arguments, outputs, cotangents, pullback, first, slack)
-        rows = [pure or self.repeated.at_once(self.notes.said)]
+        rows = [self.repeated.at_once(self.notes.said)]
         if rows[0].passed:
             others = [_random(output, self.generator) for output in outputs]
             judged = [name for name in gradients if name not in self.zeros]
@@ -127,7 +131,7 @@ class Trial:
         positions, names = self.subject.differentiable, self.subject.names
         sizes = Sizes(
             self.arguments, names, outputs, lambda fed: self.subject.run(fed)[0], self.subject.forward,
-            self.asking.reference, self.notes.said, self._enter, WATCH.get().isolated, self.subject.structure.pairs,
+            self.asking.reference, self.notes, self._enter, WATCH.get().isolated, self.subject.structure.pairs,
         )  # fmt: skip
         found: list[Found] = []
         for case in cases(self.groups, self.arguments, positions, names, cotangents, self.generator, sizes):

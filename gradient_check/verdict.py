@@ -6,7 +6,7 @@ agree with them is a failure.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import floor, inf, log2
+from math import floor, inf, isfinite, log2
 
 import torch
 from torch import Tensor
@@ -88,6 +88,8 @@ def _measured(row: Row, actual: Tensor, claims: Claims) -> Row:
 
 def _difference(row: Row) -> str:
     where = f"at {list(row.index)} " if row.index else ""
+    if not isfinite(row.absolute_error):
+        return f"{where}it is {row.actual:.9g}, expected {row.expected:.9g}"
     return (
         f"{where}it is {row.actual:.9g}, expected {row.expected:.9g}; off by {row.relative_error:.2e} of the norm "
         f"(allowed {row.tolerance:.1e}), here by {row.element_error:.2e} of the root mean square "

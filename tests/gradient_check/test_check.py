@@ -67,7 +67,7 @@ def test_all_that_is_promised_is_fed_or_what_is_chosen():
     assert " | ".join(dict.fromkeys(row.case for row in report.rows)) == (
         " | cotangent transposed | cotangent sliced | cotangent offset | cotangent expanded"
         " | cotangent expanded from one number | inputs transposed | inputs sliced | inputs offset | W expanded"
-        " | one example less | one example | 7 examples | 1,031 examples | no example"
+        " | one example less | one example | 7 examples | 1,031 examples | an empty batch"
         " | W zeros | W all zero | W next to zero | W tied | W ±1e4 | W of all sizes | ids repeated"
         " | cotangents in float32"
     )
