@@ -83,7 +83,6 @@ TORCH_LAYER_NORM = Layer(torch_layer_norm_forward, layer_norm_backward, LAYER_NO
     what="the path through σ is missing; forward is one operation, which autograd's graph does not take apart",
     where=OWN,
     naive=naive.only_parameters,
-    diagnosis=["term"],
 )
 def torch_layer_norm_without_variance(dy, cache):
     return with_right_parameters(layer_norm_dx(dy, cache, 1, 1, 0), dy, cache)
@@ -102,7 +101,6 @@ TORCH_BATCH_NORM = Layer(torch_batch_norm_forward, batch_norm_backward, BATCH_NO
     what="mean and variance are taken for constants; forward is one operation",
     where=OWN,
     naive=naive.only_parameters,
-    diagnosis=["term"],
 )
 def torch_batch_norm_affine(dy, cache):
     _, xhat, rstd, gamma = cache
@@ -117,7 +115,6 @@ def torch_batch_norm_affine(dy, cache):
     what="the sum of p ⊙ dp runs over the batch instead of the classes",
     where=OWN,
     naive=naive.given("all classes and examples alike", lambda g: (0 * normal(g, 5, 5),), naive.ones),
-    diagnosis=["wrong axis"],
 )
 def softmax_over_batch(dp, p):
     return p * (dp - (p * dp).sum(0))
@@ -141,7 +138,6 @@ CENTERED = Layer(centered_forward, centered_backward, lambda g: (normal(g, 7, 5)
     what="backward subtracts the mean over the batch, forward that over the features",
     where=OWN,
     naive=naive.cost_falls,
-    diagnosis=["wrong axis"],
 )
 def centered_over_batch(dy, z):
     dz = dy * z.cos()

@@ -14,38 +14,21 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gradient_check.diagnosis import axes, constants, forgotten, parts, places, shapes, steps, sums
+from gradient_check.diagnosis import factors, paths, places, shapes
 from gradient_check.diagnosis.fault import Evidence, Fault, Pattern, as_double, norm
 from gradient_check.report import Diagnosis, Row, quoted
 from gradient_check.tolerances import SAME
 
 __all__ = ["Evidence", "diagnose", "diagnosed"]
 
-OTHER_SHAPE: tuple[Pattern, ...] = (shapes.swapped, shapes.transposed, axes.wrong_axis, shapes.shape)
-CONSTANT: tuple[Pattern, ...] = (places.nan, constants.zero, constants.sign, constants.factor)
+OTHER_SHAPE: tuple[Pattern, ...] = (shapes.swapped, shapes.transposed, shapes.wrong_axis, shapes.shape)
+CONSTANT: tuple[Pattern, ...] = (places.nan, factors.zero, factors.sign, factors.factor)
 SAME_SHAPE: tuple[Pattern, ...] = (
-    places.nan,
-    constants.zero,
-    constants.sign,
-    constants.conjugate,
-    forgotten.ones,
-    constants.factor,
-    shapes.swapped,
-    shapes.transposed,
-    forgotten.mask_ignored,
-    forgotten.missing_factor,
-    sums.candidate,
-    sums.path_missing,
-    steps.wrong_step,
-    axes.wrong_axis,
-    sums.path_wrong,
-    sums.diagonal,
-    forgotten.cotangent_unchanged,
-    places.repeated_indices,
-    sums.proportional_error,
-    places.examples_left_out,
-    parts.reordered,
-    parts.in_part,
+    *(places.nan, factors.zero, factors.sign, factors.conjugate, factors.ones, factors.factor),
+    *(shapes.swapped, shapes.transposed, factors.mask_ignored, factors.missing_factor),
+    *(paths.candidate, paths.path_missing, paths.wrong_step, shapes.wrong_axis, paths.path_wrong),
+    *(factors.cotangent_unchanged, places.repeated_indices, paths.proportional_error),
+    *(places.examples_left_out, places.reordered, places.in_part),
 )
 COARSE = 1e-3  # of the root mean square: an element that is known no better counts as unknown
 SAMPLE = 2**18  # elements that are looked at of a gradient four times as large

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -16,7 +16,6 @@ ACCIDENT = 1e-6  # how improbable a fit by chance must be
 PASSES = 300  # backward passes that one pattern may take
 VISITS = 40_000  # nodes that they may visit
 WORK = 30_000_000  # elements that they may move
-KNOWN = -1  # a factor that is a known number is worth an element, or a bias of one could never be told
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,10 @@ class Evidence:
     candidates: Mapping[str, Tensor] = field(default_factory=dict)
     complex: frozenset[str] = frozenset()
     noise: float = 1e-9
+
+    @property
+    def named_outputs(self) -> dict[str, Tensor]:
+        return {numbered("the output", i, len(self.outputs)): output for i, output in enumerate(self.outputs)}
 
 
 @dataclass
@@ -78,9 +81,7 @@ class Fault:
     def tensors(self) -> dict[str, Tensor]:
         """The floating-point arguments and outputs by name."""
         found = {k: v for k, v in self.evidence.arguments.items() if isinstance(v, Tensor) and v.is_floating_point()}
-        for i, output in enumerate(self.evidence.outputs):
-            found[numbered("the output", i, len(self.evidence.outputs))] = output
-        return {key: as_double(value) for key, value in found.items()}
+        return {key: as_double(value) for key, value in {**found, **self.evidence.named_outputs}.items()}
 
     @cached_property
     def graph(self) -> Graph | None:
@@ -88,9 +89,9 @@ class Fault:
         forward, cotangents = self.evidence.forward, self.evidence.cotangents
         if forward is None or not self.argument or not cotangents:
             return None
-        for double, spelled in ((True, True), (True, False), (False, False)):
+        for double, apart in ((True, True), (True, False), (False, False)):
             try:
-                graph = Graph(forward, self.evidence.arguments, cotangents, self.argument, double, spelled)
+                graph = Graph(forward, self.evidence.arguments, cotangents, self.argument, double, apart)
             except Exception as error:  # whatever a forward raises that was not made for autograd, or for float64
                 self.troubles.append(quoted(error))
                 continue
@@ -107,67 +108,38 @@ class Fault:
     def passes(self) -> int:
         """How many backward passes a pattern may take."""
         graph = self.graph
-        return 0 if graph is None else min(PASSES, VISITS // len(graph.nodes), WORK // graph.work)
-
-    @property
-    def others(self) -> dict[str, Tensor]:
-        """The other arguments that are tensors."""
-        return {k: v for k, v in self.evidence.arguments.items() if isinstance(v, Tensor) and k != self.argument}
+        return 0 if graph is None else min(PASSES, VISITS // (1 + len(graph.nodes)), WORK // graph.work)
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Those of them that are made of zeros and one other value."""
-        return {key: value for key, value in self.others.items() if is_mask(value)}
+        """The other arguments that are made of zeros and one other value."""
+        others = self.evidence.arguments.items()
+        return {k: v for k, v in others if isinstance(v, Tensor) and k != self.argument and is_mask(v)}
 
     def explained_by(self, hypothesis: Tensor, free: int = 0, scale: float | None = None) -> bool:
-        """Whether the hypothesis, with `free` numbers fitted, is what backward returned."""
-        return explains(hypothesis, self.given, self.wanted, self.evidence.noise, free, scale)
+        """Whether the hypothesis, with `free` numbers fitted, is what was returned, explains why, and not by chance.
 
-    def again(self, key: str, values: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The gradients that autograd gives with other values of an argument, those that forward takes."""
-        forward, cotangents = self.evidence.forward, self.evidence.cotangents
-        if forward is None or self.graph is None:
-            return
-        for value in values:
-            fed = {**self.evidence.arguments, key: value}
-            try:
-                yield Graph(forward, fed, cotangents, self.argument, spelled=False).value
-            except Exception as error:  # forward may refuse such a value
-                self.troubles.append(quoted(error))
+        Where `wanted` is unknown in some elements, so may the hypothesis be.
+        """
+        given, wanted, unknown = self.given, self.wanted, hypothesis.isnan()
+        if hypothesis.shape != given.shape or (unknown.any() and not wanted.isnan().any()):
+            return False
+        error = distance(given, wanted) if given.shape == wanted.shape else norm(given)
+        size = max(norm(given.where(~unknown, 0.0)), norm(wanted)) if scale is None else scale
+        limit = min(self.evidence.noise * size, 0.05 * error)
+        if not (distance(given, hypothesis) <= limit and error > 0):
+            return False
+        elements = int((~unknown & ((given != 0) | (hypothesis != 0))).sum())
+        return limit == 0 or (limit / error) ** (elements - free) <= ACCIDENT
 
-
-def explains(
-    hypothesis: Tensor, given: Tensor, wanted: Tensor, noise: float, free: int = 0, scale: float | None = None
-) -> bool:
-    """Whether `hypothesis` is `given`, in a way that explains why that is not `wanted`, and not by chance.
-
-    Where `wanted` is unknown in some elements, so may the hypothesis be.
-    """
-    if hypothesis.shape != given.shape:
-        return False
-    unknown = hypothesis.isnan()
-    if unknown.any() and not wanted.isnan().any():
-        return False
-    error = distance(given, wanted) if given.shape == wanted.shape else norm(given)
-    size = max(norm(given.where(~unknown, 0.0)), norm(wanted)) if scale is None else scale
-    limit = min(noise * size, 0.05 * error)
-    if not (distance(given, hypothesis) <= limit and error > 0):
-        return False
-    elements = int((~unknown & ((given != 0) | (hypothesis != 0))).sum())
-    return limit == 0 or (limit / error) ** (elements - free) <= ACCIDENT
+    def again(self, key: str, value: Tensor) -> Tensor:
+        """The gradient that autograd gives with another value of an argument."""
+        forward, fed = self.evidence.forward, {**self.evidence.arguments, key: value}
+        assert forward is not None, "asked where there is a graph"
+        return Graph(forward, fed, self.evidence.cotangents, self.argument).value
 
 
 Pattern = Callable[[Fault], Diagnosis | None]
-
-
-def with_graph(pattern: Callable[[Fault, Graph], Diagnosis | None]) -> Pattern:
-    """A pattern that autograd's graph has to be asked for: where there is none, it is not known."""
-
-    @wraps(pattern)
-    def asked(fault: Fault) -> Diagnosis | None:
-        return None if fault.graph is None else pattern(fault, fault.graph)
-
-    return asked
 
 
 def subsets(ndim: int) -> Iterator[tuple[int, ...]]:

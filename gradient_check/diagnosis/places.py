@@ -1,13 +1,20 @@
-"""Not a number, an index that is held twice, an example that does not count."""
+"""Wrong in some places only: where an index is held twice, for some examples, in some rows; or rows out of order."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from math import exp, lgamma, prod
 
 import torch
 from torch import Tensor
 
-from gradient_check.diagnosis.fault import Fault, as_double, with_graph
-from gradient_check.diagnosis.terms import Graph
+from gradient_check.diagnosis.factors import factor, sign, zero
+from gradient_check.diagnosis.fault import Fault, as_double
+from gradient_check.diagnosis.shapes import transposed
 from gradient_check.report import Diagnosis
+
+LINES = 500  # no more are compared with each other
+COMMON = 0.02  # a place that random elements take up more often shows nothing
 
 
 def nan(fault: Fault) -> Diagnosis | None:
@@ -24,81 +31,129 @@ def nan(fault: Fault) -> Diagnosis | None:
 
 
 def repeated_indices(fault: Fault) -> Diagnosis | None:
-    """Wrong where an index is held more than once, right where once; or one of its cotangents stands for their sum."""
+    """Wrong where an index is held more than once, right where once."""
     for key, ids in fault.evidence.arguments.items():
         if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32) or not ids.numel():
             continue
-        ids = ids.detach().cpu().long()
         for dim, size in enumerate(fault.wanted.shape):
             if not -size <= int(ids.min()) <= int(ids.max()) < size:
                 continue
-            for target, uses in _targets(ids % size, dim, fault.wanted):
+            for uses in _uses(ids.cpu().long() % size, dim, fault.wanted):
                 right_once = ~fault.wrong & fault.telling & (uses == 1)
                 if fault.wrong.any() and right_once.any() and not (fault.wrong & (uses <= 1)).any():
-                    which = sorted(set(fault.wrong.nonzero()[:, dim].tolist()))
-                    listed = ", ".join(str(i) for i in which[:5]) + (", …" if len(which) > 5 else "")
+                    which = fault.wrong.nonzero()[:, dim].unique().tolist()
+                    listed = ", ".join(map(str, which[:5])) + (", …" if len(which) > 5 else "")
                     text = f"wrong only where {key} holds an index more than once: at {listed} of dimension {dim}"
                     return Diagnosis("repeated indices", text)
-                for which_one, value in _overwritten(fault, target):
-                    if fault.explained_by(value):
-                        text = f"where {key} holds an index more than once, only the {which_one} cotangent counts"
+            for dy in fault.evidence.cotangents if dim == 0 else ():
+                last = torch.zeros_like(fault.wanted)
+                if dy.shape == (*ids.shape, *last.shape[1:]):
+                    last.index_copy_(0, ids.cpu().flatten() % size, as_double(dy).flatten(0, ids.ndim - 1))
+                    text = f"where {key} holds an index more than once, only the last cotangent counts"
+                    if fault.explained_by(last):
                         return Diagnosis("repeated indices", text)
     return None
 
 
-def _targets(ids: Tensor, dim: int, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Where each index leads, as a row or as `gather` takes it along `dim`, and how often each element is named."""
-    line = [1] * like.ndim
-    line[dim] = like.shape[dim]
-    yield ids, ids.flatten().bincount(minlength=like.shape[dim]).view(line).expand(like.shape)
+def _uses(ids: Tensor, dim: int, like: Tensor) -> Iterator[Tensor]:
+    """How often each element is named, if an index stands for a row or as `gather` takes it along `dim`."""
+    line = [-1 if d == dim else 1 for d in range(like.ndim)]
+    yield ids.flatten().bincount(minlength=like.shape[dim]).view(line).expand(like.shape)
     sizes = zip(ids.shape, like.shape, strict=False)
     if ids.ndim == like.ndim and all(a <= b or d == dim for d, (a, b) in enumerate(sizes)):
-        target = torch.arange(like.numel()).view(like.shape).gather(dim, ids)
-        yield target, target.flatten().bincount(minlength=like.numel()).view(like.shape)
+        yield torch.zeros_like(like).scatter_add(dim, ids, torch.ones_like(ids, dtype=like.dtype))
 
 
-def _overwritten(fault: Fault, target: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The gradient if of all examples with the same target only the last, or the first, counts."""
-    graph, flat = fault.graph, target.flatten()
-    dys = [as_double(dy) for dy in fault.evidence.cotangents] if graph is None else graph.cotangents
-    if not dys or any(dy.shape[: target.ndim] != target.shape for dy in dys):
-        return
-    for words, order in (("last", range(len(flat))), ("first", range(len(flat) - 1, -1, -1))):
-        kept = torch.zeros(len(flat))
-        kept[list({int(flat[i]): i for i in order}.values())] = 1
-        left = [dy * kept.view(*target.shape, *[1] * (dy.ndim - target.ndim)).to(dy) for dy in dys]
-        if graph is not None:
-            yield words, graph.gradient(cotangents=left)
-            continue
-        rows = left[0].flatten(0, target.ndim - 1)
-        for like in (fault.wanted, fault.wanted.flatten()):
-            if rows.shape[1:] == like.shape[1:] and flat.max() < len(like):
-                yield words, torch.zeros_like(like).index_add_(0, flat, rows).view_as(fault.wanted)
-
-
-@with_graph
-def examples_left_out(fault: Fault, graph: Graph) -> Diagnosis | None:
-    """As if some rows of the cotangent were not there."""
-    for dim in range(graph.cotangents[0].ndim):
-        size = graph.cotangents[0].shape[dim]
-        if size < 2 or size > fault.passes or any(dy.ndim <= dim or dy.shape[dim] != size for dy in graph.cotangents):
+def examples_left_out(fault: Fault) -> Diagnosis | None:
+    """As if a row of the cotangent, all from one on, or all up to one were not there."""
+    graph = fault.graph
+    if graph is None:
+        return None
+    for dim in range(min(dy.ndim for dy in graph.cotangents)):
+        sizes = {dy.shape[dim] for dy in graph.cotangents}
+        if len(sizes) > 1 or not 2 <= (size := sizes.pop()) <= fault.passes:
             continue
         parts = [torch.zeros_like(fault.wanted)]
-        for unit in torch.eye(size, dtype=torch.float64):
-            ones = [unit.view(size, *[1] * (dy.ndim - dim - 1)).to(dy) for dy in graph.cotangents]
-            dys = [dy * one for dy, one in zip(graph.cotangents, ones, strict=True)]
+        for unit in torch.eye(size):
+            dys = [(dy.movedim(dim, -1) * unit.to(dy)).movedim(-1, dim) for dy in graph.cotangents]
             parts.append(graph.gradient(cotangents=dys))
         upto = torch.stack(parts).cumsum(0)
-        for words, start, stop in _parts_lost(size):
-            if fault.explained_by(fault.wanted - (upto[stop] - upto[start])):
-                return Diagnosis("rows", f"{words} of dimension {dim} of the cotangent left out")
+        for start, stop in combinations(range(size + 1), 2):
+            alone = stop == start + 1
+            lost = upto[stop] - upto[start]
+            if (alone or (start == 0) != (stop == size)) and fault.explained_by(fault.wanted - lost):
+                run = f"all from row {start} on" if start else f"all up to row {stop - 1}"
+                which = f"row {start}" if alone else run
+                return Diagnosis("rows", f"{which} of dimension {dim} of the cotangent left out")
     return None
 
 
-def _parts_lost(size: int) -> Iterator[tuple[str, int, int]]:
-    """One row, those from one on, those up to one."""
-    for k in range(size):
-        yield f"row {k}", k, k + 1
-    for k in range(1, size - 1):
-        yield f"all from row {k} on", k, size
-        yield f"all up to row {k}", 0, k + 1
+def reordered(fault: Fault) -> Diagnosis | None:
+    """The correct rows, or columns, in another order."""
+    for dim, size in enumerate(fault.wanted.shape):
+        if not 3 <= size <= LINES or fault.wanted.isnan().any():
+            continue
+        given, wanted = (tensor.movedim(dim, 0).reshape(size, -1) for tensor in (fault.given, fault.wanted))
+        nearest = torch.cdist(given, wanted, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
+        moved = (nearest != torch.arange(size)).nonzero().flatten().tolist()
+        if len(set(nearest.tolist())) == size and fault.explained_by(fault.wanted.index_select(dim, nearest)):
+            text = f"the correct values in another order along dimension {dim}: index {moved[0]} has those of"
+            return Diagnosis("rows", f"{text} index {int(nearest[moved[0]])}")
+    return None
+
+
+def in_part(fault: Fault) -> Diagnosis | None:
+    """Only some rows, columns, or a block of them are wrong; zero or a constant times the correct gradient, or else."""
+    runs, shape = _slab(fault), fault.wanted.shape
+    if not runs:
+        return None
+    where, block = _where(runs, shape), _block(runs)
+    part = replace(fault, given=fault.given[block], wanted=fault.wanted[block])
+    if zero(part):
+        return Diagnosis("rows", f"{where} this is zero; the rest is correct")
+    for pattern in (sign, factor, transposed):
+        if found := pattern(part):
+            return Diagnosis(found.kind, f"{where} {found.text}; the rest is correct")
+    # one line alone is often correct because nothing is added there: the last of a sum, the first of a mask
+    but_one = any(1 < len(run) == size - 1 for run, size in zip(runs, shape, strict=True))
+    if but_one or _chance([len(run) for run in runs], shape) > COMMON:
+        return None
+    return Diagnosis("rows", f"wrong only {where}")
+
+
+def _chance(block: Sequence[int], shape: Sequence[int]) -> float:
+    """How probable it is that as many elements, drawn at random, form a block of these sizes."""
+    n, wrong = prod(shape), prod(block)
+    ways = lgamma(n + 1) - lgamma(wrong + 1) - lgamma(n - wrong + 1)
+    return prod(size - length + 1 for length, size in zip(block, shape, strict=True)) / exp(min(ways, 700.0))
+
+
+def _slab(fault: Fault) -> list[range]:
+    """Along each dimension, the run of lines, or else of a block, that holds all wrong elements and hardly another."""
+    wrong, right, shape = fault.wrong.nonzero(), fault.telling & ~fault.wrong, fault.wanted.shape
+    used = [column.unique().tolist() for column in wrong.T]
+    for dims in (*((d,) for d in range(len(shape))), range(len(shape))) if len(wrong) and right.any() else ():
+        runs = [range(used[d][0], used[d][-1] + 1) if d in dims else range(size) for d, size in enumerate(shape)]
+        part = prod(map(len, runs)) < prod(shape) and all(len(runs[d]) == len(used[d]) for d in dims)
+        if part and len(wrong) >= 0.9 * int(fault.telling[_block(runs)].sum()):
+            return runs
+    return []
+
+
+def _block(runs: Sequence[range]) -> tuple[slice, ...]:
+    return tuple(slice(run.start, run.stop) for run in runs)
+
+
+def _where(runs: Sequence[range], shape: Sequence[int]) -> str:
+    """Such as "from row 3 on", "up to row 3", "from row 3 to 5", "in row 3"."""
+    words = []
+    names = {1: ("element",), 2: ("row", "column")}.get(len(shape), ("index",) * len(shape))
+    for dim, (run, size, name) in enumerate(zip(runs, shape, names, strict=True)):
+        of = f" of dimension {dim}" if len(shape) > 2 else ""
+        if len(run) == 1 < size:
+            words.append(f"in {name} {run[0]}{of}")
+        elif run.start > 0 and run.stop == size:
+            words.append(f"from {name} {run[0]}{of} on")
+        elif len(run) < size:
+            words.append(f"from {name} {run[0]} to {run[-1]}{of}" if run.start else f"up to {name} {run[-1]}{of}")
+    return " and ".join(words)

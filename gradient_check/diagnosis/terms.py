@@ -10,16 +10,14 @@ such as the node's cotangent unchanged (its derivative forgotten).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.autograd.graph import Node, get_gradient_edge
-
-from gradient_check.diagnosis.spelled import Spelled
 
 Edge = tuple[Node, int]
 Change = Callable[[Tensor, Tensor], Tensor]  # (gradient of the node's input, of its output) → another one for the input
@@ -49,10 +47,10 @@ class Graph:
         cotangents: Sequence[Tensor],
         argument: str,
         double: bool = True,
-        spelled: bool = True,
+        apart: bool = True,
     ) -> None:
         fed = {key: _fed(value, double) for key, value in arguments.items()}
-        with torch.enable_grad(), Spelled() if spelled else nullcontext():
+        with torch.enable_grad(), functions_taken_apart() if apart else nullcontext():
             result = forward(*fed.values())
         outputs = result[: len(cotangents)] if isinstance(result, tuple | list) else (result,)
         pairs = [(y, dy) for y, dy in zip(outputs, cotangents, strict=True) if y.requires_grad]
@@ -63,16 +61,14 @@ class Graph:
         wanted = {key: v for key, v in fed.items() if isinstance(v, Tensor) and v.requires_grad}
         self.leaves: dict[Node | None, str] = {get_gradient_edge(v).node: key for key, v in wanted.items()}
         self.nodes, self.edges = self._walk()
-        self.value, self.work = self._run()
+        self.work = 1 + len(self.nodes) * max(t.numel() for t in (*self.outputs, *wanted.values()))  # of a pass, about
+        self.value = self.gradient()
 
     def gradient(
         self, changes: Mapping[Edge, Change] | None = None, cotangents: Sequence[Tensor] | None = None
     ) -> Tensor:
         """The gradient on the CPU in float64, with the gradients of some edges changed."""
-        by_node: dict[Node, dict[int, Change]] = {}
-        for (node, position), change in (changes or {}).items():
-            by_node.setdefault(node, {})[position] = change
-        handles = [node.register_hook(_hook(at)) for node, at in by_node.items()]
+        handles = [node.register_hook(_hook(position, change)) for (node, position), change in (changes or {}).items()]
         try:
             dys = self.cotangents if cotangents is None else cotangents
             (result,) = torch.autograd.grad(self.outputs, self.leaf, dys, retain_graph=True, allow_unused=True)
@@ -81,58 +77,40 @@ class Graph:
                 handle.remove()
         return (torch.zeros_like(self.leaf) if result is None else result).detach().double().cpu()
 
-    def _run(self) -> tuple[Tensor, int]:
-        """The gradient, and how many elements a backward pass moves."""
-        work = self.leaf.numel() + 1
-
-        def count(d_input: Tensor, d_output: Tensor) -> Tensor:
-            nonlocal work
-            work += d_input.numel()
-            return d_input
-
-        return self.gradient(dict.fromkeys(self.edges, count)), work
-
     def _walk(self) -> tuple[list[Node], list[Edge]]:
         """The nodes and edges that carry gradient to the leaf, consumers first."""
+        users: dict[Node | None, list[Node]] = {y.grad_fn: [] for y in self.outputs}
+        queue: list[Any] = list(users)
+        for node in queue:
+            for target in (target for target, _ in node.next_functions if target is not None):
+                if target not in users:
+                    queue.append(target)
+                users.setdefault(target, []).append(node)
+            if len(queue) > WALK:
+                raise ValueError("the graph is too large to look at")
         end = get_gradient_edge(self.leaf).node
-        reaches: dict[Node | None, bool] = {end: True}
-        order: list[Node] = []
-        stack = [(y.grad_fn, False) for y in reversed(self.outputs)]
-        while stack:
-            node, done = stack.pop()
-            if done:
-                reaches[node] = any(reaches.get(target, False) for target, _ in node.next_functions)
-                order.append(node)
-            elif node is not None and node not in reaches:
-                if len(reaches) > WALK:
-                    raise ValueError("the graph is too large to look at")
-                reaches[node] = False
-                stack.append((node, True))
-                stack.extend((target, False) for target, _ in node.next_functions)
-        nodes = [node for node in reversed(order) if reaches[node]]
-        edges = [(n, i) for n in nodes for i, (target, _) in enumerate(n.next_functions) if reaches.get(target, False)]
+        pending, reaching = [end], {end}
+        for node in pending:
+            new = set(users.get(node, ())) - reaching
+            pending += new
+            reaching |= new
+        nodes = [node for node in queue if node in reaching and node is not end]
+        edges = [(n, i) for n in nodes for i, (target, _) in enumerate(n.next_functions) if target in reaching]
         return nodes, edges
 
-    def groups(self, edges: Sequence[Edge], passes: int) -> Iterator[tuple[Edge, ...]]:
-        """Edges one by one, and all that are alike at once, such as the same step at every time; `passes` at most.
+    def groups(self, edges: Sequence[Edge], passes: int) -> list[tuple[Edge, ...]]:
+        """Edges one by one, and all that look alike at once, such as the same step at every time; `passes` at most.
 
         Where there are too many, those that are alike come first.
         """
-        alone = [(edge,) for edge in edges]
-        first, last = (alone, []) if len(alone) <= passes else ([], alone)
-        seen: set[frozenset[Edge]] = set()
-        for group in islice(chain(first, self._alike(edges), last), 4 * passes):
-            if frozenset(group) not in seen and len(seen) < passes:
-                seen.add(frozenset(group))
-                yield group
-
-    def _alike(self, edges: Sequence[Edge]) -> Iterator[tuple[Edge, ...]]:
-        """Edges grouped by what they look like, closer and closer."""
+        alike: list[tuple[Edge, ...]] = []
+        alone: list[tuple[Edge, ...]] = [(edge,) for edge in edges]
         for depth in range(DEPTHS):
-            alike: dict[Any, list[Edge]] = {}
+            by_looks: dict[Any, list[Edge]] = {}
             for node, position in edges:
-                alike.setdefault((self._looks(node, depth), position), []).append((node, position))
-            yield from (tuple(group) for group in alike.values())
+                by_looks.setdefault((self._looks(node, depth), position), []).append((node, position))
+            alike += [tuple(group) for group in by_looks.values()]
+        return list(dict.fromkeys(alone + alike if len(alone) <= passes else alike + alone))[:passes]
 
     def _looks(self, node: Node | None, depth: int) -> Any:
         """What a node is and works on, `depth` nodes down: equal for the same step at different times."""
@@ -211,18 +189,42 @@ def _fed(value: Any, double: bool) -> Any:
     if not isinstance(value, Tensor):
         return value
     value = value.detach().clone()
-    if not value.is_floating_point():
-        return value
-    return (value.double() if double else value).requires_grad_()
+    return (value.double() if double else value).requires_grad_() if value.is_floating_point() else value
 
 
 def _nothing(d_input: Tensor, d_output: Tensor) -> Tensor:
     return torch.zeros_like(d_input)
 
 
-def _hook(changes: Mapping[int, Change]) -> Callable[[Any, Any], tuple[Any, ...]]:
+def _hook(position: int, change: Change) -> Callable[[Any, Any], tuple[Any, ...]]:
     def hook(d_inputs: Any, d_outputs: Any) -> tuple[Any, ...]:
-        asked = {i: change for i, change in changes.items() if d_inputs[i] is not None}
-        return tuple(asked[i](d, d_outputs[0]) if i in asked else d for i, d in enumerate(d_inputs))
+        known = d_inputs[position] is not None
+        return tuple(change(d, d_outputs[0]) if known and i == position else d for i, d in enumerate(d_inputs))
 
     return hook
+
+
+@contextmanager
+def functions_taken_apart() -> Iterator[None]:
+    """Inside of it only the forward of a custom Function is run, which autograd goes through."""
+    apply = vars(Function)["apply"]
+    Function.apply = classmethod(_forward_alone)
+    try:
+        yield
+    finally:
+        Function.apply = apply
+
+
+class _Context:
+    """Takes what a forward keeps for its backward, and forgets it."""
+
+    def __init__(self, wanted: int) -> None:
+        self.needs_input_grad = (True,) * wanted
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None  # save_for_backward, mark_dirty, …
+
+
+def _forward_alone(cls: Any, *args: Any) -> Any:
+    own_context = cls.setup_context is Function.setup_context
+    return cls.forward(_Context(len(args)), *args) if own_context else cls.forward(*args)

@@ -5,15 +5,13 @@ from functools import partial
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from gallery.diagnosed_terms import rnn_with
 from gallery.entry import normal
 from gallery.recurrent import rnn_backward
 from gradient_check import diagnosis
 from gradient_check.diagnosis import Evidence, diagnosed
-from gradient_check.diagnosis.spelled import Spelled
-from gradient_check.diagnosis.terms import Graph, kind
+from gradient_check.diagnosis.terms import Graph
 from gradient_check.report import Diagnosis, Row
 from gradient_check.structure import taken
 from gradient_check.subject import differentiated
@@ -48,7 +46,7 @@ def test_the_conjugate_of_complex_numbers_that_are_pairs():
     forgotten = torch.view_as_real(torch.view_as_complex(dz).conj().resolve_conj())
     evidence = Evidence({"z": seeded(1)(4, 3, 2)}, complex=frozenset("z"))
     assert diagnose(forgotten, dz, evidence, "dz").kind == "conjugate"
-    assert diagnose(forgotten, dz, replace(evidence, complex=frozenset()), "dz").kind == "sign", "in every second one"
+    assert diagnose(forgotten, dz, replace(evidence, complex=frozenset()), "dz").kind == "sign", "in index 1"
 
 
 class Normalized(torch.autograd.Function):
@@ -93,12 +91,9 @@ def test_suspected_terms(c, words):
     assert (found.kind, words in found.text, "the spread" in found.text) == ("term", True, True)
 
 
-def test_what_is_ignored_the_values_of_a_factor_or_one_of_two_outputs():
+def test_one_of_two_outputs_is_ignored():
     draw = seeded()
     x, dy, ds = draw(6, 4), draw(6, 4), draw(4)
-    found = diagnose(dy.sum(0), (dy * x).sum(0), Evidence({"gamma": draw(4)}, cotangents=(dy,)), "dgamma")
-    text = "this is the sum of the cotangent: what gamma is multiplied with is missing"
-    assert found == Diagnosis("missing factor", text)
     forward, right = lambda x: (x.tanh(), x.exp().sum(0), "cache"), dy * (1 - x.tanh() ** 2)
     found = diagnose(right, right + ds * x.exp(), Evidence({"x": x}, forward(x)[:2], (dy, ds), forward))
     assert found == Diagnosis("term", "a term is missing: the path through x in the exponential")
@@ -154,25 +149,6 @@ def test_paths_from_a_tensor_that_is_used_several_times_add_up():
     terms = [graph.value - graph.gradient({edge: nothing}) for edge in own]
     assert len(terms) == 3
     torch.testing.assert_close(sum(terms), dy * (x.cos() + 2 * x.exp() + 1))
-
-
-SPELLED = {
-    "softmax": lambda x: x.softmax(-1),
-    "log_softmax": lambda x: F.log_softmax(x, 0),
-    "layer_norm": lambda x: F.layer_norm(x, (5,)),
-    "batch_norm": lambda x: F.batch_norm(x, None, None, training=True),
-}
-
-
-@pytest.mark.parametrize("function", SPELLED.values(), ids=SPELLED)
-def test_spelled_functions_have_the_same_value_and_gradient(function):
-    x, dy = seeded()(4, 5).requires_grad_(), seeded(1)(4, 5)
-    with Spelled():
-        spelled = function(x)
-    plain = function(x)
-    torch.testing.assert_close(spelled, plain)
-    assert kind(spelled.grad_fn) in ("Add", "Mul", "Mm")
-    torch.testing.assert_close(*(torch.autograd.grad(y, x, dy)[0] for y in (spelled, plain)))
 
 
 def recurrent(x, h0, Wx, Wh):
