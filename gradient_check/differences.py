@@ -3,7 +3,8 @@
 First random directions through the whole tensor. An element that is off by e moves the slope along one by at least e/2,
 so a single wrong one cannot hide; and whatever the others are, one that is off by K tolerances passes four directions
 with probability below K⁻⁴. What they do not clear is cut in eight, the worst part first, down to the single elements,
-which alone can fail. lines.py says how well a slope is known.
+which alone can fail. Elements go by their value: the equal ones, which share a kink, are a part of their own, and the
+rest is cleared without them. lines.py says how well a slope is known.
 """
 
 import math
@@ -14,17 +15,18 @@ from heapq import heappop, heappush
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from gradient_check.lines import RATIO, Function, Slope, Terms, free_memory
+from gradient_check.report import Row
+from gradient_check.tolerances import ratio
 
 DIRECTIONS = 4  # through the whole tensor; a part of it gets half as many
 PARTS = 8
 MARGIN = 16  # K: an element is noticed once it is off by this many tolerances
-ENOUGH = 16  # wrong elements; no more are looked for
-LISTED = 100  # kinks
-LEAST_ELEMENTS, MOST_ELEMENTS = 8, 4_000  # looked at one by one
-MOST_WORK = 10**8  # elements of the point and of the summands, for that
+ENOUGH = 16  # wrong elements; fewer where f takes long. Of those that directions neither clear nor contradict:
+ALL, SOME, OF_EQUALS = 8, 2, 0.5  # times as many are looked at, in a tensor no larger; in others; of equal values
+MOST_WORK = 10**7  # elements of the point and of the summands, for that
 ROUNDING = 64 * torch.finfo(torch.float64).eps  # of a gradient that is exact otherwise
 BLIND = 0.1  # of the root mean square: an element that is known no better is not judged
 SAMPLE = 100_000  # elements, where there is no memory for all
@@ -35,72 +37,53 @@ COPIES = 12  # in float64, of the point and of the summands, that a search may n
 class Slopes:
     """How a gradient stands up to central differences.
 
-    Errors and tolerances are relative: to the norm of the gradient and, for an element, to its root mean square (or to
-    the tolerance, where the gradient is smaller than that). Where directions cleared all, `index` is empty, `actual`
-    and `expected` are slopes along the worst of them, and the errors are those of the slope along it.
+    The row's errors and tolerances are relative: to the norm of the gradient and, for an element, to its root mean
+    square (or to the tolerance, where the gradient is smaller). Where directions cleared all, it has no `index`, and
+    its values are the slopes along the worst of them.
     """
 
-    passed: bool
-    kinks: tuple[tuple[int, ...], ...]  # the first LISTED elements at a kink, or too near to one to tell
-    kink_count: int
-    index: tuple[int, ...]  # of the element with the largest error relative to what is allowed
-    actual: float
-    expected: float
-    error: float  # ‖gradient − differences‖, kinks left out
-    element_error: float
-    tolerance: float
-    element_tolerance: float
+    row: Row
     checked: int  # elements looked at one by one
-    origin: str
-    reason: str  # empty when passed
+
+    @property
+    def passed(self) -> bool:
+        return self.row.passed
+
+    @property
+    def kink_count(self) -> int:
+        return self.row.kinks
 
 
 @dataclass(frozen=True)
 class Claim:
     """⟨gradient, u⟩ lies between the slopes of f along u, ± their uncertainty; the gradient on trial says `actual`.
 
-    u is the element `start`, or a direction through the elements from `start` to `stop`, none of which counts for less
-    than `size`.
+    u is the element `start`, or a direction through `count` elements from there on, none of which counts for less than
+    `size`.
     """
 
     start: int
-    stop: int
+    count: int
     actual: float
     slope: Slope
     size: float = 1.0
 
     @property
-    def single(self) -> bool:
-        return self.stop - self.start == 1
-
-    @property
     def off(self) -> float:
-        off = self.slope.distance(self.actual)
-        return math.inf if math.isnan(off) else off
+        return self.slope.distance(self.actual)
 
     @property
     def wrong(self) -> bool:
         return self.off > self.slope.uncertainty
 
-    @property
-    def expected(self) -> float:
-        return min(self.slope.left, self.slope.right, key=lambda slope: abs(self.actual - slope))
-
     def of_element(self) -> tuple[float, float]:
         """The error of an element, and the one that would not have escaped."""
-        if self.single:
-            return self.off, self.slope.uncertainty
-        return 2 * self.off / self.size, MARGIN * self.slope.uncertainty / self.size
+        twice, margin = (1, 1) if self.count == 1 else (2, MARGIN)
+        return twice * self.off / self.size, margin * self.slope.uncertainty / self.size
 
 
 def judge_slopes(
-    terms: Terms,
-    point: Tensor,
-    gradient: Tensor,
-    *,
-    accuracy: float | None = None,
-    ordinary: float = 0.0,
-    generator: torch.Generator,
+    terms: Terms, point: Tensor, gradient: Tensor, *, accuracy: float = 0.0, ordinary: float = 0.0, generator: Generator
 ) -> Slopes:
     """Is `gradient` that of f(v) = terms(v).sum() at `point`?
 
@@ -109,7 +92,7 @@ def judge_slopes(
     `accuracy` is the relative one to be expected of it where it was computed in lower precision than `point`.
     `ordinary` is the root mean square of such gradients elsewhere: one that happens to be small is rounded like those.
 
-    Where there is no memory for all elements, a random sample of them is judged, and `origin` says so.
+    Where there are too many elements, a random sample of them is judged, and `origin` says so.
 
     Raises ValueError if the shapes differ or `point` is not of a floating-point dtype.
     """
@@ -118,16 +101,16 @@ def judge_slopes(
     if gradient.shape != point.shape:
         raise ValueError(f"the gradient has shape {tuple(gradient.shape)}, not {tuple(point.shape)}")
     with torch.no_grad():
-        search = _searching(terms, point, gradient, accuracy or 0.0, ordinary, generator)
+        search = _Search(terms, point, gradient, accuracy, ordinary, generator)
         return _verdict(search.claims(), search)
 
 
 def cleared(
-    terms: Terms, point: Tensor, gradient: Tensor, *, ordinary: float = 0.0, generator: torch.Generator
+    terms: Terms, point: Tensor, gradient: Tensor, *, ordinary: float = 0.0, generator: Generator
 ) -> Slopes | None:
     """As `judge_slopes`, by random directions alone; None where they find something, which need not be wrong."""
     with torch.no_grad():
-        search = _searching(terms, point, gradient, 0.0, ordinary, generator)
+        search = _Search(terms, point, gradient, 0.0, ordinary, generator)
         claim, agrees = search.through(0, len(search.gradient), DIRECTIONS // 2)
         return _verdict([claim], search) if agrees else None
 
@@ -140,83 +123,109 @@ def one_sided(
     One triple per index. Both are equal where f is smooth; a side on which the slope grows without bound has ±inf, and
     both do where f is not finite on one side. Where `slopes` are given it is looked no further than explains them.
     """
+    counted = torch.arange(point.numel()).view(point.shape)
+    places = [int(counted[tuple(index)]) for index in indices]
     with torch.no_grad():
-        function = Function(terms, point, torch.Generator().manual_seed(0))
-        strides = [math.prod(point.shape[axis + 1 :]) for axis in range(point.dim())]
-        strided = [sum(n * stride for n, stride in zip(index, strides, strict=True)) for index in indices]
-        wanted = slopes or [math.nan] * len(strided)
-        found = [function.along_element(i, slope, 0.0, 0.0) for i, slope in zip(strided, wanted, strict=True)]
+        function = Function(terms, point, Generator().manual_seed(0))
+        wanted = slopes or [math.nan] * len(places)
+        found = [function.along_element(i, slope, 0.0, 0.0) for i, slope in zip(places, wanted, strict=True)]
     return [(slope.left, slope.right, slope.uncertainty) for slope in found]
 
 
 class _Search:
     """Directions first, elements where they do not agree.
 
-    The elements may be a sample of those of a larger tensor of this `shape`; their `places` are counted there.
+    Elements are counted in the order of `places`: by value, equal ones at random. Where they are too many for the
+    memory these are a sample, and f has the summands that move with it alone; a large tensor goes in its own order.
     """
 
     def __init__(
-        self,
-        function: Function,
-        gradient: Tensor,
-        accuracy: float,
-        ordinary: float,
-        generator: torch.Generator,
-        shape: torch.Size,
-        places: Tensor | None = None,
+        self, terms: Terms, point: Tensor, gradient: Tensor, accuracy: float, ordinary: float, generator: Generator
     ) -> None:
-        self.shape, self.places = shape, places
-        self.function = function
-        self.gradient = gradient.detach().to(function.values.device, torch.float64).flatten()
-        self.generator = generator
-        self.norm = self.gradient.nan_to_num(0.0, 0.0, 0.0).norm().item()
-        self.rms = max(self.norm / max(len(self.gradient), 1) ** 0.5, ordinary)
+        self.shape, self.generator = point.shape, generator
+        gradient, size = gradient.detach().to(point.device, torch.float64).flatten(), point.numel()
+        sampled = size > SAMPLE and COPIES * 8 * (size + terms(point).numel()) > free_memory()
+        self.places: Tensor | None = None
+        if sampled or size <= SAMPLE:
+            flat = point.detach().flatten()
+            places = torch.randint(size, (SAMPLE,), generator=generator).unique() if sampled else torch.arange(size)
+            places = places[torch.randperm(len(places), generator=generator)].to(point.device)
+            self.places = places[flat[places].sort(stable=True).indices]
+            terms, point, gradient = _of_some(terms, point, self.places), flat[self.places], gradient[self.places]
+        self.function = Function(_that_move(terms, point) if sampled else terms, point, generator)
+        self.gradient = gradient
+        self.norm = gradient.nan_to_num(0.0, 0.0, 0.0).norm().item()
+        self.rms = max(self.norm / max(len(gradient), 1) ** 0.5, ordinary)
         self.accuracy = max(accuracy, ROUNDING)
-        self.wanted = max(function.steps[0] / 2, 16 * accuracy) * self.rms
+        self.wanted = max(self.function.steps[0] / 2, 16 * accuracy) * self.rms
+        self.checked = self.kinks = self.spoken_for = 0  # elements looked at, and those that they speak for
 
     def claims(self) -> Iterator[Claim]:
-        """Of every part that directions clear and of every element of the others, until enough of them are wrong."""
+        """Of every part that directions clear and of elements of the others, until enough of them are wrong."""
         size, work = len(self.gradient), math.prod(self.shape) + len(self.function.base)
-        most = max(LEAST_ELEMENTS, min(MOST_ELEMENTS, MOST_WORK // work)) if size else 0
+        enough = max(2, min(ENOUGH, MOST_WORK // max(work, 1)))
         parts = [(0, size, 0)]  # the worst first, by order of magnitude; of those the smallest
-        wrong = checked = 0
-        while parts and wrong < min(ENOUGH, most // LEAST_ELEMENTS) and checked < most:
-            _, count, start = heappop(parts)
-            stop = start + count
+        wrong = 0
+        while parts and wrong < enough:
+            magnitude, count, start = heappop(parts)
             if count == 1:
                 claim = self.at(start)
-                checked += 1
+                self.checked += 1
                 wrong += claim.wrong
+                self.kinks += self.lies_at_kink(claim)
                 yield claim
                 continue
-            magnitude = 0
+            cuts = self.cuts(start, count)
             if count < size or size > PARTS:
-                claim, agrees = self.through(start, stop, DIRECTIONS if count == size else DIRECTIONS // 2)
+                claim, agrees = self.through(start, count, DIRECTIONS if count == size else DIRECTIONS // 2)
                 if agrees:
                     yield claim
                     continue
-                magnitude = math.frexp(min(claim.off / count**0.5, sys.float_info.max))[1]
-            for a, b in pairwise(sorted({start + count * k // PARTS for k in range(PARTS + 1)})):
-                heappush(parts, (-magnitude, b - a, a))
+                magnitude = -math.frexp(min(claim.off / count**0.5, sys.float_info.max))[1]
+                if size > ALL * enough and claim.off < math.inf and not (claim.wrong and claim.slope.smooth):
+                    first, last = self.function.values[[start, start + count - 1]]
+                    alike = round(OF_EQUALS * enough) if first == last and self.places is not None else count
+                    few = min(count, alike) if self.checked - wrong < SOME * enough else 0
+                    if few < count:
+                        cuts = list(range(start, start + few + 1))
+                        self.spoken_for += count - few
+            for a, b in pairwise(cuts):
+                heappush(parts, (magnitude, b - a, a))
+
+    def cuts(self, start: int, count: int) -> list[int]:
+        """Where a part is cut: around many equal values, or else in eight."""
+        cuts = {start + count * k // PARTS for k in range(PARTS + 1)}
+        if self.places is not None:
+            counts = self.function.values[start : start + count].unique_consecutive(return_counts=True)[1]
+            ends = start + counts.cumsum(0)
+            many = (counts > max(PARTS, count // PARTS**2)) & (counts < count)
+            if many.any():
+                cuts = {start, start + count, *(ends - counts)[many].tolist(), *ends[many].tolist()}
+        return sorted(cuts)
+
+    def lies_at_kink(self, claim: Claim) -> bool:
+        """Or too near to one to tell: such an element is counted, not judged."""
+        blind = claim.slope.uncertainty > max(self.rms, abs(claim.actual)) * BLIND and self.rms > self.function.floor
+        return claim.count == 1 and not claim.wrong and (blind or not claim.slope.smooth)
 
     def at(self, i: int) -> Claim:
-        allowance = self.inexact(i, i + 1).item() + self.function.floor
+        allowance = self.inexact(i, 1).item() + self.function.floor
         actual = self.gradient[i].item()
-        return Claim(i, i + 1, actual, self.function.along_element(i, actual, self.wanted, allowance))
+        return Claim(i, 1, actual, self.function.along_element(i, actual, self.wanted, allowance))
 
-    def through(self, start: int, stop: int, count: int) -> tuple[Claim, bool]:
-        """What directions say of the elements from start to stop, and whether all agree: the least sure, or the first
+    def through(self, start: int, count: int, directions: int) -> tuple[Claim, bool]:
+        """What directions say of the elements from `start` on, and whether all agree: the least sure, or the first
         that does not."""
-        scale = self.function.scale(start, stop)
+        scale = self.function.scale(start, count)
         size = scale.min().item()
         # random signs: more than six standard deviations of what the inexact elements add up to
-        allowance = 6 * (self.inexact(start, stop) * scale).norm().item() + self.function.floor
-        gradient, wanted = self.gradient[start:stop], self.wanted * size
+        allowance = 6 * (self.inexact(start, count) * scale).norm().item() + self.function.floor
+        gradient, wanted = self.gradient[start : start + count], self.wanted * size
         claims: list[Claim] = []
-        for _ in range(count):
-            w = self.function.direction(start, stop, self.generator)
+        for _ in range(directions):
+            w = self.function.direction(start, count, self.generator)
             slope = self.function.along_direction(start, w, gradient, wanted, allowance)
-            claims.append(Claim(start, stop, torch.dot(gradient, w).item(), slope, size))
+            claims.append(Claim(start, count, torch.dot(gradient, w).item(), slope, size))
             if claims[-1].wrong or not slope.smooth:
                 return claims[-1], False
         claim = max(claims, key=lambda claim: claim.slope.uncertainty)
@@ -227,114 +236,93 @@ class _Search:
         """Whether rounding leaves single elements known no better, as where each moves most of the summands."""
         if claim.slope.uncertainty > BLIND * self.rms * claim.size:
             return False
-        some = torch.randint(claim.start, claim.stop, (PARTS,), generator=self.generator).tolist()
-        roundings = []
-        for i in some:
-            move = self.function.steps[0] * self.function.scale(i, i + 1)
-            roundings.append(self.function.rise(i, move)[1] / move.item())
-        return self.function.floor + RATIO * min(roundings) > claim.slope.uncertainty / claim.size / 8
+        some = claim.start + torch.randint(claim.count, (PARTS,), generator=self.generator)
+        moves = [(i, self.function.steps[0] * self.function.scale(i, 1)) for i in some.tolist()]
+        rounding = min(self.function.rise(i, move)[1] / move.item() for i, move in moves)
+        return self.function.floor + RATIO * rounding > claim.slope.uncertainty / claim.size / 8
 
-    def inexact(self, start: int, stop: int) -> Tensor:
+    def inexact(self, start: int, count: int) -> Tensor:
         """How far off elements may be, of a gradient that is right."""
-        return self.gradient[start:stop].nan_to_num(0.0, 0.0, 0.0).abs_().clamp_(min=self.rms).mul_(self.accuracy)
+        size = self.gradient[start : start + count].nan_to_num(0.0, 0.0, 0.0).abs_()
+        return size.clamp_(min=self.rms).mul_(self.accuracy)
 
     def index(self, i: int) -> tuple[int, ...]:
         place = torch.tensor(i) if self.places is None else self.places[i]
         return tuple(int(n) for n in torch.unravel_index(place, self.shape))
 
 
-def _searching(
-    terms: Terms, point: Tensor, gradient: Tensor, accuracy: float, ordinary: float, generator: torch.Generator
-) -> _Search:
-    """Through all elements; where they are too many for the memory, a sample and the summands that move with it."""
-    size = point.numel()
-    if size <= SAMPLE or COPIES * 8 * (size + terms(point).numel()) <= free_memory():
-        function = Function(terms, point, generator)
-        return _Search(function, gradient, accuracy, ordinary, generator, point.shape)
-    places = torch.randint(size, (SAMPLE,), generator=generator).unique().to(point.device)
+def _of_some(terms: Terms, point: Tensor, places: Tensor) -> Terms:
+    """As a function of the elements at these places."""
     moved = point.detach().clone(memory_format=torch.contiguous_format)
-    own, given = moved.view(-1)[places], gradient.detach().reshape(-1)[places]
 
-    def all_terms(v: Tensor) -> Tensor:
+    def of_some(v: Tensor) -> Tensor:
         moved.view(-1)[places] = v
         return terms(moved).flatten()
 
-    step = torch.finfo(point.dtype).eps ** (1 / 4) * own.abs().clamp(min=1)
-    base = all_terms(own).clone()
-    moving = ((all_terms(own + step) != base) | (all_terms(own - step) != base)).nonzero().flatten()
-    function = Function(lambda v: all_terms(v)[moving], own, generator)
-    return _Search(function, given, accuracy, ordinary, generator, point.shape, places)
+    return of_some
+
+
+def _that_move(terms: Terms, point: Tensor) -> Terms:
+    """Without the summands that do not."""
+    step = torch.finfo(point.dtype).eps ** (1 / 4) * point.abs().clamp(min=1)
+    base = terms(point).clone()
+    moving = ((terms(point + step) != base) | (terms(point - step) != base)).nonzero().flatten()
+    return lambda v: terms(v)[moving]
 
 
 def _verdict(claims: Iterable[Claim], search: _Search) -> Slopes:
     """A gradient is wrong in the elements whose claim it contradicts; those at a kink are counted, not judged."""
-    kinks: list[int] = []
-    judged: list[Claim] = []
-    checked = cleared = 0
-    smallest = search.function.steps[0]
-    for claim in claims:
-        smallest = min(smallest, claim.slope.step)
-        checked, cleared = checked + claim.single, cleared + (claim.stop - claim.start)
-        known = max(search.rms, abs(claim.actual)) * BLIND
-        blind = claim.slope.uncertainty > known and search.rms > search.function.floor
-        if claim.single and not claim.wrong and (blind or not claim.slope.smooth):
-            kinks.append(claim.start)
-        else:
-            judged.append(claim)
-    elements = [claim for claim in judged if claim.single]
-    worst = max(elements or judged, key=lambda claim: _ratio(*claim.of_element()), default=None)
-    error, allowed = worst.of_element() if worst else (0.0, 0.0)
+    known = list(claims)
+    judged = [claim for claim in known if not search.lies_at_kink(claim)]
+    elements = [claim for claim in judged if claim.count == 1]
+    worst = max(elements or judged, key=lambda claim: ratio(*claim.of_element()), default=None)
+    error, allowed, actual, expected, reason = 0.0, 0.0, math.nan, math.nan, ""
+    index: tuple[int, ...] = ()
+    if worst:
+        (error, allowed), actual = worst.of_element(), worst.actual
+        expected = min(worst.slope.left, worst.slope.right, key=lambda slope: abs(actual - slope))
+        index = search.index(worst.start) if elements else ()
+        reason = _reason(worst.slope, index, actual, expected) if elements and worst.wrong else ""
     errors = math.hypot(*(claim.off / claim.size for claim in judged))
     limits = math.hypot(*(claim.slope.uncertainty / claim.size for claim in judged))
     norm, rms = max(search.norm, limits), max(search.rms, allowed)
-    return Slopes(
-        passed=not any(claim.wrong for claim in elements),
-        kinks=tuple(search.index(i) for i in sorted(kinks)[:LISTED]),
-        kink_count=len(kinks),
-        index=search.index(worst.start) if worst and worst.single else (),
-        actual=worst.actual if worst else math.nan,
-        expected=worst.expected if worst else math.nan,
-        error=_ratio(errors, norm),
-        element_error=_ratio(error, rms),
-        tolerance=_ratio(limits, norm),
-        element_tolerance=_ratio(allowed, rms),
-        checked=checked,
-        origin=_origin(checked, cleared, search, smallest),
-        reason=_reason(worst, search) if worst and worst.single and worst.wrong else "",
-    )
+    row = Row(
+        "gradient", "gradient", tuple(search.shape), not any(claim.wrong for claim in elements), reason,
+        ratio(errors, norm), ratio(error, rms), ratio(limits, norm), ratio(allowed, rms), _origin(known, search),
+        "differences", absolute_error=abs(actual - expected), index=index, actual=actual, expected=expected,
+        kinks=search.kinks + round(search.spoken_for * search.kinks / max(search.checked, 1)),
+    )  # fmt: skip
+    return Slopes(row, search.checked)
 
 
-def _reason(claim: Claim, search: _Search) -> str:
-    slope = claim.slope
-    where = f"at {list(search.index(claim.start))}"
+def _reason(slope: Slope, index: tuple[int, ...], actual: float, expected: float) -> str:
+    where, it = f"at {list(index)}", f"it is {actual:.9g}"
     if slope.left == slope.right == 0:
         said = "forward is constant there: it rounds or compares, or takes steps in a lower precision"
-        return f"{where} it is {claim.actual:.9g}, but {said}; declare a gradient that is meant with `intended`"
+        return f"{where} {it}, but {said}; declare a gradient that is meant with `intended`"
     if slope.smooth:
-        return f"{where} it is {claim.actual:.9g}, but the slope is {claim.expected:.9g} ± {slope.uncertainty:.1g}"
+        return f"{where} {it}, but the slope is {expected:.9g} ± {slope.uncertainty:.1g}"
     low, high = sorted((slope.left, slope.right))
-    return f"{where}, a kink, it is {claim.actual:.9g}, outside of the slopes {low:.9g} and {high:.9g}"
+    return f"{where}, a kink, {it}, outside of the slopes {low:.9g} and {high:.9g}"
 
 
-def _origin(checked: int, told: int, search: _Search, smallest: float) -> str:
-    size = len(search.gradient)
-    if not checked:
-        looked = "random directions"
-    elif checked == size:
+def _origin(claims: Sequence[Claim], search: _Search) -> str:
+    checked, size = search.checked, len(search.gradient)
+    left = size - search.spoken_for - sum(claim.count for claim in claims)
+    looked = f"{checked} of {size} elements" if checked else "random directions"
+    if search.spoken_for:
+        looked += f", which speak for {search.spoken_for} more"
+    if checked == size:
         looked = "every element"
-    elif told < size:
-        looked = f"{checked} of {size} elements, {size - told} left out"
-    else:
-        looked = f"{checked} of {size} elements, random directions for the rest"
-    if search.places is not None:
+    elif left:
+        looked += f", {left} left out"
+    elif checked and checked + search.spoken_for < size:
+        looked += ", random directions for the rest"
+    if size < math.prod(search.shape):
         looked += f" of a sample of {size:,} of {math.prod(search.shape):,} elements"
-    steps = f"steps {search.function.steps[0]:.1g} to {smallest:.1g}"
+    first = search.function.steps[0]
+    steps = f"steps {first:.1g} to {min([first, *(claim.slope.step for claim in claims)]):.1g}"
     return f"central differences, {looked}, {steps}: their change from step to step and the rounding"
-
-
-def _ratio(error: float, size: float) -> float:
-    """error / size; no error is none, whatever the size."""
-    return 0.0 if error == 0 else error / size if size > 0 else math.inf
 
 
 def central_differences(function: Callable[[], Tensor], tensor: Tensor, step: float = 1e-5) -> Tensor:

@@ -24,10 +24,12 @@ from torch import Tensor
 
 RATIO = 8  # of one step to the next
 FEW = 8  # summands
-PLACES = 512  # between equal values
-MOST_CALLS = 20_000  # to look between equal values
+PLACES = 256  # between equal values
+SOME_PLACES = (4, 8, 32)  # that may be enough
+MOST_CALLS, MOST_MOVED = 1_000, 400_000  # to look between equal values: so often, or until so many have been moved
 
 Terms = Callable[[Tensor], Tensor]
+Side = Callable[[float], tuple[float, float]]  # at a step: the slope of a secant, and the rounding of its rise
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,9 @@ class Slope:
     step: float  # the smallest that was taken
 
     def distance(self, slope: float) -> float:
-        """How far a slope lies outside of [left, right]; NaN for NaN."""
+        """How far a slope lies outside of [left, right]; infinite for NaN."""
         low, high = min(self.left, self.right), max(self.left, self.right)
-        if low <= slope <= high:
-            return 0.0
-        return low - slope if slope < low else slope - high
+        return math.inf if math.isnan(slope) else max(0.0, low - slope, slope - high)
 
 
 class Function:
@@ -64,29 +64,34 @@ class Function:
         self.noise = self._noise(generator)
         self.floor = self.noise.sum().item() / self.steps[0]  # slopes below this are lost in the rounding of f
 
-    def scale(self, start: int, stop: int) -> Tensor:
+    def scale(self, start: int, count: int) -> Tensor:
         """max(1, |v|), of which a step is a part."""
-        return self.values[start:stop].double().abs().clamp(min=1)
+        return self.values[start : start + count].double().abs().clamp(min=1)
 
-    def direction(self, start: int, stop: int, generator: torch.Generator) -> Tensor:
-        """Random, of size 0.5 to 1.5 times max(1, |v|), through the elements from start to stop."""
-        w = torch.rand(stop - start, generator=generator, dtype=torch.float64).mul_(2).sub_(1)
-        return w.add_(w.sign(), alpha=0.5).to(self.values.device).mul_(self.scale(start, stop))
+    def direction(self, start: int, count: int, generator: torch.Generator) -> Tensor:
+        """Random, of size 0.5 to 1.5 times max(1, |v|), through so many elements from `start` on."""
+        w = torch.rand(count, generator=generator, dtype=torch.float64).mul_(2).sub_(1)
+        return w.add_(w.sign(), alpha=0.5).to(self.values.device).mul_(self.scale(start, count))
+
+    def rises(self, values: Tensor, start: int = 0) -> Tensor:
+        """Of each summand, where the elements from `start` on have other values."""
+        there = self.moved.view(-1)[start : start + len(values)]
+        try:
+            there.copy_(values)
+            return self.terms(self.moved).double().flatten() - self.base
+        finally:
+            there.copy_(self.values[start : start + len(values)])
 
     def rise(self, start: int, move: Tensor) -> tuple[float, float, Tensor]:
         """f − f(point) where the elements from `start` on have moved, its rounding, and the move as it was rounded.
 
         Summands that stay the same cancel exactly.
         """
-        own, there = (v[start : start + len(move)] for v in (self.values, self.moved.view(-1)))
-        try:
-            there.copy_(own + move)
-            summands = self.terms(self.moved).double().flatten()
-            same = summands == self.base
-            rise = (summands - self.base).masked_fill_(same, 0.0).sum().item()
-            return rise, self.noise.masked_fill(same, 0.0).sum().item(), there.double() - own
-        finally:
-            there.copy_(own)
+        own = self.values[start : start + len(move)]
+        there = (own + move).to(own.dtype)
+        rises = self.rises(there, start)
+        rounding = self.noise.masked_fill(rises == 0, 0.0).sum().item()
+        return rises.sum().item(), rounding, there.double() - own
 
     def along_direction(self, start: int, w: Tensor, gradient: Tensor, wanted: float, allowance: float) -> Slope:
         """The slope along w, through the elements from `start` on, whose claimed gradient is `gradient`."""
@@ -100,7 +105,7 @@ class Function:
         return replace(found, left=claimed + found.left, right=claimed + found.right)
 
     def element(self, i: int, slope: float, wanted: float, allowance: float, *, confirm: bool) -> Slope:
-        scale = self.scale(i, i + 1)
+        scale = self.scale(i, 1)
         size = scale.item()
 
         def side(h: float) -> tuple[float, float]:
@@ -114,60 +119,56 @@ class Function:
         found = self.element(i, slope, wanted, allowance, confirm=True)
         if not found.smooth and math.isfinite(found.left) and math.isfinite(found.right):
             found = self._each_summands_own(found, i)
-        return found if found.distance(slope) <= found.uncertainty else self._where_ties_part(found, i)
+        return found if found.distance(slope) <= found.uncertainty else self._where_ties_part(found, i, slope)
 
     def _each_summands_own(self, kink: Slope, i: int) -> Slope:
         """At a kink each summand may take a slope of its own; with overlapping windows some bend up, others down."""
-        place, value = self.moved.view(-1)[i : i + 1], self.values[i].item()
-        h = self.steps[len(self.steps) // 2] * max(1.0, abs(value))
-        bends = -2 * self.base
-        for side in (h, -h):
-            place.fill_(value + side)
-            bends = bends + self.terms(self.moved).double().flatten()
-        place.fill_(value)
+        own = self.values[i : i + 1]
+        h = self.steps[len(self.steps) // 2] * self.scale(i, 1).item()
+        bends = self.rises(own + h, i) + self.rises(own - h, i)
         bends = bends.where(bends.abs() > 4 * self.noise, 0.0).nan_to_num(0.0, 0.0, 0.0) / h
         both = min(bends.clamp(min=0).sum().item(), -bends.clamp(max=0).sum().item())
         left, right = sorted((kink.left, kink.right))
         return replace(kink, left=left - both, right=right + both) if both else kink
 
-    def _where_ties_part(self, found: Slope, i: int) -> Slope:
+    def _where_ties_part(self, found: Slope, i: int, slope: float) -> Slope:
         """Among equal values, also the slopes nearby, where they are not: as the middle of three has one, but no two.
 
-        The others are moved apart, in random order, and the element to every place between them; all that at two
-        distances. Slopes that stay as different when the distance shrinks belong to a kink.
+        The others are moved apart, in random order, and the element to places between them, all that at two distances,
+        until they explain `slope`. Slopes that stay as different when the distance shrinks belong to a kink.
         """
-        equal = (self.values - self.values[i]).abs() <= self.steps[-1] * self.scale(i, i + 1)
-        if int(equal.sum()) < 3:
+        size = self.scale(i, 1).item()
+        equal = (self.values - self.values[i]).abs() <= self.steps[-1] * size
+        if (count := int(equal.sum())) < 3:
             return found
-        if self.calls > MOST_CALLS:  # too many to tell: what holds of those before holds of the rest
+        # too many to tell: what holds of those before holds of the rest
+        if self.calls > max(MOST_CALLS, MOST_MOVED // len(self.values)):
             return replace(found, left=-math.inf, right=math.inf, smooth=False) if self.ties_bend else found
-        (low, high, _), (near_low, near_high, rounding) = (
-            self._slopes_between(i, equal, radius) for radius in self.steps[:2]
-        )
-        if not (near_high - near_low).norm() > (high - low).norm() / 2:
-            return found
-        self.ties_bend = True
-        left = min(found.left, found.right, near_low.sum().item())
-        right = max(found.left, found.right, near_high.sum().item())
-        return replace(found, left=left, right=right, uncertainty=found.uncertainty + rounding, smooth=False)
-
-    def _slopes_between(self, i: int, equal: Tensor, radius: float) -> tuple[Tensor, Tensor, float]:
-        """The lowest and the highest slope of the summands in element i, at places between its equals; the rounding."""
-        generator = torch.Generator().manual_seed(i)
-        count, value, width = int(equal.sum()), self.values[i].item(), radius * self.scale(i, i + 1).item()
-        v = self.values + radius * self.direction(0, len(self.values), generator).abs()
-        v[equal] = value + width / count * torch.randperm(count, generator=generator).to(v)
-        h = width / (4 * count)
-        low, high = torch.full_like(self.base, math.inf), torch.full_like(self.base, -math.inf)
-        for place in range(0, count, -(-count // PLACES)):
-            ends = []
-            for side in (h, -h):
-                v[i] = value + width * (place + 0.5) / count + side
-                ends.append(self.terms(v.to(self.moved).view(self.moved.shape)).double().flatten().clone())
-            slope = (ends[0] - ends[1]) / (2 * h)
-            low, high = low.minimum(slope), high.maximum(slope)
-            self.calls += 2
-        return low, high, self.noise.sum().item() / h
+        generator, value = torch.Generator().manual_seed(i), self.values[i].item()
+        w = self.direction(0, len(self.values), generator).abs()
+        w[equal] = torch.randperm(count, generator=generator).to(w) * size / count
+        places = range(0, count, -(-count // PLACES))
+        low = torch.full((2, len(self.base)), math.inf).to(self.base)
+        high = -low
+        for n, place in enumerate(places, 1):
+            for k, radius in enumerate(self.steps[:2]):
+                h = radius * size / (4 * count)
+                v = self.values + radius * w
+                v[i] = value + h * (4 * place + 3)
+                ahead = self.rises(v)
+                v[i] = value + h * (4 * place + 1)
+                slopes = (ahead - self.rises(v)) / (2 * h)
+                low[k], high[k] = low[k].minimum(slopes), high[k].maximum(slopes)
+            self.calls += 4
+            last, bends = n == len(places), (high[1] - low[1]).norm() > (high[0] - low[0]).norm() / 2
+            if bends and (last or n in SOME_PLACES):
+                ends = [found.left, found.right, low[1].sum().item(), high[1].sum().item()]
+                uncertainty = found.uncertainty + self.noise.sum().item() / h
+                parted = Slope(min(ends), max(ends), uncertainty, False, found.step)
+                if last or parted.distance(slope) <= found.uncertainty:
+                    self.ties_bend = True
+                    return parted
+        return found
 
     def _resolution(self, generator: torch.Generator) -> float:
         """ε of the dtype in which f is computed: the point's, unless most summands that ought to move stay put."""
@@ -176,8 +177,7 @@ class Function:
 
         def rises(epsilon: float) -> list[Tensor]:
             """Of each summand, ahead and back by the smallest step that fits a dtype."""
-            moves = [(self.values + side * epsilon ** (2 / 3) * w).to(self.moved) for side in (1, -1)]
-            return [self.terms(moved.view(self.moved.shape)).double().flatten() - self.base for moved in moves]
+            return [self.rises(self.values + side * epsilon ** (2 / 3) * w) for side in (1, -1)]
 
         found = torch.finfo(self.moved.dtype).eps
         moved = torch.stack([rise != 0 for rise in rises(found)]).any(dim=0)
@@ -202,8 +202,7 @@ class Function:
             w = self.direction(0, len(self.values), generator)
             fourth = torch.zeros_like(noise)
             for k, factor in enumerate((1, -4, 6, -4, 1), 1):
-                moved = torch.add(self.values, w, alpha=k * step).to(self.moved).view(self.moved.shape)
-                fourth.add_(self.terms(moved).double().flatten(), alpha=factor)
+                fourth.add_(self.rises(torch.add(self.values, w, alpha=k * step)), alpha=factor)
             noise.add_(fourth.abs_(), alpha=1 if len(noise) > FEW else 1 / 2)
         return noise.nan_to_num_(0.0, 0.0, 0.0)
 
@@ -231,24 +230,17 @@ def measured(terms: Terms, point: Tensor, *, most_calls: int) -> tuple[Tensor, T
 
 def free_memory() -> int:
     """Bytes; as good as without limit where the system does not tell."""
-    if "SC_AVPHYS_PAGES" not in getattr(os, "sysconf_names", ()):
-        return 2**62
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    known = "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ())
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 2**62
 
 
 def _follow(
-    side: Callable[[float], tuple[float, float]],
-    steps: Sequence[float],
-    slope: float,
-    wanted: float,
-    allowance: float,
-    *,
-    confirm: bool,
+    side: Side, steps: Sequence[float], slope: float, wanted: float, allowance: float, *, confirm: bool
 ) -> Slope:
     """Take smaller steps until the slope is known to `wanted`, or no better for rounding, or the steps end.
 
-    `side(h)` gives the slope of a secant and the rounding of its rise. A line that contradicts `slope` is followed as
-    far as rounding allows if it is to `confirm` that: there may be stairs, finer than the steps before.
+    A line that contradicts `slope` is followed as far as rounding allows if it is to `confirm` that: there may be
+    stairs, finer than the steps before.
     """
     lefts: list[float] = []
     rights: list[float] = []

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from gradient_check.claims import Claims, Direction, Doubt, claimed
+from gradient_check.claims import Direction, Doubt, claimed
 from gradient_check.differences import cleared, judge_slopes, one_sided
 from gradient_check.oracles import (
     contiguous,
@@ -46,18 +46,18 @@ def summands_along(forward: Forward, positions: Sequence[int], run: Run) -> tupl
 
     def along(fixed: list[Any]) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         shapes = [fixed[i].shape for i in positions]
-        point = fixed[positions[0]] if len(positions) == 1 else torch.cat([fixed[i].flatten() for i in positions])
 
         def terms(v: Tensor) -> Tensor:
-            parts = [v] if len(positions) == 1 else v.split([shape.numel() for shape in shapes])
             fed = list(fixed)
+            parts = v.flatten().split([shape.numel() for shape in shapes])
             for i, shape, part in zip(positions, shapes, parts, strict=True):
                 fed[i] = part.view(shape)
             with torch.no_grad():
                 outputs = outputs_of(forward(*fed))
             return summands(cotangents, doubled(outputs))
 
-        return terms, point
+        flat = [fixed[i].flatten() for i in positions]
+        return terms, torch.cat(flat) if len(flat) > 1 else fixed[positions[0]]
 
     own = contiguous(run.arguments)
     terms, point = along(doubled(own))
@@ -162,7 +162,6 @@ class Differences:
         """One gradient, of the run in float64. Raises whatever the forward pass raises."""
         run = self.wide
         argument, gradient = run.argument(name), run.gradients[name]
-        blank = Row(name, name, tuple(argument.shape), False, oracle=TITLE)
         if gradient is None or (gradient.shape, gradient.dtype) != (argument.shape, argument.dtype):
             return judge(claimed(name, name, TITLE, argument, Doubt(), argument.dtype, argument.device), gradient)
         terms, point = summands_along(run.subject.forward, [run.position(name)], run)
@@ -170,28 +169,13 @@ class Differences:
         if not gradient.isfinite().all():
             where = tuple(int(k) for k in (~gradient.isfinite()).nonzero()[0])
             text = f"at {list(where)} it is {gradient[where].item()}"
-            return replace(blank, reason=text, index=where, diagnosis=Diagnosis("nan", text))
+            shape, said = tuple(argument.shape), Diagnosis("nan", text)
+            return Row(name, name, shape, False, text, oracle=TITLE, index=where, diagnosis=said)
         accuracy = 0.0 if argument.dtype == torch.float64 else tolerance_of_sums(argument.dtype, run.terms).norm
-        found = judge_slopes(
-            terms, point, gradient.detach().double(),
-            accuracy=max(accuracy, run.declared.relative) or None,
-            ordinary=run.ordinary.get(name, 0.0), generator=self.generator,
-        )  # fmt: skip
-        return replace(
-            blank,
-            passed=found.passed,
-            reason=found.reason,
-            relative_error=found.error,
-            element_error=found.element_error,
-            tolerance=found.tolerance,
-            element_tolerance=found.element_tolerance,
-            origin=found.origin,
-            index=found.index,
-            actual=found.actual,
-            expected=found.expected,
-            absolute_error=abs(found.actual - found.expected),
-            kinks=found.kink_count,
-        )
+        accuracy, ordinary = max(accuracy, run.declared.relative), run.ordinary.get(name, 0.0)
+        given = terms, point, gradient.detach().double()
+        found = judge_slopes(*given, accuracy=accuracy, ordinary=ordinary, generator=self.generator)
+        return replace(found.row, name=name, label=name)
 
     def _all_cleared(self, names: Sequence[str]) -> Row | None:
         """All gradients, in float64, along directions through all arguments at once, or None if they find something."""
@@ -206,38 +190,34 @@ class Differences:
         except Exception as error:  # forward takes these values and nothing beside them
             self.notes.append(f"differences along random directions could not be asked: {quoted(error)}")
             return None
-        if found is None:
-            return None
-        errors, limits = (found.error, found.element_error), (found.tolerance, found.element_tolerance)
-        return Row("gradients", "all gradients", (), True, "", *errors, *limits, found.origin, TITLE)
+        return replace(found.row, name="gradients", label="all gradients", shape=()) if found else None
 
     def _beside_own(self, name: str) -> Row:
         """A gradient of lower precision against the same in float64, which central differences have confirmed."""
-        truth, argument = self.wide.gradients[name], self.run.argument(name)
+        run, truth, argument = self.run, self.wide.gradients[name], self.run.argument(name)
         assert truth is not None
-        row = judge(self._own_claims(name, truth, argument, None), self.run.gradients[name])
-        if not row.passed:
-            row = judge(self._own_claims(name, truth, argument, self.moved.get(name)), self.run.gradients[name])
+        for asked in (False, True):
+            moved = self.moved.get(name) if asked else None
+            doubt = Doubt(moved=moved, floor=run.floors.get(name, 0.0), terms=run.terms, declared=run.declared)
+            claims = claimed(name, run.titles[name], TITLE, truth, doubt, argument.dtype, argument.device)
+            blind = "" if run.case or claims.trivial else claims.blind
+            row = judge(replace(claims, blind=blind), run.gradients[name])
+            if row.passed:
+                break
         return replace(row, origin=f"beside its float64, which differences confirm: {row.origin}")
-
-    def _own_claims(self, name: str, truth: Tensor, argument: Tensor, moved: Tensor | None) -> Claims:
-        run = self.run
-        doubt = Doubt(moved=moved, floor=run.floors.get(name, 0.0), terms=run.terms, declared=run.declared)
-        claims = claimed(name, run.titles[name], TITLE, truth, doubt, argument.dtype, argument.device)
-        return replace(claims, blind="") if run.case or claims.trivial else claims
 
     def _if_shown(self, row: Row) -> Row:
         """Where nothing else judges, differences that can tell nothing are a failure."""
         gradient = self.run.gradients[row.name]
         if not row.passed or gradient is None or row.name in self.run.zeros or not gradient.any():
             return row
-        if row.kinks == gradient.numel():
-            reason = "nothing is shown: every element sits at a kink, or forward bends too much nearby"
-        elif row.tolerance > BLIND:
-            reason = "nothing is shown: forward is too steep, or its values too large, for central differences"
-        else:
+        every, steep = row.kinks == gradient.numel(), row.tolerance > BLIND
+        if not every and not steep:
             return row
-        return replace(row, passed=False, reason=f"{reason}; choose another example, or give a reference")
+        seen = "every element sits at a kink, or forward bends too much nearby"
+        seen = seen if every else "forward is too steep, or its values too large, for central differences"
+        reason = f"nothing is shown: {seen}; choose another example, or give a reference"
+        return replace(row, passed=False, reason=reason)
 
 
 def _without_infinities(gradient: Tensor, terms: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
