@@ -65,10 +65,8 @@ def test_integers_stay_inside_and_what_may_be_a_length_is_not_cut():
     assert all((n <= x.shape[1]).all() for x, n in seen)
     for n in (3, [3]):
         seen, notes = fed(lambda x, n: x, ROWS, n)
-        assert (seen, notes[0]) == (
-            [],
-            f"edge cases were skipped (one example less): y = {n!r} may be the length 3 that would change",
-        )
+        said = f"y = {n!r} may be the length 3 that would change"
+        assert (seen, notes[0].endswith(said), "(one example less, one example, 7" in notes[0]) == ([], True, True)
     assert "y may hold places" in fed(lambda x, at: x[at], ROWS, torch.tensor([2, 1, 2]))[1][0]
 
 
@@ -79,10 +77,8 @@ def test_offsets_stay_in_order_and_no_id_is_left_without_one():
     assert [len(some) for some in offsets] == [3, 1, 9]
     assert all(some == sorted(some) for some in offsets)
     assert [repeated(torch.tensor(some)).tolist() for some in ([0, 2, 3, 6], [4, 1, 3])] == [[0, 0, 2, 6], [4, 1, 4]]
-    assert (
-        "edge cases were skipped (an empty batch): axis 0 of y may divide other integers, of which some would belong to none"
-        in notes
-    )
+    said = "axis 0 of y may divide other integers, of which some would belong to none"
+    assert f"edge cases were skipped (an empty batch): {said}" in notes
 
 
 def test_without_a_reference_only_torchs_own_operators_are_asked_which_axis_is_the_batch():
