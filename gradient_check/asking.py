@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Generator
 
 from gradient_check.claims import Direction
@@ -78,6 +79,9 @@ class Asking:
 
     def of_case(self, run: Run) -> list[Found]:
         """What the first says that can be asked."""
+        if run.group == "values" and _is_too_large(run, self.generator):
+            self.notes.add("the gradients are too large for the number format", run.case)
+            return []
         exact_ones = [exact for exact in self.exact if exact.title not in self.refused]
         for exact in exact_ones:
             if found := self._against(exact, run):
@@ -167,3 +171,14 @@ class Asking:
 
 def _along(direction: Direction, run: Run) -> Found:
     return Found(judge_along(direction, [g for g in run.gradients.values() if g is not None]), run)
+
+
+def _is_too_large(run: Run, generator: Generator) -> bool:
+    """Whether infinity and NaN come of a range that is too small, as of float16: in float64 there are none."""
+    given = [g for g in run.gradients.values() if g is not None]
+    if all(g.isfinite().all() or torch.finfo(g.dtype).bits > 16 for g in given):
+        return False
+    wide = Differences(run, {}, generator, []).wide
+    pairs = [(w, run.gradients[name]) for name, w in wide.gradients.items() if w is not None and w.numel()]
+    most = max((w.abs().max().item() / torch.finfo(g.dtype).max for w, g in pairs if g is not None), default=0.0)
+    return wide is not run and all(w.isfinite().all() for w, _ in pairs) and most > 1 / 16

@@ -70,6 +70,11 @@ def cases(
         for i in differentiable:
             for name, special in _special_values(arguments[i], generator):
                 yield Case(f"{names[i]} {name}", "values", [*arguments[:i], special, *arguments[i + 1 :]])
+        for i, mask in enumerate(arguments):
+            if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.numel() and mask.dim():
+                first = torch.cat([torch.zeros_like(mask[:1]), mask[1:]])
+                for how, other in (("true everywhere", torch.ones_like(mask)), ("false in the first row", first)):
+                    yield Case(f"{names[i]} {how}", "values", [*arguments[:i], other, *arguments[i + 1 :]])
         for i, j in pairwise(differentiable):
             if arguments[i].shape == arguments[j].shape:
                 for how, other in (("equal to", arguments[i].clone()), ("the same tensor as", arguments[i])):
@@ -164,7 +169,7 @@ def _filler(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _special_values(tensor: Tensor, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
     if tensor.numel() == 0:
         return
-    draw = torch.rand(tensor.shape, generator=generator).to(tensor.device)
+    draw = torch.rand(tensor.shape, generator=generator).to(tensor.device) / (2 if tensor.numel() == 1 else 1)
     small = torch.where(draw < 1 / 3, sqrt(torch.finfo(tensor.dtype).eps), -sqrt(torch.finfo(tensor.dtype).eps))
     small = small.to(tensor.dtype)
     yield "zeros", torch.where(draw < 0.5, torch.zeros_like(tensor), tensor)

@@ -201,6 +201,8 @@ def _differentiable(
             positions.append(i)
     if not leaves:
         raise ValueError("the example is empty: give a list of forward's arguments")
+    if positions and not any(leaves[i].numel() for i in positions):
+        raise ValueError("the example has no elements: give one that has; an empty batch is fed beside it")
     if not positions:
         kinds = ", ".join(
             f"{name} is {value.dtype if isinstance(value, Tensor) else type(value).__name__}"

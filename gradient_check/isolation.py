@@ -72,7 +72,7 @@ def watched(subject: Subject) -> Subject:
         return outputs, saying("backward", pullback)
 
     only = subject.only
-    alone = only and (lambda i: watched(only(i)))
+    alone = only and (lambda positions: watched(only(positions)))
     return replace(subject, run=run, forward=saying("forward", subject.forward), only=alone)
 
 

@@ -187,7 +187,8 @@ class Function:
                 continue
             far = rises(coarser)
             due = [(rise * (found / coarser) ** (2 / 3)).abs() > 64 * found * size for rise in far]
-            if int((due[0] & due[1] & ~moved).sum()) > int(moved.sum()):
+            missed = due[0] & due[1] & (far[0] * far[1] < 0) & ~moved  # at the top of a parabola nothing is due
+            if int(missed.sum()) > int(moved.sum()):
                 found, moved = coarser, (far[0] != 0) | (far[1] != 0)
         return found
 

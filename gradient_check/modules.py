@@ -120,8 +120,8 @@ class OwnParameters:
         def during(arguments: Arguments, then: Callable[[tuple[Tensor, ...]], Any]) -> Any:
             return self._functional(arguments, lambda result: then(seen.outputs(result)))
 
-        def only(i: int) -> Subject:
-            return self._subject((i,), seen, set(range(len(self.leaves))) - {i})
+        def only(positions: tuple[int, ...]) -> Subject:
+            return self._subject(positions, seen, set(range(len(self.leaves))).difference(positions))
 
         said = "the function's backward"
         return Subject(self.structure, differentiable, run, outputs, said, only, notes=seen.notes, during=during)

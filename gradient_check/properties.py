@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradient_check.cases import LAYOUTS
-from gradient_check.oracles import contiguous, copies, moved_by_rounding
+from gradient_check.oracles import contiguous, copies, moved_by, moved_by_rounding
 from gradient_check.report import Diagnosis, Row, quoted
 from gradient_check.subject import Gradients, NotAlone, Pullback, Subject, quiet
 from gradient_check.tolerances import FLOOR, SAME, ratio, tolerance_of_sums
@@ -23,6 +23,28 @@ ORDER = 1e-6  # of the norm: by less, two forward passes may differ because they
 NOISE = "give its noise as an argument (a mask, a seed or the state of a torch.Generator)"
 SINGLE = 1e-5  # what float32 inside a float64 pass may be off by
 PURE = Row("pure", "pure", (), True, "", 0.0, 0.0, absolute_error=0.0)
+
+
+def computes_in_single(subject: Subject, arguments: Sequence[Any], notes: list[str]) -> bool:
+    """Whether a forward of float64 rounds an argument to float32.
+
+    Then what rounds to the same number gives the same, bit for bit, and the next numbers of float32 something else.
+    """
+    if any(arguments[i].dtype != torch.float64 for i in subject.differentiable):
+        return False
+    for i in subject.differentiable:
+        rounded = contiguous([arguments[i]])[0].float().double()
+        beside = [rounded, moved_by(2.0**-27, rounded, 0), moved_by(2.0**-22, rounded, 0)]
+        try:
+            made = [subject.run([*copies(arguments[:i]), v, *copies(arguments[i + 1 :])])[0] for v in beside]
+        except Exception as error:  # it takes no values beside these
+            notes.append(f"whether forward rounds to float32 is not known: it raised {quoted(error)}")
+            return False
+        if all(map(torch.equal, made[0], made[1])):
+            changed = sum(int((a != b).sum()) for a, b in zip(made[0], made[2], strict=True))
+            if 2 * changed > sum(output.numel() for output in made[0]):
+                return True
+    return False
 
 
 def written_to(before: Sequence[Any], after: Sequence[Any]) -> Row | None:
@@ -189,6 +211,15 @@ def _sums(
     joint = pullback([0.75 * u + v for u, v in zip(cotangents, others, strict=True)])
     yield "¾ u + v", [(0.75, first), (1.0, pullback(copies(others)))], joint
     del joint
+    if any(len(u) > 1 for u in cotangents if u.dim()):
+        rows = [
+            torch.arange(len(u) if u.dim() else 1, device=u.device).view(-1, *[1] * (u.dim() - 1)) for u in cotangents
+        ]
+        halves = [
+            [u * (r % 2 == k).view(r.shape if u.dim() else ()) for u, r in zip(cotangents, rows, strict=True)]
+            for k in (0, 1)
+        ]
+        yield "a cotangent with rows of zeros", [(1.0, pullback(half)) for half in halves], first
     large, small = (32.0, 1 / 32) if cotangents[0].dtype == torch.float16 else (2.0**10, 2.0**-30)
     for size in (large, small):
         yield f"{size:.3g} u", [(size, first)], pullback([size * u for u in cotangents])
@@ -206,32 +237,45 @@ def alone(
     slack: float,
     notes: list[str],
 ) -> Row:
-    """Each gradient is the same where it is the only one that is asked for, as when other parameters are frozen.
+    """Gradients are the same where each is the only one that is asked for, or one is not, as frozen parameters are.
 
-    One that cannot be had alone by design, which torch says, is no mistake: the notes quote it.
+    What cannot be had so by design, which torch says, is no mistake: the notes quote it.
     """
     row = Row("alone", "each alone", (), True, "", 0.0, 0.0, origin=ORIGIN)
     assert subject.only is not None
-    for i, name, together in zip(subject.differentiable, subject.gradient_names, first, strict=True):
-        if together is None:
-            continue
+    whole = dict(zip(subject.gradient_names, first, strict=True))
+    for positions, where in _fewer(subject):
         try:
             with quiet():
-                gradient = subject.only(i).run(copies(arguments))[1](cotangents)[0]
+                fewer = subject.only(positions)
+                found = dict(zip(fewer.gradient_names, fewer.run(copies(arguments))[1](cotangents), strict=True))
         except Exception as error:
-            reason = f"{name} cannot be had alone: {error}"
+            reason = f"gradients cannot be had {where}: {quoted(error)}"
             if _by_design(error):
                 notes.append(reason)
                 continue
             return replace(row, passed=False, reason=reason, diagnosis=Diagnosis("raised", reason))
-        if gradient is None and together.any():
-            reason = f"{name} is missing where no other gradient is asked for"
-            return replace(row, passed=False, reason=reason, diagnosis=Diagnosis("missing", reason))
-        relative, limit = _mismatch([(1.0, gradient)], together, cotangents, terms)
-        if not relative <= limit + slack:
-            reason = f"{name} is another where no other gradient is asked for: off by {relative:.2e} of the norm"
-            return replace(row, passed=False, reason=reason, relative_error=relative, tolerance=limit)
+        for name, gradient in found.items():
+            together = whole[name]
+            if together is None:
+                continue
+            if gradient is None and together.any():
+                reason = f"{name} is missing {where}"
+                return replace(row, passed=False, reason=reason, diagnosis=Diagnosis("missing", reason))
+            relative, limit = _mismatch([(1.0, gradient)], together, cotangents, terms)
+            if not relative <= limit + slack:
+                reason = f"{name} is another {where}: off by {relative:.2e} of the norm"
+                return replace(row, passed=False, reason=reason, relative_error=relative, tolerance=limit)
     return row
+
+
+def _fewer(subject: Subject) -> Iterator[tuple[tuple[int, ...], str]]:
+    """One of the differentiable arguments, and all but one; in words."""
+    every = subject.differentiable
+    for i in every:
+        yield (i,), f"where {subject.names[i]} alone wants a gradient"
+    for i in every if len(every) > 2 else ():
+        yield tuple(k for k in every if k != i), f"where {subject.names[i]} wants no gradient"
 
 
 def _by_design(error: Exception) -> bool:
@@ -254,6 +298,8 @@ def _mismatch(
         finite = chunk.isfinite()  # the slope of √x at 0 is not
         for k, (c, chunks) in enumerate(given):
             part = c * chunks[i].double()
+            if len(given) > 1 and (finite & ~part.isfinite()).any():
+                return inf, 0.0
             finite &= part.isfinite()
             difference = difference - part
             sizes[k] += torch.where(finite, part, 0.0).pow(2).sum().item()

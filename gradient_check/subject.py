@@ -26,7 +26,7 @@ class Subject:
     run: Callable[[Arguments], tuple[tuple[Tensor, ...], Pullback]]
     forward: Callable[..., Any]  # of tensors: the outputs alone, for the oracles
     written: str  # what the gradients come from, for messages: "backward", "the function's backward"
-    only: Callable[[int], "Subject"] | None = None  # with one argument differentiable, as where others are frozen
+    only: Callable[[tuple[int, ...]], "Subject"] | None = None  # with fewer arguments differentiable, the others frozen
     notes: Sequence[str] = ()  # for the report; grows with the runs
     during: Callable[..., Any] | None = None  # (arguments, then): then(outputs), while a module has these parameters
 
@@ -125,8 +125,8 @@ def differentiated(
         with quiet():
             return as_pairs(seen.outputs(forward(*arguments)))
 
-    def only(i: int) -> Subject:
-        return differentiated(function, structure, (i,), seen)
+    def only(positions: tuple[int, ...]) -> Subject:
+        return differentiated(function, structure, positions, seen)
 
     return Subject(structure, differentiable, run, only_outputs, "the function's backward", only, notes=seen.notes)
 

@@ -58,14 +58,17 @@ class Declared:
     tolerance: float = 0.0
     because: str = ""
     nondeterministic: float = 0.0  # what a second call may differ by; it is added to every slack
+    single: float = 0.0  # rounding in float32, where a forward of float64 is seen to compute in it
 
     @property
     def relative(self) -> float:
-        return max(self.tolerance, self.nondeterministic)
+        return max(self.tolerance, self.nondeterministic, self.single)
 
     def widen(self, limit: Tolerance) -> Tolerance:
         if self.tolerance:
             limit = limit.wider(self.tolerance, ELEMENT * self.tolerance, f"declared, because {self.because}")
+        if self.single:
+            limit = limit.wider(self.single, ELEMENT * self.single, "rounding in float32, in which forward computes")
         if not self.nondeterministic:
             return limit
         own = self.nondeterministic
@@ -79,7 +82,8 @@ class Declared:
         """For the report."""
         said = [f"declared: errors up to {self.tolerance:g} of the norm pass, because {self.because}"]
         other = [f"declared as nondeterministic: two calls may differ by {self.nondeterministic:g} of the norm"]
-        return (said if self.tolerance else []) + (other if self.nondeterministic else [])
+        inside = ["forward computes in float32 inside, and is judged by that"] if self.single else []
+        return inside + (said if self.tolerance else []) + (other if self.nondeterministic else [])
 
 
 def tolerance(dtype: torch.dtype, condition: float = 1.0) -> Tolerance:

@@ -17,7 +17,17 @@ from gradient_check.exact import Exact, output_name
 from gradient_check.findings import Found, explained
 from gradient_check.isolation import WATCH
 from gradient_check.oracles import contiguous, copies, nudged
-from gradient_check.properties import Repeated, alone, in_any_layout, linear, unsettled, written_to
+from gradient_check.properties import (
+    Repeated,
+    alone,
+    computes_in_single,
+    distance,
+    in_any_layout,
+    linear,
+    same,
+    unsettled,
+    written_to,
+)
 from gradient_check.report import Diagnosis, Notes, Report, Row, quoted
 from gradient_check.run import LARGE, Run
 from gradient_check.sizes import Sizes
@@ -96,6 +106,9 @@ class Trial:
         outputs, pullback = _forward(self.subject, self.arguments)
         if random := unsettled(self.subject, before, outputs):
             return outputs, [], [Found(random)]
+        if computes_in_single(self.subject, self.arguments, self.notes.said):
+            terms = max(v.numel() for v in (*self.arguments, *outputs) if isinstance(v, Tensor))
+            self.declared = replace(self.declared, single=tolerance_of_sums(torch.float32, terms).norm)
         cotangents = [_random(output, self.generator) for output in outputs]
         before, fed = [*before, *copies(outputs), *cotangents], copies(cotangents)
         gradients = _pull(self.subject, pullback, fed)
@@ -118,9 +131,19 @@ class Trial:
         rows = [self.repeated.at_once(self.notes.said)]
         if rows[0].passed:
             others = [_random(output, self.generator) for output in outputs]
+            kept = copies(first)
+            pullback(copies(others))
+            if not all(map(same, kept, first)):
+                said = "a later call of backward wrote into the gradients that an earlier one had returned"
+                return (
+                    outputs,
+                    cotangents,
+                    [Found(replace(rows[0], passed=False, reason=said, diagnosis=Diagnosis("stale", said)))],
+                )
             judged = [name for name in gradients if name not in self.zeros]
             pull = _only(pullback, [i for i, name in enumerate(gradients) if name in judged])
-            judged_first, loose = tuple(gradients[name] for name in judged), run.declared.nondeterministic
+            judged_first = tuple(gradients[name] for name in judged)
+            loose = max(run.declared.nondeterministic, run.declared.single)
             rows.append(linear(judged, cotangents, others, pull, judged_first, run.terms, loose))
             if self.subject.only and len(gradients) > 1 and all(row.passed for row in rows):
                 own = alone(self.subject, self.arguments, cotangents, first, run.terms, loose, self.notes.said)
@@ -155,7 +178,8 @@ class Trial:
         if failed and case.group == "layouts":
             cotangents = None if case.cotangents is None else contiguous(case.cotangents)
             plain = replace(case, arguments=contiguous(case.arguments), cotangents=cotangents)
-            if all(one.row.passed for one in self._found_in(plain)):
+            side_by_side = self._found_in(plain)
+            if all(one.row.passed for one in side_by_side) and _differ(found, side_by_side):
                 what = "inputs" if case.cotangents is None else "cotangents"
                 said = Diagnosis("strided", f"right for contiguous {what}, wrong when they are not: {case.name}")
                 found = [one if one.row.passed else replace(one, row=replace(one.row, diagnosis=said)) for one in found]
@@ -176,6 +200,9 @@ class Trial:
         kept = copies(cotangents)
         gradients = _pull(self.subject, pullback, cotangents)
         if isinstance(gradients, Row):
+            if case.group == "values" and "LinAlgError" in gradients.reason:  # forward's matrix is all but singular
+                self.notes.add(gradients.reason, case.name)
+                return []
             return [Found(gradients)]
         if self.subject.only:  # autograd gave every gradient of the example; None is zero here
             for i, name in zip(self.subject.differentiable, gradients, strict=True):
@@ -184,7 +211,7 @@ class Trial:
         pure = written_to([*before, *kept], [*case.arguments, *cotangents])
         run = Run(
             self.subject, case.arguments, kept, outputs, gradients, self.titles, self.zeros, self.declared,
-            case.name, case.group, self.scales, self._floors(case),
+            case.name, case.group, self.scales, self._floors(case, outputs, kept),
         )  # fmt: skip
         found = self.asking.of_case(run)
         for one in found:
@@ -193,11 +220,12 @@ class Trial:
                 self.seen.setdefault(one.row.name, []).append(not claims.trivial)
         return [Found(pure), *found] if pure else found
 
-    def _floors(self, case: Case) -> dict[str, float]:
+    def _floors(self, case: Case, outputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> dict[str, float]:
         """What an element may be off by in a case: the rounding of a gradient as large as the example's.
 
         At special values a forward pass may cancel and lose half of its digits, and autograd through it too. A number
-        that is so many times larger than those of the example is rounded so many times more.
+        that is so many times larger than those of the example is rounded so many times more. And where an output hardly
+        moves, as that of a saturated function, its own rounding is what a gradient may be off by.
         """
         positions = self.subject.differentiable
         pairs = [(case.arguments[i], self.arguments[i]) for i in positions]
@@ -205,10 +233,14 @@ class Trial:
         growth = max([1.0, *(a / b for a, b in largest if b > 0)])
         floors = {}
         for i, name in zip(positions, self.subject.gradient_names, strict=True):
-            epsilon = torch.finfo(case.arguments[i].dtype).eps
-            rounding = FLOOR[case.arguments[i].dtype] * epsilon * growth
-            rounding = max(rounding, sqrt(epsilon)) if case.group == "values" else rounding
-            floors[name] = self.scales.get(name, 0.0) * rounding
+            dtype = torch.float32 if self.declared.single else case.arguments[i].dtype
+            rounding = FLOOR[dtype] * torch.finfo(dtype).eps * growth
+            rounding = max(rounding, sqrt(torch.finfo(dtype).eps)) if case.group == "values" else rounding
+            if case.group == "layouts":  # a cotangent of equal numbers may cancel in a sum
+                rounding += tolerance_of_sums(
+                    dtype, max(v.numel() for v in case.arguments if isinstance(v, Tensor))
+                ).norm
+            floors[name] = max(self.scales.get(name, 0.0) * rounding, _lost(outputs, cotangents, case.arguments[i]))
         if case.group in RESHAPED:  # of an output a sum of few may cancel
             dtype = self.arguments[positions[0]].dtype
             unit = FLOOR[dtype] * torch.finfo(dtype).eps
@@ -282,3 +314,21 @@ def _random(like: Tensor, generator: torch.Generator) -> Tensor:
 def _rms(tensor: Tensor) -> float:
     norm = torch.linalg.vector_norm(tensor.nan_to_num(0.0, 0.0, 0.0), dtype=torch.float64)
     return norm.item() / sqrt(max(tensor.numel(), 1))
+
+
+def _lost(outputs: Sequence[Tensor], cotangents: Sequence[Tensor], argument: Tensor) -> float:
+    """The size of a gradient that is lost in the rounding of forward's own outputs."""
+    size = _rms(argument)
+    sizes = [_rms(output) * _rms(cotangent) for output, cotangent in zip(outputs, cotangents, strict=True)]
+    return torch.finfo(argument.dtype).eps * max(sizes) / size if size else 0.0
+
+
+def _differ(found: Sequence[Found], others: Sequence[Found]) -> bool:
+    """Whether the gradients themselves are others, rather than that they were judged along other directions."""
+    one, other = (next((each.run for each in some if each.run), None) for some in (found, others))
+    if one is None or other is None:
+        return True
+    pairs = zip(one.gradients.values(), other.gradients.values(), strict=True)
+    return any(
+        a is None or b is None or not distance(a, b) <= 4 * tolerance_of_sums(a.dtype, one.terms).norm for a, b in pairs
+    )

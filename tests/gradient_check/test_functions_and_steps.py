@@ -98,7 +98,7 @@ class Frozen(torch.autograd.Function):
 
 SAID = {
     Split: ([X], "linear: dx is not linear in the cotangent: for the outputs one by one it is off by "),
-    Frozen: ([X, W], "alone: dW is another where no other gradient is"),
+    Frozen: ([X, W], "alone: dW is another where W alone wants a gradient"),
 }
 
 
