@@ -37,6 +37,7 @@ def test_ours_rejects_it_and_gives_it_no_wrong_name_and_the_naive_test_misses_it
 def test_only_its_case_finds_it(entry):
     entry.ours(right=True).assert_passed()
     entry.ours(right=False, cases=[group for group in CASES if group != entry.only]).assert_passed()
+    assert not entry.ours(right=False, cases=[entry.only]).passed
 
 
 @pytest.mark.parametrize("entry", FUNCTIONS, ids=[entry.name for entry in FUNCTIONS])
