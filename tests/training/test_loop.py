@@ -18,7 +18,7 @@ from training import checkpoint
 from training.data import Dataset, Split, load
 from training.data.order import epoch_order
 from training.families.configure import configure
-from training.loop import Loop, NotFiniteError
+from training.loop import NotFiniteError
 
 
 def config(data, **changes):
@@ -191,35 +191,6 @@ def test_a_gradient_that_overflows_stops_the_run(impl, options, size, named, tmp
     checkpoint.save(saved, tmp_path / "last.pt")
     with pytest.raises(NotFiniteError, match=f"step 1: the first value that is not finite is in {named}; "):
         train_loop(settings, data, tmp_path)
-
-
-@pytest.mark.parametrize("impl", ["manual", *(pytest.param(i, marks=pytest.mark.slow) for i in ("reference", "both"))])
-@pytest.mark.parametrize("broken", [3, 137])
-def test_the_steps_are_repeated_from_where_the_run_was(broken, impl, data, tmp_path, monkeypatch):
-    """Long after the last checkpoint, with dropout and a velocity: θ and all else are those of the run, to the bit."""
-    options = {"epochs": 50, "schedule": "constant", "momentum": 0.5, "dropout": 0.2}
-    settings = config(data, impl=impl, **options, eval_every=10_000, log_every=10_000, histogram_every=0)
-    repeated, examine, rates = [], Loop.examine, Loop.learning_rates
-
-    def remember(self, indices):
-        repeated.append(self.learner.state_dict())
-        return examine(self, indices)
-
-    def breaking(self, steps):
-        t = self.learner.steps + 1 + torch.arange(steps)
-        return torch.where(t == broken, torch.inf, rates(self, steps))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "examine", remember)
-        patch.setattr(Loop, "learning_rates", breaking)
-        with pytest.raises(NotFiniteError, match=f"^step {broken}: the first value that is not finite is in the new "):
-            train_loop(settings, data, tmp_path / "broken")
-    assert [state["steps"] for state in repeated] == list(range(repeated[0]["steps"], broken))
-    train_loop(replace(settings, max_steps=broken - 1), data, tmp_path / "whole")
-    whole = checkpoint.load(tmp_path / "whole")
-    for part in ("model", "optimizer"):
-        running.assert_same(repeated[-1][part], whole[part])
-    assert checkpoint.load(tmp_path / "broken")["steps"] == 0
 
 
 # The check against autograd
