@@ -61,17 +61,6 @@ def test_a_wrong_command_line(line, tmp_path, capsys):
     assert files(tmp_path) == set()
 
 
-@pytest.mark.parametrize("dataset", ["mnist", "auto"])
-def test_spoiled_data(dataset, tmp_path, capsys):
-    data = tmp_path / "data"
-    (data / "MNIST" / "raw").mkdir(parents=True)
-    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        (data / "MNIST" / "raw" / f"{name}-ubyte").write_bytes(b"\0\0\x08\x03")
-    done = call(capsys, train.main, *flags({"dataset": dataset, "data_dir": data, "run_dir": tmp_path / "run"}))
-    assert_refused(done, "train-images-idx3-ubyte")
-    assert files(tmp_path) == {"data"}
-
-
 # Run directories
 
 
@@ -251,10 +240,6 @@ def test_pictures_that_are_none(name, wide, folder, capsys):
     done = call(capsys, predict.main, "--checkpoint", wide, folder / name)
     assert_refused(done, name)
     assert done.out == ""
-
-
-def test_a_negative_seed_for_verify(capsys):
-    assert_refused(call(capsys, verify.main, "--seed", "-1"), "--seed")
 
 
 EXPLAIN = {
