@@ -157,9 +157,6 @@ def test_the_cotangent_is_never_the_example_itself():
     assert differ(seen[0], z)
 
 
-# What is found
-
-
 def test_a_forward_that_writes_to_its_argument_is_rejected():
     def forward(z):
         a = torch.tanh(z)
@@ -244,9 +241,6 @@ def test_a_steep_forward_is_no_kink_where_autograd_has_its_slope():
     x = 1e-11 * (draw(5, 6).abs() + 0.1)
     row = first_failure(check_backward(lambda x: (x.log(), x), lambda dy, x: 7 * dy / x, [x], cases=[]))
     assert (row.oracle, row.diagnosis.kind) == ("autograd", "factor")
-
-
-# What the report says
 
 
 def test_a_failure_fits_on_a_screen_and_says_what_was_not_looked_at():

@@ -86,9 +86,6 @@ def test_a_second_derivative_is_right_or_refused_by_torch(reference):
     assert (row.diagnosis.kind, "with @once_differentiable" in row.reason) == ("second derivative", True)
 
 
-# Steps
-
-
 def by_hand(x, y, scale=1.0):
     """The step of `Net`, with δ times `scale`."""
     z = x @ W.T + B

@@ -198,8 +198,6 @@ def test_a_z_on_the_other_side_of_a_kink_by_rounding_is_no_alarm():
     assert compare_passes(manual, [reference], x, y).report.passed
 
 
-# Apart
-
 SIGMOID = {"activation": ("sigmoid",), "loss": "quadratic", "init": "scaled-normal"}
 SMOOTH = {"activation": ("tanh", "gelu", "identity"), "l2": 1e-3, "label_smoothing": 0.15}
 RELU = {"activation": ("relu", "leaky_relu", "softplus"), "loss": "squared-error", "init": "he"}

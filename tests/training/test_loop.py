@@ -26,9 +26,6 @@ def config(data, **changes):
     return resolved(configure(**(settings | {"epochs": 2} | changes)), data)
 
 
-# The order of the examples
-
-
 def test_every_epoch_is_a_permutation_of_its_own_that_depends_on_seed_and_epoch_only():
     orders = {(seed, epoch): epoch_order(seed, epoch, 1000) for seed in (0, 1, 2**63 - 1) for epoch in (0, 1, 2, 99)}
     for order in orders.values():
@@ -51,8 +48,6 @@ def test_an_epoch_takes_every_example_once_the_smaller_last_batch_included(batch
         *epoch_order(3, 1, 200).tolist(),
     ]
 
-
-# The schedule
 
 SCHEDULES = {
     "cosine": ({}, [(1 + cos(pi * t / 14)) / 2 for t in range(14)]),
@@ -109,9 +104,6 @@ def test_a_run_without_a_better_accuracy_for_so_long_stops_early(eval_every, eve
     assert (outcome.finished, outcome.steps, outcome.best) == (True, every * len(accuracies), max(accuracies))
     assert outcome.early == f"no better accuracy for 3 {unit}"
     assert checkpoint.load(tmp_path / "best.pt")["steps"] == every * (best + 1)
-
-
-# What is logged
 
 
 @pytest.mark.parametrize(("log_every", "histogram_every"), [(1, 4), (3, 0), (7, 1), (100, 99)])
@@ -191,9 +183,6 @@ def test_a_gradient_that_overflows_stops_the_run(impl, options, size, named, tmp
     checkpoint.save(saved, tmp_path / "last.pt")
     with pytest.raises(NotFiniteError, match=f"step 1: the first value that is not finite is in {named}; "):
         train_loop(settings, data, tmp_path)
-
-
-# The check against autograd
 
 
 @pytest.mark.parametrize(("options", "step"), [({"impl": "both"}, 1), ({"impl": "manual", "check_every": 3}, 3)])

@@ -109,9 +109,6 @@ def test_after_a_value_that_is_not_finite_the_last_checkpoint_goes_on(name, impl
     assert_same_run(tmp_path, whole(name, impl))
 
 
-# What is saved
-
-
 @each_family
 def test_a_trained_network_predicts_for_another_batch_size(name, whole, folder):
     _, data = small_run(name, folder)
@@ -145,9 +142,6 @@ def test_a_run_has_what_it_is_meant_to_show(whole):
     assert cnn["model"]["stage2.block1.norm2.num_batches_tracked"].item() == cnn["steps"] == 14
     assert not torch.equal(cnn["model"]["stage1.norm.running_var"], torch.ones(3))
     assert block["memory"] == {}
-
-
-# The scripts
 
 
 HPARAMS = {
