@@ -6,7 +6,7 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 import gradient_check
@@ -153,6 +153,13 @@ class MeanWhereFrozen(Linear):
         if ctx.needs_input_grad[0]:
             return dz @ W, dz.T @ x, dz.sum(0)
         return None, dz.T @ x / len(x), dz.sum(0)
+
+
+class HalfWhereFrozen(nn.Linear):
+    """Half of dx is lost where W is frozen."""
+
+    def forward(self, x):
+        return super().forward(x if self.weight.requires_grad else (x + x.detach()) / 2)
 
 
 # sparse gradients

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from gallery.functions import HalfWhereFrozen
 from gallery.right.modules import PLACES, RUN, Module
 from gradient_check import check_function
 from tests.support.checking import draw, first_failure, function_of
@@ -43,15 +44,8 @@ def test_a_module_runs_with_its_own_parameters_and_is_afterwards_what_it_was(kin
     assert first_failure(check_function(Module(kind, 1.5), [X], dtypes=[dtype], cases=[])).name == "da.weight"
 
 
-class Alone(nn.Linear):
-    """Half of dx is lost where W is frozen."""
-
-    def forward(self, x):
-        return super().forward(x if self.weight.requires_grad else (x + x.detach()) / 2)
-
-
 def test_a_modules_gradient_is_asked_for_alone():
-    row = first_failure(check_function(Alone(3, 3).double(), [X], oracles=["differences"], cases=[]))
+    row = first_failure(check_function(HalfWhereFrozen(3, 3).double(), [X], oracles=["differences"], cases=[]))
     assert (row.name, row.reason[:46]) == ("alone", "dx is another where no other gradient is asked")
 
 
