@@ -1,4 +1,4 @@
-"""Wrong activations, costs and perceptrons, which `verify.py`, the lessons and lock step have to notice, or may not.
+"""Wrong activations, costs, perceptrons and twins, which `verify.py`, the lessons and lock step have to notice, or not.
 
 No entries of the gallery's page.
 """
@@ -6,7 +6,7 @@ No entries of the gallery's page.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from manual_backprop.layers import linear
 from manual_backprop.layers.activations import ACTIVATIONS, Activation
@@ -89,3 +89,21 @@ class NamedOutput:
 
     def backward(self, p, d_output, g, tape):
         _, g["output.weight"], g["output.bias"] = tape.backward(linear, "output", d_output)
+
+
+class Unobserved(nn.Sequential):
+    """A twin that says of none of its modules which call it is."""
+
+    def __init__(self, sizes, activations, dropout=0.0):
+        super().__init__()
+
+
+class OtherNames(Unobserved):
+    """A twin whose parameters have other names than the model's."""
+
+    def __init__(self, sizes, activations, dropout=0.0):
+        super().__init__(sizes, activations)
+        self.other = nn.Linear(3, 2)
+
+    def observed(self):
+        return {}
