@@ -61,3 +61,18 @@ class Module(nn.Module):
         if self.calls == self.fails_at:
             raise KeyboardInterrupt
         return self.run(lambda x: self.b(self.a(self.norm(x), self.scale)), x)
+
+
+class Sequence(nn.Module):
+    """An LSTM over rows of six numbers, read as three steps of two, and what its last state says."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.linear = nn.LSTM(2, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x):
+        y, (h, c) = self.lstm(x.view(len(x), 3, 2))
+        return self.linear(y[:, -1] + h[0] * c[0])
+
+    def observed(self):
+        return {f"lstm.{name}": (self.lstm, k) for k, name in enumerate("yhc")} | {"linear": self.linear}

@@ -13,6 +13,7 @@ from gallery.attention import EMBEDDING
 from gallery.diagnosed import NOISE, RELU
 from gallery.elementwise import TANH
 from gallery.losses import SOFTMAX
+from gallery.right.singular import centred, centred_backward
 from gradient_check import Report, Row, check_backward, check_function, directional_derivative
 from tests.support.both_ways import differ
 from tests.support.checking import MISTAKES, draw, first_failure, function_of
@@ -96,19 +97,10 @@ def test_arrays_are_given_to_a_numpy_layer():
 
 
 def test_a_gradient_that_is_zero_in_exact_arithmetic_is_declared_and_that_hides_nothing():
-    def forward(x, b):  # what is added before centring is taken away again
-        a = torch.tanh(x + b - (x + b).mean(dim=0))
-        return a, a
-
-    def backward(da, a):
-        dc = da * (1 - a**2)
-        dz = dc - dc.mean(dim=0)
-        return dz, dz.sum(dim=0)
-
     example = [draw(9, 4), draw(4, seed=1)]
-    assert first_failure(check_backward(forward, backward, example)).name == "db"
-    check_backward(forward, backward, example, zeros=["b"]).assert_passed()
-    wrong = check_backward(forward, lambda da, z: (backward(da, z)[0], da.sum(dim=0)), example, zeros=["b"])
+    assert first_failure(check_backward(centred, centred_backward, example)).name == "db"
+    check_backward(centred, centred_backward, example, zeros=["b"]).assert_passed()
+    wrong = check_backward(centred, lambda da, z: (centred_backward(da, z)[0], da.sum(dim=0)), example, zeros=["b"])
     assert first_failure(wrong).name == "db"
     zero = lambda dz, cache: (*linear_backward(dz, cache)[:2], 0 * dz.sum(0))  # noqa: E731
     assert first_failure(check_backward(linear, zero, EXAMPLE, zeros=["b"])).name == "db"

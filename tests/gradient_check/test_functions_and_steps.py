@@ -11,11 +11,12 @@ from torch.autograd.function import once_differentiable
 import gradient_check
 from gallery.affine import LINEAR
 from gallery.functions import Cube, Powers, SecondForgotten
+from gallery.right.steps import BATCH, Net, by_hand
 from gradient_check import Step, check_backward, check_function, check_step
 from tests.support.checking import MISTAKES, draw, first_failure, function_of
 
 EXAMPLE = LINEAR.arguments(0)
-X, W, B = EXAMPLE
+X, _, B = EXAMPLE
 
 
 def square(factor=2.0):
@@ -84,27 +85,6 @@ def test_a_second_derivative_is_right_or_refused_by_torch(reference):
     once = function_of(lambda x: (x**3, x), once_differentiable(lambda dy, x: 3 * x * x * dy))
     row = first_failure(check_function(once, [X], reference=reference, order=2, cases=[]))
     assert (row.diagnosis.kind, "with @once_differentiable" in row.reason) == ("second derivative", True)
-
-
-def by_hand(x, y, scale=1.0):
-    """The step of `Net`, with δ times `scale`."""
-    z = x @ W.T + B
-    delta = scale * (z - y) / len(x)
-    gradients = {"layer.weight": delta.T @ x, "layer.bias": delta.sum(0)}
-    return Step(((z - y) ** 2).sum() / 2 / len(x), gradients, {"layer": z, "δ layer": delta})
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(5, 3).double()
-        self.layer.load_state_dict({"weight": W, "bias": B})
-
-    def forward(self, x, y):
-        return ((self.layer(x) - y) ** 2).sum() / 2 / len(x)
-
-
-BATCH = [X, draw(7, 3, seed=3)]
 
 
 def test_two_implementations_of_a_step():

@@ -6,6 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from gallery.parts import NamedOutput, Nudged
+from gallery.right.modules import Sequence
 from manual_backprop.models.mlp import MLP
 from manual_backprop.parameters import Parameters
 from manual_backprop.tape import Tape
@@ -227,21 +228,6 @@ def test_hundreds_of_steps_apart_end_at_the_same_parameters(name, lr, options):
 
 
 # What the autograd learner sees of its module: each call's output and δ, whatever the module returns
-
-
-class Sequence(nn.Module):
-    """An LSTM over rows of six numbers, read as three steps of two, and what its last state says."""
-
-    def __init__(self):
-        super().__init__()
-        self.lstm, self.linear = nn.LSTM(2, 5, batch_first=True), nn.Linear(5, 3)
-
-    def forward(self, x):
-        y, (h, c) = self.lstm(x.view(len(x), 3, 2))
-        return self.linear(y[:, -1] + h[0] * c[0])
-
-    def observed(self):
-        return {f"lstm.{name}": (self.lstm, k) for k, name in enumerate("yhc")} | {"linear": self.linear}
 
 
 def test_of_a_module_with_several_outputs_each_is_seen():
