@@ -95,3 +95,16 @@ SPECTRUM = Layer(spectrum, spectrum_backward, lambda g: (normal(g, 3, 7),))
 )
 def doubled(dX, n):
     return torch.fft.irfft(dX, n) * n
+
+
+# right ones, over which no alarm is raised
+
+Z = drawn(torch.Generator().manual_seed(0), 5, 3)
+RIGHT = {
+    "product": (PRODUCT.forward, PRODUCT.backward, PRODUCT.arguments(0)),
+    "spectrum": (SPECTRUM.forward, SPECTRUM.backward, SPECTRUM.arguments(0)),
+    "exponential": (lambda z: (z.exp(), z), lambda dy, z: (dy.conj() * z.exp()).conj(), [Z]),
+    "real part": (lambda z: (z.real, z), lambda dy, z: dy + 0j, [Z]),
+    "angle": (lambda z: (z.angle(), z), lambda dy, z: torch.where(z == 0, 0, 1j * dy / z.conj()), [Z]),
+    "arrays": (lambda b: (b["z"] ** 2, b), lambda dy, b: {"z": 2 * dy * b["z"].conj()}, [{"z": Z.numpy()}]),
+}

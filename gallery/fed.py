@@ -126,6 +126,7 @@ POINTWISE = Layer(
     where=OWN,
     naive=naive.random_allclose,
     diagnosis=["shape"],
+    only="axes",
 )
 def squeezes_channels(dy, cache):
     dx, dW = pointwise_backward(dy, cache)
@@ -153,6 +154,7 @@ RUNNING = Layer(running, running_backward, lambda g: (normal(g, 3, 4, 5),), refe
     what="backward sums over the first axis from 1 on that is not of size 1: with one time step, over the features",
     where=OWN,
     naive=naive.random_allclose,
+    only="axes",
 )
 def sums_over_features(dy, y):
     axis = 1 if y.shape[1] > 1 else 2
@@ -201,6 +203,7 @@ LOOKUP = Layer(
     where=OWN,
     naive=naive.random_allclose,
     diagnosis=["factor"],
+    only="axes",
 )
 def one_query(dy, cache):
     dq, dk, dv = lookup_backward(dy, cache)

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 import gradient_check
@@ -13,6 +14,22 @@ from gallery.entry import ENTRIES, OWN, Example, normal
 from gradient_check.report import Report
 
 Function = type[torch.autograd.Function]
+
+
+def function_of(forward: Callable[..., Any], backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A hand-written pair as an `autograd.Function`, whose arguments are called as forward's."""
+
+    class Pair(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *arguments):
+            output, ctx.cache = forward(*arguments)
+            return output
+
+        @staticmethod
+        def backward(ctx, d_output):
+            return backward(d_output, ctx.cache)
+
+    return wraps(forward)(lambda *arguments: Pair.apply(*arguments))
 
 
 @dataclass(frozen=True)
@@ -136,6 +153,13 @@ class MeanWhereFrozen(Linear):
         if ctx.needs_input_grad[0]:
             return dz @ W, dz.T @ x, dz.sum(0)
         return None, dz.T @ x / len(x), dz.sum(0)
+
+
+class HalfWhereFrozen(nn.Linear):
+    """Half of dx is lost where W is frozen."""
+
+    def forward(self, x):
+        return super().forward(x if self.weight.requires_grad else (x + x.detach()) / 2)
 
 
 # sparse gradients
@@ -296,3 +320,30 @@ class OnePath(Split):
     def backward(ctx, dy):
         dx, dW = Split.backward(ctx, dy)
         return dx, dW.detach()
+
+
+# several outputs
+
+
+class Powers(torch.autograd.Function):
+    """x² and x³."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x)
+        return x**2, x**3
+
+    @staticmethod
+    def backward(ctx, dsquare, dcube):
+        (x,) = ctx.saved_tensors
+        of_square, of_cube = dsquare is not None, dcube is not None
+        return (2 * x * dsquare if of_square else 0) + (3 * x * x * dcube if of_cube else 0)
+
+
+class SecondForgotten(Powers):
+    """The second cotangent counts only where there is a first."""
+
+    @staticmethod
+    def backward(ctx, dsquare, dcube):
+        return None if dsquare is None else Powers.backward(ctx, dsquare, dcube)

@@ -1,10 +1,17 @@
-"""Wrong activations and costs, which `verify.py` and the lessons have to notice. No entries of the gallery's page."""
+"""Wrong activations, costs, perceptrons and twins, which `verify.py`, the lessons and lock step have to notice, or not.
+
+No entries of the gallery's page.
+"""
+
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from manual_backprop.layers import linear
 from manual_backprop.layers.activations import ACTIVATIONS, Activation
 from manual_backprop.losses import Quadratic, SigmoidCrossEntropy, SquaredError
+from manual_backprop.models.mlp import MLP
 
 
 def sigmoid_of_slope(slope: float) -> Activation:
@@ -46,3 +53,57 @@ class SigmaPrimeLeftIn(SigmoidCrossEntropy):
         z, Y, count = cache
         a = torch.sigmoid(z)
         return (a - Y) * a * (1 - a) * (dC / count)
+
+
+class Leaning(MLP):
+    """Runs a backward operator of torch's."""
+
+    def backward(self, p, d_output, g, tape):
+        _, _, a = tape.caches["layer1"]
+        torch.ops.aten.sigmoid_backward(d_output, a)
+        return super().backward(p, d_output, g, tape)
+
+
+class Cheating(MLP):
+    """Asks autograd for a gradient."""
+
+    def backward(self, p, d_output, g, tape):
+        a_before, _, _ = tape.take("layer1")
+        W = p["layer1.weight"].clone().requires_grad_()
+        (g["layer1.weight"],) = torch.autograd.grad((a_before @ W.T * d_output).sum(), W)
+
+
+@dataclass(frozen=True)
+class Nudged(MLP):
+    """Right, but the first layer's z is off by less than any rounding."""
+
+    def forward(self, p, x, tape):
+        return super().forward({**p, "layer1.bias": p["layer1.bias"] + 1e-18}, x, tape)
+
+
+class NamedOutput:
+    """A model with a call that has the name of the model's own output."""
+
+    def forward(self, p, x, tape):
+        return tape.forward(linear, "output", x, p["output.weight"], p["output.bias"])
+
+    def backward(self, p, d_output, g, tape):
+        _, g["output.weight"], g["output.bias"] = tape.backward(linear, "output", d_output)
+
+
+class Unobserved(nn.Sequential):
+    """A twin that says of none of its modules which call it is."""
+
+    def __init__(self, sizes, activations, dropout=0.0):
+        super().__init__()
+
+
+class OtherNames(Unobserved):
+    """A twin whose parameters have other names than the model's."""
+
+    def __init__(self, sizes, activations, dropout=0.0):
+        super().__init__(sizes, activations)
+        self.other = nn.Linear(3, 2)
+
+    def observed(self):
+        return {}

@@ -9,6 +9,7 @@ from zlib import crc32
 import pytest
 import torch
 
+from tests.support.text.families import register
 from training.data import load
 from training.data.mnist import has_mnist
 
@@ -70,6 +71,14 @@ def mnist_dir():
 def sample():
     """The bundled sample of MNIST."""
     return load("sample")
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    """The text families stand beside those of the registry."""
+    with pytest.MonkeyPatch.context() as patch:
+        register(patch, tmp_path_factory.mktemp("presets"))
+        yield
 
 
 @pytest.fixture(scope="module")

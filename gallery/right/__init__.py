@@ -12,7 +12,7 @@ import torch
 
 from gallery.right.base import FAMILIES, Draw, RightLayer
 
-for subject in pkgutil.iter_modules(__path__):  # in alphabetical order; each adds its families
+for subject in pkgutil.iter_modules(__path__):  # in alphabetical order; most add their families
     importlib.import_module(f"{__name__}.{subject.name}")
 
 

@@ -114,6 +114,18 @@ def layer_norm():
     return forward, backward
 
 
+def centred(x, b):
+    """What is added before centring is taken away again: the gradient of b is zero, but for its rounding."""
+    a = torch.tanh(x + b - (x + b).mean(dim=0))
+    return a, a
+
+
+def centred_backward(da, a):
+    dc = da * (1 - a**2)
+    dz = dc - dc.mean(dim=0)
+    return dz, dz.sum(dim=0)
+
+
 @add("power of zero", lambda g: (numbers(0, 2, 0.5, 0), numbers(1, 2, 1.5, 3)), torch.pow)
 def power():
     def backward(dy, cache):

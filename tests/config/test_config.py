@@ -38,9 +38,6 @@ def toml(path, text):
     return str(path)
 
 
-# How it is put together
-
-
 @pytest.mark.sweep(4)
 @pytest.mark.parametrize("model", FAMILIES)
 def test_where_only_the_model_is_named_its_own_preset_is_the_start(model):
@@ -82,9 +79,6 @@ DEFAULTS = {
 @pytest.mark.parametrize("optimizer", DEFAULTS)
 def test_an_optimizer_has_its_own_defaults(optimizer):
     assert configure(optimizer=optimizer).optimizer_settings == DEFAULTS[optimizer]
-
-
-# Written and read
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -149,8 +143,6 @@ def test_an_unknown_preset_is_refused_with_those_that_there_are(name):
     with refused("nielsen-ch1"):
         load_preset(name)
 
-
-# What is allowed
 
 NO_SHARE = [-0.1, 1.0, nan]
 LIMITS = ("l1", "l2", "max_norm", "clip_norm", "clip_value")
@@ -227,9 +219,6 @@ REFUSED = [
 def test_options_that_do_not_go_together_are_refused(options, words):
     with refused(*words):
         configure(**options)
-
-
-# What a run makes of it: data, device and threads as they are found, and nothing left open
 
 
 def test_resolved_leaves_nothing_open_and_keeps_what_was_asked_for(sample):

@@ -186,9 +186,6 @@ def test_the_line_follows_the_data_and_the_written_configuration_holds_what_it_s
     assert tomllib.loads(call(capsys, train.main, "--activation", "gelu", "--print-config").out)["lr"] == 0.1
 
 
-# What was measured, and what really learns
-
-
 def measured_jobs():
     """One of each combination that has figures; an optimizer or activation that somebody added need not have any."""
     mlp = defaults.measured()["mlp"]

@@ -12,11 +12,10 @@ import torch
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from tests.support.dashboard import NOTHING, colors_of, events, image_steps, images, random_pictures, writing
-from tests.support.running import learner_of
+from tests.support.running import learner_of, metrics
 from training.config import Config
 from training.dashboard import figures
 from training.dashboard.console import RunConsole
-from training.dashboard.metrics import read_metrics
 from training.data import load
 from training.families.configure import configure
 from training.tasks import CLASSIFICATION, NEXT_TOKEN
@@ -25,10 +24,6 @@ from training.tasks import CLASSIFICATION, NEXT_TOKEN
 def scalars(run_dir):
     reader = events(run_dir)
     return {tag: [(e.step, e.value) for e in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
-
-
-def metrics(run_dir):
-    return list(read_metrics(run_dir / "metrics.jsonl"))
 
 
 def event_file(run_dir):

@@ -162,9 +162,6 @@ def test_what_is_no_picture_is_not_augmented():
             augment(0, x)
 
 
-# More examples by moved and turned pictures
-
-
 @pytest.mark.parametrize("angle", [10.0, -10.0, 90.0], ids=str)
 def test_an_expansion_turns_the_bytes_of_a_wide_picture_alike_and_a_quarter_is_exact(angle):
     pictures = (255 * random_pictures(2)).round().to(torch.uint8)
@@ -207,8 +204,6 @@ def test_what_is_no_picture_of_bytes_is_not_expanded(dtype, shape, told):
     with refused("--expand shifts is for pictures of height×width bytes", f"an example of npz is {told}: leave it out"):
         expand(Dataset("npz", split, split, shape, ("a",), ""), ("shifts",))
 
-
-# Dropout's masks
 
 CPU = torch.device("cpu")
 

@@ -142,9 +142,6 @@ def test_idx_round_trip_is_reproducible(tmp_path):
         read_idx(tmp_path / "c", 3, "look elsewhere")
 
 
-# Downloads, by torchvision itself
-
-
 def test_no_network_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
     from torchvision import datasets
 
@@ -220,9 +217,6 @@ def test_a_torchvision_that_does_not_fit_torch_is_refused(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     with refused("operator torchvision::nms does not exist", "install torch and torchvision together"):
         load("mnist", tmp_path / "data")
-
-
-# The bundled sample
 
 
 def test_the_sample_is_the_beginning_of_mnist(mnist_dir):

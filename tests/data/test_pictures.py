@@ -177,9 +177,6 @@ def test_a_decompression_bomb_is_refused(limit, read, monkeypatch):
         read(drawing())
 
 
-# A folder for every class
-
-
 @pytest.fixture
 def folders(tmp_path):
     """Seven black-ish cats, two white-ish dogs, and things that are no examples."""
@@ -217,9 +214,6 @@ def test_folders_that_do_not_fit_are_refused(folders, tmp_path):
         load("images", folders / "cat")
     with refused("nowhere", "folder per class"):
         load("images", tmp_path / "nowhere")
-
-
-# Arrays
 
 
 X, Y = np.arange(60, dtype=np.float32).reshape(10, 2, 3), np.arange(10) % 4

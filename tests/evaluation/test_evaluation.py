@@ -158,9 +158,6 @@ def test_it_is_said_once_even_if_the_run_is_resumed(tmp_path, monkeypatch):
         assert len(said) == 1
 
 
-# The signs, one by one
-
-
 def watch(total=1000, y=(40, 30, 30), **options):
     """Of a data set with so many examples of each class, in order."""
     labels = torch.arange(len(y)).repeat_interleave(torch.tensor(y))

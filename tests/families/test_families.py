@@ -122,8 +122,6 @@ def test_a_preset_makes_a_network_of_its_family(name, sample):
         assert type(make_model(config, sample)) is FAMILIES[config.model].model
 
 
-# Options of other families
-
 WITH_ACTIVATION = [name for name, family in FAMILIES.items() if hasattr(family.options, "activation")]
 OF_ALL = {  # what a file from before held, whatever the model
     **{"hidden": [16, 16], "channels": [16, 32, 64], "blocks": 1, "activation": ["tanh"], "dropout": 0.0},
@@ -160,9 +158,6 @@ def test_a_command_line_with_an_option_of_another_family_is_refused(line, capsys
     assert one_sentence(done.err) == f"train.py: {goes_with('channels', 'mlp')}"
 
 
-# Choices are written once
-
-
 @pytest.mark.slow
 def test_an_activation_that_is_added_is_a_choice(monkeypatch, sample, capsys):
     monkeypatch.setitem(ACTIVATIONS, "mine", ACTIVATIONS["tanh"])
@@ -185,9 +180,6 @@ def test_an_optimizer_or_a_cost_that_is_added_needs_a_rate(monkeypatch):
         config = train.parse([*line.split(), "--lr", "0.5"]).config
         assert config.lr == 0.5
         assert advised in advice(config, 5000)
-
-
-# The help
 
 
 @pytest.mark.parametrize("model", FAMILIES)

@@ -3,12 +3,10 @@
 from collections import Counter
 
 import pytest
-import torch
 
 from benchmarks.gallery import PAGE, examine, page
 from gallery import ENTRIES, OWN, Wrong, WrongFunction, WrongModel, named, verdict
-from gallery.convolution import MAX_POOL
-from gallery.elementwise import ABS, CLAMP, LARGER, LEAKY
+from gallery.right.choices import CHOICES
 from gradient_check import check_backward
 from gradient_check.cases import CASES
 
@@ -39,6 +37,7 @@ def test_ours_rejects_it_and_gives_it_no_wrong_name_and_the_naive_test_misses_it
 def test_only_its_case_finds_it(entry):
     entry.ours(right=True).assert_passed()
     entry.ours(right=False, cases=[group for group in CASES if group != entry.only]).assert_passed()
+    assert not entry.ours(right=False, cases=[entry.only]).passed
 
 
 @pytest.mark.parametrize("entry", FUNCTIONS, ids=[entry.name for entry in FUNCTIONS])
@@ -53,21 +52,6 @@ def test_a_function_is_right_but_for_what_only_one_row_finds(entry):
 def test_the_first_row_that_fails_is_where_the_network_is_wrong(entry, seed):
     entry.ours(right=True, seed=seed).assert_passed()
     assert entry.ours(right=False, seed=seed).failures[0].name == entry.place
-
-
-def last_of_a_tie(dy, cache):
-    pairs, _ = cache
-    second = (pairs[..., 1] >= pairs[..., 0]).to(dy.dtype)
-    return (dy[..., None] * torch.stack([1 - second, second], -1)).flatten(-2)
-
-
-CHOICES = {
-    "all to the last": (MAX_POOL, last_of_a_tie),
-    "all to the first": (LARGER, lambda dy, cache: (dy * (cache[0] >= cache[1]), dy * (cache[0] < cache[1]))),
-    "the right slope": (LEAKY, lambda dy, x: torch.where(x >= 0, dy, 0.1 * dy)),
-    "the right slope of |x|": (ABS, lambda dy, x: dy * torch.where(x >= 0, 1.0, -1.0)),
-    "no slope at the border": (CLAMP, lambda dy, x: dy * (x.abs() < 0.5)),
-}
 
 
 @pytest.mark.slow

@@ -4,16 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from gallery.right.surrogates import Rounded, clipped, stairs, straight_through
 from gradient_check import check_backward, check_function
 from tests.support.checking import draw, first_failure, function_of
-
-
-def stairs(x):
-    return x.floor() + x / 4
-
-
-def straight_through(x):
-    return x + x / 4 + (x.floor() - x).detach()
 
 
 def test_a_reference_is_final_where_forward_is_smooth():
@@ -39,23 +32,6 @@ def test_what_each_of_a_tie_may_claim_they_may_not_claim_together(share):
     backward = lambda dy, x: share * dy[:, None] * (x == x.amax(-1, keepdim=True))  # noqa: E731
     report = check_backward(lambda x: (x.amax(-1), x), backward, [x], cases=[], reference=lambda x: x.max(-1).values)
     assert (first_failure(report).name, "a tie was not shared out" in str(report)) == ("ties", True)
-
-
-class Rounded(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, factor):
-        ctx.save_for_backward(x)
-        ctx.factor = factor
-        return x.round()
-
-    @staticmethod
-    def backward(ctx, dy):
-        (x,) = ctx.saved_tensors
-        return ctx.factor * dy * (x.abs() <= 1.5), None
-
-
-def clipped(x, factor):
-    return x.clamp(-1.5, 1.5)
 
 
 def test_a_declared_gradient_is_held_against_what_is_intended():

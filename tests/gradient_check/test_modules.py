@@ -5,71 +5,22 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from gallery.functions import HalfWhereFrozen
+from gallery.right.modules import PLACES, RUN, Module
 from gradient_check import check_function
 from tests.support.checking import draw, first_failure, function_of
 
 X = draw(5, 3)
-PLACES = set()  # where a backward found its weight
 
 
-class Linear(nn.Linear):
-    """x Wᵀ + b; backward reads self.weight, and dW is times `scale`."""
-
-    def forward(self, x, scale=1.0):
-        def backward(dz, x):
-            PLACES.add((self.weight.dtype, self.weight.data_ptr()))
-            return dz @ self.weight, scale * dz.T @ x, dz.sum(0)
-
-        return function_of(lambda x, W, b: (x @ W.T + b, x), backward)(x, self.weight, self.bias)
-
-
-def reversible(f, x):
-    """x + f(x), whose backward calls `.backward()` inside and returns no gradient of a parameter."""
-
-    def backward(dy, x):
-        x = x.detach().requires_grad_()
-        with torch.enable_grad():
-            f(x).backward(dy)
-        return dy + x.grad
-
-    return function_of(lambda x: (x + f(x), x), backward)(x)
-
-
-RUN = {
-    "reads self.weight": lambda f, x: f(x),
-    "reversible": reversible,
-    "reentrant checkpoint": lambda f, x: checkpoint(f, x, use_reentrant=True),
-    "other checkpoint": lambda f, x: checkpoint(f, x, use_reentrant=False),
-}
-
-
-class Module(nn.Module):
-    """All that a check may leave behind: buffers, attributes, hooks, a gradient, a tied weight, a frozen bias."""
-
-    def __init__(self, kind="reads self.weight", scale=1.0, fails_at=0):
-        super().__init__()
-        self.run, self.scale, self.calls, self.fails_at = RUN[kind], scale, 0, fails_at
-        self.norm, self.a, self.b = nn.BatchNorm1d(3), Linear(3, 3), nn.Linear(3, 3).eval()
-        self.double().b.weight = self.a.weight
-        self.b.bias.requires_grad_(False)
-        self.b.register_forward_hook(lambda module, given, made: made.sin())
-        self.a.bias.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))  # as an optimizer's
-        (self.a.weight**2).sum().backward()
-
-    def forward(self, x):
-        self.calls, self.last = self.calls + 1, x
-        if self.calls == self.fails_at:
-            raise KeyboardInterrupt
-        return self.run(lambda x: self.b(self.a(self.norm(x), self.scale)), x)
-
-    def state(self):
-        tensors = (*self.named_parameters(remove_duplicate=False), *self.named_buffers())
-        hooks = lambda p: p._post_accumulate_grad_hooks  # noqa: E731
-        of = lambda p: (id(p), p.data_ptr(), p.stride(), p.requires_grad, id(p.grad), len(hooks(p) or ()))  # noqa: E731
-        return (
-            {name: (of(p), p.tolist(), None if p.grad is None else p.grad.tolist()) for name, p in tensors},
-            {name: ([*vars(m)], m.training, [*m._forward_hooks]) for name, m in self.named_modules()},
-        )
+def state(module):
+    tensors = (*module.named_parameters(remove_duplicate=False), *module.named_buffers())
+    hooks = lambda p: p._post_accumulate_grad_hooks  # noqa: E731
+    of = lambda p: (id(p), p.data_ptr(), p.stride(), p.requires_grad, id(p.grad), len(hooks(p) or ()))  # noqa: E731
+    return (
+        {name: (of(p), p.tolist(), None if p.grad is None else p.grad.tolist()) for name, p in tensors},
+        {name: ([*vars(m)], m.training, [*m._forward_hooks]) for name, m in module.named_modules()},
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -77,7 +28,7 @@ class Module(nn.Module):
 def test_a_module_runs_with_its_own_parameters_and_is_afterwards_what_it_was(kind, dtype):
     module = Module(kind)
     PLACES.clear()
-    graph, before = module(X.clone().requires_grad_()).sum(), module.state()
+    graph, before = module(X.clone().requires_grad_()).sum(), state(module)
     report = check_function(module, [X], dtypes=[dtype], cases=["layouts", "batch"])
     report.assert_passed()
     names = {row.name for row in report.rows if row.oracle == "differences" and not row.case}
@@ -89,21 +40,14 @@ def test_a_module_runs_with_its_own_parameters_and_is_afterwards_what_it_was(kin
     assert hidden == (kind in ("reversible", "reentrant checkpoint"))
     assert check_function(module, [X], dtypes=[dtype], cases=[], order=2).passed == (not hidden)
     check_function(lambda x: module(x), [X], cases=[]).assert_passed()
-    assert (module.state(), module.calls) == (before, 1)
+    assert (state(module), module.calls) == (before, 1)
     graph.backward()
-    assert module.state() != before
+    assert state(module) != before
     assert first_failure(check_function(Module(kind, 1.5), [X], dtypes=[dtype], cases=[])).name == "da.weight"
 
 
-class Alone(nn.Linear):
-    """Half of dx is lost where W is frozen."""
-
-    def forward(self, x):
-        return super().forward(x if self.weight.requires_grad else (x + x.detach()) / 2)
-
-
 def test_a_modules_gradient_is_asked_for_alone():
-    row = first_failure(check_function(Alone(3, 3).double(), [X], oracles=["differences"], cases=[]))
+    row = first_failure(check_function(HalfWhereFrozen(3, 3).double(), [X], oracles=["differences"], cases=[]))
     assert (row.name, row.reason.split(":")[0]) == ("alone", "dx is another where x alone wants a gradient")
 
 
@@ -121,10 +65,10 @@ def test_parameters_may_share_storage_have_a_sparse_gradient_or_one_of_zero():
 @pytest.mark.parametrize("call", [2, 9, 20])
 def test_an_exception_that_ends_the_check_leaves_the_module_as_it_was(call):
     module = Module(fails_at=call)
-    before = module.state()
+    before = state(module)
     with pytest.raises(KeyboardInterrupt):
         check_function(module, [X], dtypes=["float32"])
-    assert (module.state(), module.calls) == (before, 0)
+    assert (state(module), module.calls) == (before, 0)
 
 
 def test_a_function_that_refuses_autograd_grad_is_asked_by_backward():

@@ -62,10 +62,7 @@ def comparing(actual, expected=ONE, **options):
         (tanh_with(order=3), "order is 3: give 1, or 2 for"),
         (relu_with(seed="a"), "seed is 'a': give a whole number"),
         (relu_with(kwargs=[draw(3)]), "kwargs is (a|of type) list: give a dictionary"),
-        (
-            relu_with(kwargs={"y": draw(3)}),
-            "forward raised TypeError: .* unexpected keyword argument 'y'; it was given z",
-        ),
+        (relu_with(kwargs={"y": ONE}), "forward raised TypeError: .* unexpected keyword argument 'y'; it was given z"),
         (relu_with(candidates=[draw(3)]), "candidates is (a|of type) list: give a"),
         (relu_with(labels=["z"]), "labels is (a|of type) list: give a dictionary"),
         (partial(check_function, lambda x: x.detach(), [draw(3)]), "no output of the function has a gradient function"),
@@ -73,10 +70,7 @@ def comparing(actual, expected=ONE, **options):
         (partial(check_function, torch.tanh, [draw(3).numpy()]), "give tensors in the example"),
         (tanh_with(oracles=["autograd"]), "autograd through this function is"),
         (tanh_with(reference=lambda x, y: x), "the reference could not be asked: TypeError"),
-        (
-            tanh_with(intended=lambda x: x[:2]),
-            r"intended: its outputs .* \(2,\), and those of forward \(3,\)",
-        ),
+        (tanh_with(intended=lambda x: x[:2]), r"intended: its outputs .* \(2,\), and those of forward \(3,\)"),
         (tanh_with(intended=3), "intended is (a|of type) int: give a function"),
         (tanh_with(intended=torch.tanh, reference=torch.tanh), "intended and reference were given"),
         (tanh_with(intended=torch.tanh, oracles=["autograd"]), "but what is intended is no derivative"),
@@ -105,10 +99,3 @@ def test_bad_input_gets_one_clear_sentence(call, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         call()
     assert "\n" not in str(caught.value)
-
-
-def test_a_gradient_too_many_is_counted():
-    example = [draw(4), torch.tensor([0, 2, 2])]
-    report = check_backward(lambda x, ids: (x[ids], None), lambda dy, cache: (dy, dy), example)
-    said = "backward returned 2 gradients for the 1 arguments dx; none is due for ids (torch.int64)"
-    assert report.failures[0].reason == said

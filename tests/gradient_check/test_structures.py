@@ -2,42 +2,14 @@
 
 from functools import partial
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import pytest
 import torch
-from torch import nn
 
-from gallery.complexes import POWER, PRODUCT, SPECTRUM
+from gallery.complexes import POWER, RIGHT, Z
+from gallery.right.structures import EXAMPLE, IDS, SCALE, Spectral, State, backward, forward, nested
 from gradient_check import check_backward, check_function
 from tests.support.checking import draw, first_failure
-
-
-class State(NamedTuple):
-    h: torch.Tensor
-    c: torch.Tensor
-
-
-IDS = torch.tensor([2, 0, 1])
-EXAMPLE = [[draw(3), draw(3, seed=1)], {"x": draw(3, seed=2), "ids": IDS}, State(draw(3, seed=3), draw(3, seed=4))]
-SCALE = {"scale": draw()}
-
-
-def forward(xs, batch, state, *, scale):
-    inside = xs[0] * xs[1] ** 2 + batch["x"][batch["ids"]] * state.h + state.c.sin()
-    return scale * inside, (xs, batch, state, scale, inside)
-
-
-def backward(dy, cache, factor=1.0):
-    (a, b), batch, state, scale, inside = cache
-    dscale, dy = (dy * inside).sum(), dy * scale
-    dx = torch.zeros_like(batch["x"]).index_add_(0, batch["ids"], dy * state.h)
-    dstate = State(dy * batch["x"][batch["ids"]], factor * dy * state.c.cos())
-    return (dy * b**2, 2 * dy * a * b), {"x": dx}, dstate, dscale
-
-
-def nested(xs, batch, state, *, scale):
-    return {"y": [forward(xs, batch, state, scale=scale)[0], None]}
 
 
 def judged(report):
@@ -95,17 +67,6 @@ def test_what_lies_in_an_object_is_noted_and_a_missing_leaf_is_wrong():
     assert [(row.name, row.diagnosis.kind) for row in report.failures] == [("dxs[1]", "missing")]
 
 
-class Spectral(nn.Module):
-    """A complex parameter, inputs in a list and by keyword, and an input that is called as a parameter."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.complex(draw(4, 2), draw(4, 2, seed=1)))
-
-    def forward(self, xs, *, weight):
-        return torch.fft.rfft(xs[0] * xs[1]) @ self.weight * weight
-
-
 def test_a_module_may_have_inputs_in_structures_and_complex_parameters():
     module = Spectral()
     before = module.weight.detach().clone()
@@ -116,17 +77,6 @@ def test_a_module_may_have_inputs_in_structures_and_complex_parameters():
     names = {row.name for row in report.rows if row.oracle == "differences" and not row.case}
     assert names == {"dxs[0]", "dxs[1]", "dweight", "dself.weight"}
     assert module.weight.equal(before)
-
-
-Z = torch.complex(draw(5, 3), draw(5, 3, seed=1))
-RIGHT = {
-    "product": (PRODUCT.forward, PRODUCT.backward, PRODUCT.arguments(0)),
-    "spectrum": (SPECTRUM.forward, SPECTRUM.backward, SPECTRUM.arguments(0)),
-    "exponential": (lambda z: (z.exp(), z), lambda dy, z: (dy.conj() * z.exp()).conj(), [Z]),
-    "real part": (lambda z: (z.real, z), lambda dy, z: dy + 0j, [Z]),
-    "angle": (lambda z: (z.angle(), z), lambda dy, z: torch.where(z == 0, 0, 1j * dy / z.conj()), [Z]),
-    "arrays": (lambda b: (b["z"] ** 2, b), lambda dy, b: {"z": 2 * dy * b["z"].conj()}, [{"z": Z.numpy()}]),
-}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -1,12 +1,12 @@
-"""The layers of tests/support/text: right by every oracle, and their examples can show mistakes."""
+"""The layers of gallery/text: right by every oracle, and their examples can show mistakes."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+import gallery.text
 from gradient_check import check_backward
 from tests.support import both_ways
-from tests.support.text import layers as text_layers
 
 
 def attention(q, k, v, mask=None, keep=1.0):
@@ -17,7 +17,7 @@ def attention(q, k, v, mask=None, keep=1.0):
     return (P if mask is None else P * mask / keep) @ v
 
 
-LAYERS = list(both_ways.layer_examples(text_layers))
+LAYERS = list(both_ways.layer_examples(gallery.text))
 TWINS = {
     "attention": attention,
     "embedding": F.embedding,

@@ -1,13 +1,12 @@
 """Lock step never stops who is right, whatever the format, optimizer and settings; and apart both stay together."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from manual_backprop.layers import linear
+from gallery.parts import NamedOutput, Nudged
+from gallery.right.modules import Sequence
 from manual_backprop.models.mlp import MLP
 from manual_backprop.parameters import Parameters
 from manual_backprop.tape import Tape
@@ -179,14 +178,6 @@ def test_a_gradient_that_is_declared_to_be_zero_costs_no_measuring(monkeypatch):
         advance(both, 15)
 
 
-@dataclass(frozen=True)
-class Nudged(MLP):
-    """Right, but the first layer's z is off by less than any rounding."""
-
-    def forward(self, p, x, tape):
-        return super().forward({**p, "layer1.bias": p["layer1.bias"] + 1e-18}, x, tape)
-
-
 def test_a_z_on_the_other_side_of_a_kink_by_rounding_is_no_alarm():
     manual = manual_learner(Nudged((2, 3, 2), ("relu", "identity")), "quadratic", noise_split())
     manual.params["layer1.weight"].copy_(torch.tensor([[0.5, 0.5], [0.3, -0.2], [0.25, 0.25]]))
@@ -197,8 +188,6 @@ def test_a_z_on_the_other_side_of_a_kink_by_rounding_is_no_alarm():
     assert not torch.equal(mine.deltas["layer1"] == 0, other.deltas["layer1"] == 0)
     assert compare_passes(manual, [reference], x, y).report.passed
 
-
-# Apart
 
 SIGMOID = {"activation": ("sigmoid",), "loss": "quadratic", "init": "scaled-normal"}
 SMOOTH = {"activation": ("tanh", "gelu", "identity"), "l2": 1e-3, "label_smoothing": 0.15}
@@ -241,21 +230,6 @@ def test_hundreds_of_steps_apart_end_at_the_same_parameters(name, lr, options):
 # What the autograd learner sees of its module: each call's output and δ, whatever the module returns
 
 
-class Sequence(nn.Module):
-    """An LSTM over rows of six numbers, read as three steps of two, and what its last state says."""
-
-    def __init__(self):
-        super().__init__()
-        self.lstm, self.linear = nn.LSTM(2, 5, batch_first=True), nn.Linear(5, 3)
-
-    def forward(self, x):
-        y, (h, c) = self.lstm(x.view(len(x), 3, 2))
-        return self.linear(y[:, -1] + h[0] * c[0])
-
-    def observed(self):
-        return {f"lstm.{name}": (self.lstm, k) for k, name in enumerate("yhc")} | {"linear": self.linear}
-
-
 def test_of_a_module_with_several_outputs_each_is_seen():
     torch.manual_seed(0)
     x, y = torch.randn(7, 6, dtype=torch.float64), torch.randint(3, (7,))
@@ -276,16 +250,6 @@ def test_of_a_module_with_several_outputs_each_is_seen():
     assert_close(elsewhere.outputs["lstm.h"], result.outputs["lstm.h"])
     expected = module.linear(moved["lstm.y"][:, -1] + moved["lstm.h"][0] * moved["lstm.c"][0])
     assert_close(elsewhere.outputs["linear"], expected.detach())
-
-
-class NamedOutput:
-    """A model with a call that has the name of the model's own output."""
-
-    def forward(self, p, x, tape):
-        return tape.forward(linear, "output", x, p["output.weight"], p["output.bias"])
-
-    def backward(self, p, d_output, g, tape):
-        _, g["output.weight"], g["output.bias"] = tape.backward(linear, "output", d_output)
 
 
 def test_no_call_has_the_name_of_the_models_output():

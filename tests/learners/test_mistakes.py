@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from gallery.steps import SQUARE, STEPS, AllMoved, TransposedInLayer2, in_backward, last_gradient_off, model, optimizer
+from gallery.steps import STEPS, AllMoved, in_backward, last_gradient_off, optimizer
 from tests.support.lockstep import NAMES, advance, learner
 from tests.support.running import assert_same
 from training.errors import UserError
@@ -69,15 +69,6 @@ def test_a_mistake_is_named_with_its_equation_layer_and_tensor(wrong, dtype, mon
     error = stopped(learner(wrong.family, "both", dtype, **wrong.options), wrong.spoil, monkeypatch)
     assert re.match(rf"step 2: {re.escape(wrong.place)}: ", str(error)), error
     assert error.report.failures
-
-
-def test_every_nth_step_is_checked_and_no_other(monkeypatch):
-    both = learner("mlp", check_every=4, **SQUARE)
-    model(TransposedInLayer2)(both, monkeypatch)
-    advance(both, 3)
-    assert (both.steps, both.metrics) == (3, {})
-    with pytest.raises(GradientMismatch, match=r"^step 4: BP4, layer 2"):
-        advance(both, 2)
 
 
 @pytest.mark.parametrize(("name", "call", "alone"), [("mlp", "layer1.a", "a layer1"), ("cell", "cell[]", "z cell[0]")])

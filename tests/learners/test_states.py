@@ -165,35 +165,46 @@ def test_a_new_epoch_begins_without_what_the_last_one_left(tmp_path, monkeypatch
     assert [step for step, carried in begun if not carried] == [0, data.train.steps(5)]
 
 
-@pytest.mark.parametrize(
-    ("impl", "options", "after"),
-    [*((impl, {"eval_every": 5}, 5) for impl in ("manual", "reference", "both")), ("manual", {}, 27)],
-    ids=["manual", "reference", "both", "at the beginning of an epoch, where it is none"],
-)
-def test_where_a_value_is_not_finite_the_steps_are_repeated_from_the_memory_before(
-    impl, options, after, tmp_path, monkeypatch
-):
-    config, data = small("cell", impl, torch.float32, optimizer="sgd", epochs=2, **options)
-    seen, examine, epoch = [], Loop.examine, data.train.steps(5)
-    broken = after if after == epoch else after + 1  # the first step that is too large
+BROKEN = {
+    "early": ("mlp", 3, {"dropout": 0.2, "optimizer": "sgd", "momentum": 0.5}),
+    "long after": ("mlp", 140, {"dropout": 0.2, "optimizer": "sgd", "momentum": 0.5}),
+    "in the middle of a text": ("cell", 8, {"eval_every": 5}),
+    "at the beginning of an epoch": ("cell", 28, {}),
+}
+
+
+@pytest.mark.parametrize("impl", ["manual", *(pytest.param(i, marks=pytest.mark.slow) for i in ("reference", "both"))])
+@pytest.mark.parametrize(("name", "broken", "options"), BROKEN.values(), ids=BROKEN)
+def test_the_steps_are_repeated_from_where_the_run_was(name, broken, options, impl, tmp_path, monkeypatch):
+    """Long after the last checkpoint, with masks, a velocity and a memory: all is that of the run, to the bit."""
+    seldom = {"epochs": 50, "eval_every": 10_000, "log_every": 10_000, "histogram_every": 0}
+    config, data = small(name, impl, torch.float32, **{"schedule": "constant", **seldom, **options})
+    repeated, examine, rates = [], Loop.examine, Loop.learning_rates
 
     def remember(self, indices):
-        seen.append(self.learner.state_dict()["memory"])
+        repeated.append(self.learner.state_dict())
         return examine(self, indices)
 
     def breaking(self, steps):
-        first = self.learner.steps
-        return torch.tensor([1e38 if first + i >= broken else 0.01 for i in range(steps)], dtype=torch.float64)
+        t = self.learner.steps + 1 + torch.arange(steps)
+        return torch.where(t == broken, torch.inf, rates(self, steps))
 
-    monkeypatch.setattr(Loop, "examine", remember)
-    monkeypatch.setattr(Loop, "learning_rates", breaking)
-    message = rf"^step ({broken + 1}|{broken + 2}): the first value that is not finite is in"
-    with pytest.raises(NotFiniteError, match=message):
-        train_loop(replace(config, log_every=100, histogram_every=0), data, tmp_path / "run")
-    saved = checkpoint.load(tmp_path / "run")
-    assert saved["steps"] == after
-    assert saved["memory"]
-    assert_same(seen[0], {} if after == epoch else saved["memory"])
+    with monkeypatch.context() as patch:
+        if "eval_every" in options:
+            patch.setattr("training.loop.SNAPSHOT_EVERY", 5)  # else all is repeated from the epoch's beginning
+        patch.setattr(Loop, "examine", remember)
+        patch.setattr(Loop, "learning_rates", breaking)
+        with pytest.raises(NotFiniteError, match=f"^step {broken}: the first value that is not finite is in the new "):
+            train_loop(config, data, tmp_path / "broken")
+    assert [state["steps"] for state in repeated] == list(range(repeated[0]["steps"], broken))
+    train_loop(replace(config, max_steps=broken - 1), data, tmp_path / "whole")
+    whole = checkpoint.load(tmp_path / "whole")
+    if (broken - 1) % data.train.steps(config.batch_size) == 0:
+        assert whole.pop("memory")  # which the next epoch begins without
+        whole["memory"] = {}
+    for part in ("model", "optimizer", "memory"):
+        assert_same(repeated[-1][part], whole[part])
+    assert checkpoint.load(tmp_path / "broken")["steps"] == (broken - 1) // config.eval_every * config.eval_every
 
 
 def masks_of(one):

@@ -302,9 +302,6 @@ def test_wrong_orders(arguments, named, ask):
     assert named in done.err
 
 
-# The README's table
-
-
 @pytest.mark.long
 def test_the_table_is_made_of_what_verify_says(ask, monkeypatch):
     examples = list(verification.layer_examples(seed=0))

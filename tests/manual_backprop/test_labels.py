@@ -28,9 +28,6 @@ PADDED = made(
 )
 
 
-# Labels of δs
-
-
 HANDED_ON = {
     "itself": (lambda tape, da: da, "LI1"),
     "reshaped": (lambda tape, da: da.view(7, 1, 5).squeeze(1), "LI1"),
@@ -110,9 +107,6 @@ def test_a_delta_that_the_model_makes_has_the_label_that_it_gives():
     assert list(tape.labels.values()) == ["∂C/∂output", "∂C/∂output", "BP1", "BP1", "BP1"]
     tape.see("of one summand", tape.add("BP2", DELTA @ W2))
     assert tape.labels["of one summand"] == "BP2"
-
-
-# Labels of parameters
 
 
 @pytest.mark.parametrize(

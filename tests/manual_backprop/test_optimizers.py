@@ -197,9 +197,6 @@ def test_lions_decay_is_beside_a_step_whose_direction_it_remembers_longer_than_i
     assert [*moves[:2], moves[-1]] == pytest.approx([1, -1, 1], rel=1e-9)
 
 
-# Muon
-
-
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5), (1, 9), (9, 1), (40, 30)], ids=str)
 def test_orthogonalization_keeps_directions_and_takes_singular_values_near_one(shape):
     """Against the singular value decomposition: the polynomial acts on S alone, and leaves U and V."""

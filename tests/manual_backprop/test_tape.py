@@ -29,9 +29,6 @@ NO_CACHE = r"^the tape has no cache of second: a backward pass needs a forward p
 observed_or_not = pytest.mark.parametrize("observes", [False, True], ids=["unobserved", "observed"])
 
 
-# Caches
-
-
 @observed_or_not
 def test_a_cache_is_handed_out_once_and_is_gone(observes):
     tape = Tape(observes=observes)
@@ -71,9 +68,6 @@ def test_a_name_used_twice_is_refused(observes):
     for again in (lambda: tape.forward(linear, "second", X, W1, B1), lambda: tape.keep("linear", "second", X, (X,))):
         with pytest.raises(ValueError, match=HELD):
             again()
-
-
-# What comes back
 
 
 @observed_or_not
@@ -148,8 +142,6 @@ def test_a_tape_that_observes_keeps_the_very_tensors_and_shares_them_with_no_oth
     tape.new_buffers["b"] = tape.new_memory["m"] = X
     assert not any((other.caches, other.outputs, other.calls, other.new_buffers, other.new_memory))
 
-
-# Every layer
 
 EXAMPLES = list(layer_examples(seed=0))
 

@@ -10,7 +10,6 @@ from gradient_check import compare_gradients
 from manual_backprop.tape import Tape
 from tests.support.networks import TEXTS
 from tests.support.running import ROOT, call, flags, one_sentence
-from tests.support.text.families import register
 
 TEXT = ROOT / "README.md"
 CELL, BLOCK = (TEXTS[f"{name}, softmax-cross-entropy"] for name in ("cell", "block"))
@@ -43,12 +42,6 @@ def test_in_pieces_through_the_memory_equals_the_whole_pass(problem, pieces):
         memory = tape.new_memory
     assert not tape.caches
     torch.testing.assert_close(torch.cat(said, 1), whole, rtol=1e-12, atol=1e-12)
-
-
-@pytest.fixture
-def registered(monkeypatch, tmp_path):
-    (tmp_path / "presets").mkdir()
-    register(monkeypatch, tmp_path / "presets")
 
 
 @pytest.mark.sweep(3)

@@ -5,10 +5,10 @@ from types import ModuleType
 
 import pytest
 import torch
-from torch import nn
 
 import train
 import verify
+from gallery.parts import OtherNames, Unobserved
 from manual_backprop import layers
 from manual_backprop.losses import LOSSES, Quadratic
 from manual_backprop.models.mlp import MLP
@@ -121,20 +121,6 @@ def test_what_an_optimizer_lacks_is_named(sentence, monkeypatch, trained):
     monkeypatch.setitem(OPTIMIZERS, "mine", mine)
     monkeypatch.setitem(optimizers.OPTIMIZERS, "mine", twin)
     assert_refused(trained("--optimizer", "mine"), sentence)
-
-
-class Unobserved(nn.Sequential):
-    def __init__(self, sizes, activations, dropout=0.0):
-        super().__init__()
-
-
-class OtherNames(Unobserved):
-    def __init__(self, sizes, activations, dropout=0.0):
-        super().__init__(sizes, activations)
-        self.other = nn.Linear(3, 2)
-
-    def observed(self):
-        return {}
 
 
 @pytest.mark.parametrize(

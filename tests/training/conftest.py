@@ -1,4 +1,4 @@
-"""What several of these tests begin with: data, runs, what a learner was told, and the text families."""
+"""What several of these tests begin with: data, runs, and what a learner was told."""
 
 import shutil
 
@@ -6,7 +6,6 @@ import pytest
 
 import train
 from tests.support.running import flags, write_npz
-from tests.support.text.families import register
 from training.data import load
 from training.learners.manual import ManualLearner
 
@@ -57,11 +56,3 @@ def taken(monkeypatch):
 
     monkeypatch.setattr(ManualLearner, "advance", recorded)
     return batches, rates
-
-
-@pytest.fixture(scope="module")
-def registered(tmp_path_factory):
-    """The text families stand beside those of the registry."""
-    with pytest.MonkeyPatch.context() as patch:
-        register(patch, tmp_path_factory.mktemp("presets"))
-        yield

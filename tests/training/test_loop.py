@@ -18,15 +18,12 @@ from training import checkpoint
 from training.data import Dataset, Split, load
 from training.data.order import epoch_order
 from training.families.configure import configure
-from training.loop import Loop, NotFiniteError
+from training.loop import NotFiniteError
 
 
 def config(data, **changes):
     settings = {"hidden": (4, 3), "activation": ("tanh", "sigmoid", "sigmoid"), "lr": 1.0, "batch_size": 30}
     return resolved(configure(**(settings | {"epochs": 2} | changes)), data)
-
-
-# The order of the examples
 
 
 def test_every_epoch_is_a_permutation_of_its_own_that_depends_on_seed_and_epoch_only():
@@ -51,8 +48,6 @@ def test_an_epoch_takes_every_example_once_the_smaller_last_batch_included(batch
         *epoch_order(3, 1, 200).tolist(),
     ]
 
-
-# The schedule
 
 SCHEDULES = {
     "cosine": ({}, [(1 + cos(pi * t / 14)) / 2 for t in range(14)]),
@@ -109,9 +104,6 @@ def test_a_run_without_a_better_accuracy_for_so_long_stops_early(eval_every, eve
     assert (outcome.finished, outcome.steps, outcome.best) == (True, every * len(accuracies), max(accuracies))
     assert outcome.early == f"no better accuracy for 3 {unit}"
     assert checkpoint.load(tmp_path / "best.pt")["steps"] == every * (best + 1)
-
-
-# What is logged
 
 
 @pytest.mark.parametrize(("log_every", "histogram_every"), [(1, 4), (3, 0), (7, 1), (100, 99)])
@@ -191,38 +183,6 @@ def test_a_gradient_that_overflows_stops_the_run(impl, options, size, named, tmp
     checkpoint.save(saved, tmp_path / "last.pt")
     with pytest.raises(NotFiniteError, match=f"step 1: the first value that is not finite is in {named}; "):
         train_loop(settings, data, tmp_path)
-
-
-@pytest.mark.parametrize("impl", ["manual", *(pytest.param(i, marks=pytest.mark.slow) for i in ("reference", "both"))])
-@pytest.mark.parametrize("broken", [3, 137])
-def test_the_steps_are_repeated_from_where_the_run_was(broken, impl, data, tmp_path, monkeypatch):
-    """Long after the last checkpoint, with dropout and a velocity: θ and all else are those of the run, to the bit."""
-    options = {"epochs": 50, "schedule": "constant", "momentum": 0.5, "dropout": 0.2}
-    settings = config(data, impl=impl, **options, eval_every=10_000, log_every=10_000, histogram_every=0)
-    repeated, examine, rates = [], Loop.examine, Loop.learning_rates
-
-    def remember(self, indices):
-        repeated.append(self.learner.state_dict())
-        return examine(self, indices)
-
-    def breaking(self, steps):
-        t = self.learner.steps + 1 + torch.arange(steps)
-        return torch.where(t == broken, torch.inf, rates(self, steps))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "examine", remember)
-        patch.setattr(Loop, "learning_rates", breaking)
-        with pytest.raises(NotFiniteError, match=f"^step {broken}: the first value that is not finite is in the new "):
-            train_loop(settings, data, tmp_path / "broken")
-    assert [state["steps"] for state in repeated] == list(range(repeated[0]["steps"], broken))
-    train_loop(replace(settings, max_steps=broken - 1), data, tmp_path / "whole")
-    whole = checkpoint.load(tmp_path / "whole")
-    for part in ("model", "optimizer"):
-        running.assert_same(repeated[-1][part], whole[part])
-    assert checkpoint.load(tmp_path / "broken")["steps"] == 0
-
-
-# The check against autograd
 
 
 @pytest.mark.parametrize(("options", "step"), [({"impl": "both"}, 1), ({"impl": "manual", "check_every": 3}, 3)])

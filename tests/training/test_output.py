@@ -221,21 +221,6 @@ def test_a_command_says_errors_in_one_sentence(call):
     assert refuse(broken) == (141, "", f"it.py: {CLOSED}; go on\n")
 
 
-@pytest.mark.slow
-@each_encoding
-def test_tables_and_lists_are_readable(digits, encoding, tmp_path, call):
-    options = {"dataset": "spiral", "max_steps": 3, "hidden": 4, "run_dir": tmp_path / "run"}
-    listed = call(encoding, lessons.main)
-    predicted = call(encoding, predict.main, "--checkpoint", digits, "--dataset", "sample")
-    trained = call(encoding, train.main, *flags(options))
-    for done in (listed, predicted, trained):
-        assert_readable(done, 0)
-    delta = "δ" if encoding == "cp437" else "delta"
-    assert re.search(rf"\d  vanishing-gradients +Deep networks: {delta} vanishes or explodes", listed.out)
-    assert len({len(line) for line in predicted.out.splitlines() if line.startswith("|")}) == 1
-    assert re.search(r"\| layer1 \| linear, sigmoid \| weight 4[x×]2, bias 4 \| +12 \|", trained.out)
-
-
 def test_who_asks_for_the_c_locale_gets_ascii_unless_python_is_told_otherwise():
     c = {"LC_ALL": "C"}
     assert asks_for_ascii(c)

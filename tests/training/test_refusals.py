@@ -18,8 +18,6 @@ from tests.support.refusals import assert_refused, contents, refused
 from tests.support.running import call, files, flags, write_npz
 from training import checkpoint
 
-# What train.py is asked for
-
 NO_SUCH_WORDS = {
     "--dataset mnits": "mnist",
     "--impl manul": "manual",
@@ -61,20 +59,6 @@ def test_a_wrong_command_line(line, tmp_path, capsys):
     assert files(tmp_path) == set()
 
 
-@pytest.mark.parametrize("dataset", ["mnist", "auto"])
-def test_spoiled_data(dataset, tmp_path, capsys):
-    data = tmp_path / "data"
-    (data / "MNIST" / "raw").mkdir(parents=True)
-    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        (data / "MNIST" / "raw" / f"{name}-ubyte").write_bytes(b"\0\0\x08\x03")
-    done = call(capsys, train.main, *flags({"dataset": dataset, "data_dir": data, "run_dir": tmp_path / "run"}))
-    assert_refused(done, "train-images-idx3-ubyte")
-    assert files(tmp_path) == {"data"}
-
-
-# Run directories
-
-
 @pytest.mark.parametrize("where", ["/dev/null/run", "/proc/run", "file/run"])
 def test_a_run_directory_that_cannot_be(where, tmp_path, capsys):
     (tmp_path / "file").write_text("")
@@ -114,9 +98,6 @@ def test_resume_where_something_has_changed(name, value, named, run_dir, tmp_pat
     assert_refused(call(capsys, train.main, "--resume", run_dir), named)
 
 
-# Values that are not finite
-
-
 STEEP = {"hidden": (8, 8), "batch_size": 30, "lr": 1e30, "activation": "relu"}
 LINEAR = {"hidden": (8,), "batch_size": 100, "schedule": "constant", "activation": ("identity", "identity")}
 LINEAR |= {"loss": "quadratic", "init": "scaled-normal", "epochs": 1000}  # lives for a few steps, two of them an epoch
@@ -140,9 +121,6 @@ def test_where_the_cost_is_not_finite_the_last_good_checkpoint_is_kept(options, 
     saved = checkpoint.load(tmp_path / "run")
     assert saved["steps"] == kept
     assert all(tensor.isfinite().all() for tensor in saved["model"].values())
-
-
-# Checkpoints that are spoiled
 
 
 def change(path, change):
@@ -208,9 +186,6 @@ def test_a_checkpoint_cut_off_anywhere_and_any_bytes_are_none(run_dir):
             checkpoint.load(path)
 
 
-# Questions to predict.py, verify.py and explain.py
-
-
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     """A run on pictures, of many weights."""
@@ -251,10 +226,6 @@ def test_pictures_that_are_none(name, wide, folder, capsys):
     done = call(capsys, predict.main, "--checkpoint", wide, folder / name)
     assert_refused(done, name)
     assert done.out == ""
-
-
-def test_a_negative_seed_for_verify(capsys):
-    assert_refused(call(capsys, verify.main, "--seed", "-1"), "--seed")
 
 
 EXPLAIN = {

@@ -85,9 +85,6 @@ def test_stopped_again_and_again_with(options, impl, npz, tmp_path):
     assert_same_run(tmp_path / "pieces", tmp_path / "whole")
 
 
-# What is saved
-
-
 def test_a_checkpoint_says_what_it_is_of_and_any_module_with_the_same_names_loads_it_strictly(data, tmp_path):
     loop, _ = train_loop(config(data, epochs=5), data, tmp_path)
     saved = torch.load(tmp_path / "last.pt", weights_only=True)
@@ -186,9 +183,6 @@ def test_a_checkpoint_of_an_earlier_version_goes_on(lacks, version, data, tmp_pa
     assert_same(found["model"], expected["model"])
     if version == 1:
         assert_same_run(old, tmp_path / "whole")
-
-
-# The script
 
 
 def command_line(npz, run_dir, **options):

@@ -19,7 +19,6 @@ from tests.support.running import assert_same, assert_same_run, call, flags, lea
 from training import checkpoint, evaluation, loop
 from training.evaluation import Evaluation, evaluate
 from training.evaluation.watch import Watch
-from training.families.networks import make_model, make_twin
 from training.learners.checked import MAX_ERROR
 from training.loop import NotFiniteError
 from training.prediction import load_trained
@@ -110,22 +109,6 @@ def test_after_a_value_that_is_not_finite_the_last_checkpoint_goes_on(name, impl
     assert_same_run(tmp_path, whole(name, impl))
 
 
-# What is saved
-
-
-@pytest.mark.sweep(4)
-@each_run
-def test_the_twin_loads_the_model_strictly(name, impl, whole, folder):
-    config, data = small_run(name, folder, impl=impl)
-    saved, learner = torch.load(whole(name, impl) / "last.pt", weights_only=True), learner_of(config, data)
-    twin = make_twin(make_model(config, data))
-    twin.load_state_dict(saved["model"], strict=True)
-    learner.load_state_dict(saved)
-    x, _ = data.test.batch(torch.arange(11), torch.float32)
-    with torch.no_grad():
-        torch.testing.assert_close(twin.eval()(x), learner.outputs(x), rtol=0, atol=1e-5)
-
-
 @each_family
 def test_a_trained_network_predicts_for_another_batch_size(name, whole, folder):
     _, data = small_run(name, folder)
@@ -159,9 +142,6 @@ def test_a_run_has_what_it_is_meant_to_show(whole):
     assert cnn["model"]["stage2.block1.norm2.num_batches_tracked"].item() == cnn["steps"] == 14
     assert not torch.equal(cnn["model"]["stage1.norm.running_var"], torch.ones(3))
     assert block["memory"] == {}
-
-
-# The scripts
 
 
 HPARAMS = {

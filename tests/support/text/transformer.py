@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from gallery.text import attention, embedding, matmul
 from manual_backprop.layers import dropout, layer_norm, linear
 from manual_backprop.layers.activations import ACTIVATIONS
 from reference.mlp import Dropout
-from tests.support.text.layers import attention, embedding, matmul
 
 GELU = ACTIVATIONS["gelu"]
 

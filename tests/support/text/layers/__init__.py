@@ -1,1 +1,0 @@
-"""One file per layer, as in manual_backprop/layers."""
