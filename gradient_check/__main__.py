@@ -14,11 +14,11 @@ from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradient_check.collect import Found
+    from gradient_check.collect import Offer
     from gradient_check.isolation import Told
     from gradient_check.report import Report
 
-    Reports = Callable[[int, Found], Report | str]  # of the number of what was found
+    Reports = Callable[[int, Offer], Report | str]  # of the number of what was found
 
 PATIENCE = 3.0  # seconds before a terminal is told what takes so long
 WRONG, REFUSED, CLOSED = 1, 2, 128 + 13  # CLOSED is the status that a shell gives for SIGPIPE
@@ -74,7 +74,7 @@ def _split(target: str) -> tuple[Path, str | None]:
     return path, name
 
 
-def _collected(path: Path, name: str | None, seed: int) -> "list[Found]":
+def _collected(path: Path, name: str | None, seed: int) -> "list[Offer]":
     import torch
 
     from gradient_check.collect import collect
@@ -84,7 +84,7 @@ def _collected(path: Path, name: str | None, seed: int) -> "list[Found]":
         return collect(path, name)
 
 
-def _show(path: Path, found: "list[Found]", check: "Reports") -> int:
+def _show(path: Path, found: "list[Offer]", check: "Reports") -> int:
     """A report as `print(report)` shows it; of several each with a heading and a verdict, and a count at the end."""
     verdicts: list[str] = []
     for number, one in enumerate(found):
@@ -104,7 +104,7 @@ def _show(path: Path, found: "list[Found]", check: "Reports") -> int:
     return _status(verdicts)
 
 
-def _show_json(path: Path, found: "list[Found]", check: "Reports") -> int:
+def _show_json(path: Path, found: "list[Offer]", check: "Reports") -> int:
     """One object for the file: `passed`, and `checks`, each with its name and its report or its error."""
     reports = [(one.name, check(number, one)) for number, one in enumerate(found)]
     checks: list[dict[str, Any]] = [
@@ -124,7 +124,7 @@ def _status(verdicts: Sequence[str]) -> int:
     return max(map(VERDICTS.index, verdicts), default=0)
 
 
-def _report(path: Path, name: str | None, seed: int, isolate: bool, number: int, one: "Found") -> "Report | str":
+def _report(path: Path, name: str | None, seed: int, isolate: bool, number: int, one: "Offer") -> "Report | str":
     """The report, or the sentence why there is none, which stderr has then. Each check begins seeded, so that one alone
     gives what it gives among others."""
     import torch

@@ -97,11 +97,15 @@ def repeated(integers: Tensor) -> Tensor:
     return again.view(integers.shape)
 
 
-def transposed(tensor: Tensor) -> Tensor | None:
-    """The same values, with the strides of the first and the last dimension exchanged."""
-    if tensor.dim() < 2 or tensor.numel() == 0:
-        return None
-    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+def exchanged(a: int, b: int, least: int) -> Layout:
+    """The same values, with the strides of two dimensions exchanged, where there are so many dimensions at least."""
+
+    def laid_out(tensor: Tensor) -> Tensor | None:
+        if tensor.dim() < least or tensor.numel() == 0:
+            return None
+        return tensor.transpose(a, b).contiguous().transpose(a, b)
+
+    return laid_out
 
 
 def channels_last(tensor: Tensor) -> Tensor | None:
@@ -109,13 +113,6 @@ def channels_last(tensor: Tensor) -> Tensor | None:
     if tensor.dim() < 3 or tensor.numel() == 0:
         return None
     return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
-
-
-def heads_first(tensor: Tensor) -> Tensor | None:
-    """The same values, with dimensions 1 and 2 exchanged in memory, as attention does with heads and time."""
-    if tensor.dim() < 4 or tensor.numel() == 0:
-        return None
-    return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def sliced(tensor: Tensor) -> Tensor | None:
@@ -152,9 +149,9 @@ def from_one_number(tensor: Tensor) -> Tensor | None:
 
 
 LAYOUTS: dict[str, Layout] = {
-    "transposed": transposed,
+    "transposed": exchanged(0, -1, 2),
     "channels last": channels_last,
-    "heads first": heads_first,
+    "heads first": exchanged(1, 2, 4),  # as attention does with heads and time
     "sliced": sliced,
     "offset": offset,
     "expanded": expanded,

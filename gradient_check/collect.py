@@ -28,7 +28,7 @@ REMEDY = (
 
 
 @dataclass(frozen=True)
-class Found:
+class Offer:
     """One thing to check. `check(seed)` gives its report; it raises ValueError, with a sentence, for bad input."""
 
     name: str
@@ -54,7 +54,7 @@ def load(path: Path) -> ModuleType:
     return module
 
 
-def collect(path: Path, name: str | None = None) -> list[Found]:
+def collect(path: Path, name: str | None = None) -> list[Offer]:
     """All that the file offers, in its order, or what has this name.
 
     Raises ValueError for a file that does not import or offers nothing, and for an unknown name.
@@ -79,18 +79,18 @@ def check_anew(path: Path, name: str | None, number: int, seed: int) -> Report:
         return found.check(seed)
 
 
-def _found(names: Mapping[str, Any], file: Path) -> Iterator[Found]:
+def _found(names: Mapping[str, Any], file: Path) -> Iterator[Offer]:
     seen: set[int | str] = set()  # marked objects by their id, pairs by their prefix
     for name, value in list(names.items()):
         if mark := mark_of(value):
             if id(value) not in seen:
-                yield Found(name, partial(_check_marked, name, value, mark, file))
+                yield Offer(name, partial(_check_marked, name, value, mark, file))
             seen.add(id(value))
         elif (prefix := _prefix(name)) is not None and prefix not in seen:
             seen.add(prefix)
             roles = [role for role in ROLES if prefix + role in names and not mark_of(names[prefix + role])]
             if len(roles) > 1:  # one alone, as a forward that needs no backward, is no pair
-                yield Found(prefix[:-1] or "forward", partial(_check_pair, names, prefix, roles, file))
+                yield Offer(prefix[:-1] or "forward", partial(_check_pair, names, prefix, roles, file))
 
 
 def _prefix(name: str) -> str | None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from gradient_check.report import quoted
+from gradient_check.report import Diagnosis, Row, quoted
 from gradient_check.subject import Subject
 
 T = TypeVar("T")
@@ -37,6 +37,11 @@ class Death:
     case: str
     where: str
     how: str
+
+    @property
+    def row(self) -> Row:
+        """The verdict."""
+        return Row("process", "process", (), False, str(self), case=self.case, diagnosis=Diagnosis("died", str(self)))
 
     def __str__(self) -> str:
         return f"the process died in {self.where} ({self.how}), case: {self.case}"

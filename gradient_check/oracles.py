@@ -107,6 +107,11 @@ def directional_derivative(
     return directional_derivatives(forward, arguments, differentiable, directions)[0]
 
 
+def drawn_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers; the same in every dtype, but for rounding."""
+    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device, tensor.dtype)
+
+
 def random_direction(like: Tensor, generator: torch.Generator) -> Tensor:
     """Signs at random, sizes from ½ to 1½: no element is near zero, so none can hide."""
     size = torch.rand(like.shape, generator=generator, dtype=torch.float64) + 0.5

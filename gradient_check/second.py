@@ -10,7 +10,7 @@ from torch import Tensor
 from gradient_check.cases import Case
 from gradient_check.exact import Exact
 from gradient_check.isolation import WATCH
-from gradient_check.oracles import outputs_of
+from gradient_check.oracles import drawn_like, outputs_of
 from gradient_check.report import Diagnosis, Report, Row, quoted
 from gradient_check.structure import taken
 from gradient_check.subject import Subject, dense, differentiated
@@ -79,10 +79,10 @@ def second_derivative(
     It is held against the reference's own, or against differences of the gradients, which have been checked.
     """
     if death := WATCH.get().enter(CASE):
-        return Report((Row("process", "process", (), False, str(death), diagnosis=Diagnosis("died", str(death))),))
+        return Report((death.row,))
     outputs, count = subject.run(arguments)[0], len(arguments)
     generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in outputs]
+    drawn = [drawn_like(output, generator) for output in outputs]
     cotangents = ["cotangent" if len(drawn) == 1 else f"cotangent{k}" for k in range(len(drawn))]
     positions = (*subject.differentiable, *range(count, count + len(drawn)))
     gradients = Gradients(subject.forward, subject.differentiable, count, subject.during)

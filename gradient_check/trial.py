@@ -16,7 +16,7 @@ from gradient_check.cases import Case, cases
 from gradient_check.exact import Exact, output_name
 from gradient_check.findings import Found, explained
 from gradient_check.isolation import WATCH
-from gradient_check.oracles import contiguous, copies, nudged
+from gradient_check.oracles import contiguous, copies, drawn_like, nudged
 from gradient_check.properties import (
     Repeated,
     alone,
@@ -97,9 +97,7 @@ class Trial:
         """Go into a case; or, where an earlier process died in it, the row that says so."""
         dtype = str(self.arguments[self.subject.differentiable[0]].dtype).removeprefix("torch.")
         death = WATCH.get().enter(case if dtype == "float64" else f"{case} in {dtype}")
-        if death is None:
-            return None
-        return Row("process", "process", (), False, str(death), case=case, diagnosis=Diagnosis("died", str(death)))
+        return replace(death.row, case=case) if death else None
 
     def _example(self) -> tuple[Sequence[Tensor], Sequence[Tensor], list[Found]]:
         before = copies(self.arguments)
@@ -109,7 +107,7 @@ class Trial:
         if computes_in_single(self.subject, self.arguments, self.notes.said):
             terms = max(v.numel() for v in (*self.arguments, *outputs) if isinstance(v, Tensor))
             self.declared = replace(self.declared, single=tolerance_of_sums(torch.float32, terms).norm)
-        cotangents = [_random(output, self.generator) for output in outputs]
+        cotangents = [drawn_like(output, self.generator) for output in outputs]
         before, fed = [*before, *copies(outputs), *cotangents], copies(cotangents)
         gradients = _pull(self.subject, pullback, fed)
         if isinstance(gradients, Row):
@@ -130,7 +128,7 @@ class Trial:
         self.repeated = Repeated(self.subject, self.arguments, outputs, cotangents, pullback, first, slack)
         rows = [self.repeated.at_once(self.notes.said)]
         if rows[0].passed:
-            others = [_random(output, self.generator) for output in outputs]
+            others = [drawn_like(output, self.generator) for output in outputs]
             kept = copies(first)
             pullback(copies(others))
             if not all(map(same, kept, first)):
@@ -196,7 +194,7 @@ class Trial:
             self.notes.add("forward gives values that are not finite", case.name)
             return []
         generator = torch.Generator().manual_seed(STREAM ^ self.seed ^ 1)
-        cotangents = case.cotangents or [_random(output, generator) for output in outputs]
+        cotangents = case.cotangents or [drawn_like(output, generator) for output in outputs]
         kept = copies(cotangents)
         gradients = _pull(self.subject, pullback, cotangents)
         if isinstance(gradients, Row):
@@ -304,11 +302,6 @@ def _is_ill_posed(subject: Subject, case: Case, notes: Notes) -> bool:
         notes.add(f"beside it, forward raised {quoted(error)}", case.name)
         return False
     return any(not (b - a).norm() <= ILL_POSED * a.norm() for a, b in pairs)
-
-
-def _random(like: Tensor, generator: torch.Generator) -> Tensor:
-    drawn = torch.randn(like.shape, generator=generator, dtype=torch.float64)
-    return drawn.to(like.device, like.dtype)
 
 
 def _rms(tensor: Tensor) -> float:
