@@ -134,40 +134,43 @@ def _check(subject: Subject, leaves: list[Any], options: Options, through_forwar
         raise ValueError("dtypes has bfloat16, of which torch has no complex numbers: leave it out")
     if options.isolate:
         check_fork(leaves)
-    subject, reports = watched(subject), []
-    for dtype in options.formats:
-        fed = [v.to(dtype) if dtype and isinstance(v, Tensor) and v.is_floating_point() else v for v in leaves]
-        within = f" in {str(dtype).removeprefix('torch.')}" if len(options.formats) > 1 else ""
-        titles = {f"d{tensor}": options.label(tensor) + within for tensor in tensors}
+    subject = watched(subject)
+    return merged([_report(subject, leaves, options, asked, dtype) for dtype in options.formats])
 
-        def on(
-            arguments: list[Any], first: bool = True, titles: dict[str, str] = titles, within: str = within
-        ) -> Report:
-            """The report on the example, or on a chunk of it, of which the first alone meets slopes and edge cases."""
-            return Trial(
-                subject,
-                arguments,
-                exact := _exact(subject, options, asked),
-                "differences" in asked and (first or not exact),
-                "dot product" in asked and (first or not exact),
-                options.groups if first else (),
-                frozenset(f"d{tensor}" for tensor in tensors if any(covers(name, tensor) for name in options.zeros)),
-                titles,
-                options.suspected,
-                options.declared,
-                options.seed,
-                within,
-            ).report()
 
-        def whole(fed: list[Any] = fed, on: Callable[..., Report] = on) -> Report:
-            first = by_chunks(subject.names, fed, on) if options.elementwise else on(fed)
-            if options.order == 1 or not first.passed:
-                return first
-            exact, slopes = _exact(subject, options, asked), "differences" in asked
-            return merged([first, second_derivative(subject, fed, exact, slopes, options.declared, options.seed)])
+def _report(
+    subject: Subject, leaves: Sequence[Any], options: Options, asked: Sequence[str], dtype: torch.dtype | None
+) -> Report:
+    """On the example in one dtype, its own unless another is given."""
+    fed = [v.to(dtype) if dtype and isinstance(v, Tensor) and v.is_floating_point() else v for v in leaves]
+    tensors = [subject.names[i] for i in subject.differentiable]
+    within = f" in {str(dtype).removeprefix('torch.')}" if len(options.formats) > 1 else ""
+    exact, slopes = _exact(subject, options, asked), "differences" in asked
 
-        reports.append(isolated(whole) if options.isolate else whole())
-    return merged(reports)
+    def on(arguments: list[Any], first: bool = True) -> Report:
+        """The report on the example, or on a chunk of it, of which the first alone meets slopes and edge cases."""
+        return Trial(
+            subject=subject,
+            arguments=arguments,
+            exact=exact,
+            slopes=slopes and (first or not exact),
+            forward_mode="dot product" in asked and (first or not exact),
+            groups=options.groups if first else (),
+            zeros=frozenset(f"d{tensor}" for tensor in tensors if any(covers(name, tensor) for name in options.zeros)),
+            titles={f"d{tensor}": options.label(tensor) + within for tensor in tensors},
+            candidates=options.suspected,
+            declared=options.declared,
+            seed=options.seed,
+            within=within,
+        ).report()
+
+    def whole() -> Report:
+        first = by_chunks(subject.names, fed, on) if options.elementwise else on(fed)
+        if options.order == 1 or not first.passed:
+            return first
+        return merged([first, second_derivative(subject, fed, exact, slopes, options.declared, options.seed)])
+
+    return isolated(whole) if options.isolate else whole()
 
 
 def _exact(subject: Subject, options: Options, asked: Sequence[str]) -> list[Exact]:

@@ -97,17 +97,17 @@ def second_derivative(
         return Report((Row("d²", "d²", (), False, said, case=CASE, diagnosis=Diagnosis(CASE, said)),))
     lost = [subject.gradient_names[k] for k in sorted(gradients.lost)]
     trial = Trial(
-        first,
-        values,
-        [replace(one, forward=Gradients(one.forward, subject.differentiable, count)) for one in exact if one.argument],
-        slopes,
-        False,
-        (),
-        frozenset(),
-        {name: f"d²{name[1:]}" for name in first.gradient_names},
-        {},
-        declared,
-        seed,
+        subject=first,
+        arguments=values,
+        exact=[replace(o, forward=Gradients(o.forward, subject.differentiable, count)) for o in exact if o.argument],
+        slopes=slopes,
+        forward_mode=False,
+        groups=(),
+        zeros=frozenset(),
+        titles={name: f"d²{name[1:]}" for name in first.gradient_names},
+        candidates={},
+        declared=declared,
+        seed=seed,
     )
     rows = trial.rows_of(Case(CASE, CASE, values))
     if not rows:
