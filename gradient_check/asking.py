@@ -5,18 +5,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from gradient_check.claims import Direction
 from gradient_check.exact import Exact, Truth
 from gradient_check.findings import Found
 from gradient_check.kinks import settled, together
+from gradient_check.lines import free_memory
 from gradient_check.oracles import NoForwardMode, OtherOutputs
 from gradient_check.report import Notes, quoted
 from gradient_check.run import Run
 from gradient_check.slopes import Differences, dot_product
 from gradient_check.tolerances import SCATTERING
 from gradient_check.verdict import judge, judge_along
+
+COPIES = 6  # in float64, of all arguments and outputs, that an exact oracle needs at once
 
 
 @dataclass
@@ -93,6 +96,10 @@ class Asking:
 
     def _against(self, exact: Exact, run: Run) -> list[Found]:
         """What one exact oracle says; nothing where it cannot be asked."""
+        elements = sum(v.numel() for v in (*run.arguments, *run.outputs) if isinstance(v, Tensor))
+        if run.is_large and (needed := COPIES * 8 * elements) > (free := free_memory()):
+            said = f"it would take about {needed / 2**30:.1f} GiB and {free / 2**30:.1f} are free"
+            return self._refuse(exact, f"{said}; elementwise=True checks in chunks", run)
         try:
             truth = exact.truth(run, doubts=run.is_well_known and not run.is_large)
         except Exception as error:  # whatever a forward raises that was not made for autograd
