@@ -76,14 +76,18 @@ def _diagnosed(
 ) -> Row:
     from gradient_check.diagnosis import Evidence, diagnosed
 
+    pairs = {structure.names[i] for i in structure.pairs}
     evidence = Evidence(
         arguments=dict(zip(structure.names, doubled(contiguous(run.arguments)), strict=True)),
         outputs=doubled(run.outputs),
         cotangents=doubled(contiguous(run.cotangents)),
         forward=run.subject.forward if exact is None else exact.forward,
+        own=None if exact is None else run.subject.forward,
         candidates=candidates,
-        complex=frozenset(structure.names[i] for i in structure.pairs),
     )
+    # of an output it is not known: two numbers at the end are taken for a pair where there are complex arguments
+    pairs |= {key for key, output in evidence.named_outputs.items() if pairs and output.shape[-1:] == (2,)}
+    evidence = replace(evidence, complex=frozenset(pairs))
     return diagnosed(row, run.gradients, known, evidence, uncertainty)
 
 
@@ -101,10 +105,11 @@ def _at_kinks(row: Row, run: Run, claims: Claims) -> Row:
 
 def _measured(name: str, run: Run, notes: Notes) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What central differences say of the gradients, element by element, and how uncertain that is."""
-    known, uncertainty = {}, {}
+    known, uncertainty, wrong = {}, {}, run.gradients[name]
     for other, given in run.gradients.items():
         argument = run.argument(other)
-        if not argument.numel() or (other != name and (given is None or given.shape == argument.shape)):
+        swappable = given is not None and wrong is not None and argument.shape == wrong.shape
+        if not argument.numel() or (other != name and not swappable):
             continue
         try:
             terms, point = summands_along(run.subject.forward, [run.position(other)], run)

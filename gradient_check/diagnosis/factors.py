@@ -27,11 +27,17 @@ def sign(fault: Fault) -> Diagnosis | None:
 
 
 def conjugate(fault: Fault) -> Diagnosis | None:
-    """Of complex numbers that are pairs: the imaginary part has the other sign."""
-    if fault.argument not in fault.evidence.complex:
-        return None
-    if fault.explained_by(fault.wanted * torch.tensor([1.0, -1.0], dtype=torch.float64)):
+    """Of complex numbers that are pairs: the sign of the imaginary part, of the gradient or of what is in it."""
+    flip, evidence, graph = torch.tensor([1.0, -1.0], dtype=torch.float64), fault.evidence, fault.graph
+    if fault.paired and fault.explained_by(fault.wanted * flip):
         return Diagnosis("conjugate", "the conjugate was forgotten: this is the conjugate of the correct gradient")
+    for key in evidence.complex.intersection(evidence.arguments) if graph else ():
+        if fault.explained_by(fault.again(key, evidence.arguments[key] * flip)):
+            return Diagnosis("conjugate", f"the conjugate of {key} was forgotten")
+    if graph is not None and evidence.complex_outputs == set(evidence.named_outputs):
+        transposed = graph.gradient(cotangents=[dy * flip.to(dy) for dy in graph.cotangents])
+        if fault.explained_by(transposed * flip if fault.paired else transposed):
+            return Diagnosis("conjugate", "the conjugate was forgotten: this is Jᵀ dy where Jᴴ dy is correct")
     return None
 
 
@@ -59,15 +65,15 @@ def _numbers(fault: Fault, largest: int) -> Iterator[tuple[float, str, str, str]
         if scalar not in (0.0, 1.0) and isfinite(scalar):
             for value, how in ((1 / scalar, "not multiplied in"), (scalar, "multiplied in once too often")):
                 yield value, "missing factor", times(value), f": {key} = {scalar:.6g} was {how}"
-    sizes = sorted(_sizes(fault), key=lambda entry: not entry[2])
-    for n, words, averaged in sizes:
+    sizes = _sizes(fault)
+    for n, (words, averaged) in sizes.items():
         what, tail = ("batch factor", ": mean against sum") if averaged and n > 2 else ("factor", "")
-        yield 1 / n, what, "½" if n == 2 else f"1/{n}", f" ({n} = {words}){tail}"
-        yield n, what, str(n), f" ({n} = {words}){tail}"
-    for n, words, _ in sizes:
+        yield 1 / n, what, "½" if n == 2 else f"1/{n}", words + tail
+        yield n, what, str(n), words + tail
+    for n, (words, _) in sizes.items():
         if isqrt(n) ** 2 != n:
-            yield n**-0.5, "factor", f"1/√{n}", f" ({n} = {words})"
-            yield n**0.5, "factor", f"√{n}", f" ({n} = {words})"
+            yield n**-0.5, "factor", f"1/√{n}", words
+            yield n**0.5, "factor", f"√{n}", words
     for above, below in product(range(1, largest + 1), repeat=2):
         if gcd(above, below) == 1:
             written = {(1, 2): "½", (1, 3): "⅓", (1, 4): "¼"}.get((above, below), str(Fraction(above, below)))
@@ -75,17 +81,27 @@ def _numbers(fault: Fault, largest: int) -> Iterator[tuple[float, str, str, str]
             yield -above / below, "factor", f"−{written}", ""
 
 
-def _sizes(fault: Fault) -> Iterator[tuple[int, str, bool]]:
-    """Sizes of runs of dimensions, what they are, and whether one takes means over them; the output's come first."""
-    named = fault.evidence.named_outputs
-    tensors = {key: v for key, v in fault.evidence.arguments.items() if isinstance(v, Tensor)}
-    for key, value in {**named, **tensors}.items():
-        for start, stop in combinations(range(value.ndim + 1), 2):
-            size = prod(value.shape[start:stop])
-            # an argument's lone last dimension is summed over by products; nobody takes its mean
-            averaged = key in named or value.ndim == 1 or start < value.ndim - 1
-            if size > 1:
-                yield size, f"{dims_words(range(start, stop))} of {key}", averaged
+def _sizes(fault: Fault) -> dict[int, tuple[str, bool]]:
+    """Sizes of runs of dimensions, or of all but one: what they are, and whether one takes means over them.
+
+    Nothing is said of a size that several have, of the outputs or, where none of them has, of the arguments.
+    """
+    named, sizes = fault.evidence.named_outputs, dict[int, tuple[str, bool]]()
+    for tensors in (fault.evidence.arguments, named):
+        found: dict[int, dict[tuple[int, ...], tuple[str, bool]]] = {}
+        for key, value in tensors.items():
+            shape = value.shape if isinstance(value, Tensor) else ()
+            every = tuple(range(len(shape) - (key in fault.evidence.complex)))
+            runs = [every[start:stop] for start, stop in combinations(range(len(every) + 1), 2)]
+            for dims in (*runs, *(every[:i] + every[i + 1 :] for i in every[1:-1])):
+                size = prod(shape[d] for d in dims)
+                # an argument's lone last dimension is summed over by products; nobody takes its mean
+                averaged = tensors is named or len(every) == 1 or dims[0] < len(every) - 1
+                readings = found.setdefault(size, {})
+                if size > 1 and not readings.get(dims, ("", False))[1]:
+                    readings[dims] = f" ({size} = {dims_words(dims)} of {key})", averaged
+        sizes |= {n: (*read.values(),)[0] if len(read) == 1 else ("", False) for n, read in found.items() if read}
+    return sizes
 
 
 def ones(fault: Fault) -> Diagnosis | None:
@@ -146,7 +162,9 @@ def _multiplied(fault: Fault, factor: Tensor) -> bool:
         if bool((spread == spread.flatten()[0]).all()):
             continue  # a constant: that has its own name
         value = fault.given * spread
-        if not value.isfinite().all() or (spread == 0).sum() > 2 * (fault.given[spread == 0] != 0).sum():
+        like = [dy.cpu() != 0 for dy in fault.evidence.cotangents if dy.shape == value.shape]
+        zero = (spread == 0) & (fault.given == 0) & (torch.stack(like).any(0) if like else True)
+        if not value.isfinite().all() or zero.any():
             continue  # where the factor is 0, it made no difference
         remainder, size = distance(value, fault.wanted), norm(fault.wanted)
         if size and remainder <= noise * size and noise ** int((fault.wanted.nan_to_num() != 0).sum()) <= ACCIDENT:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import torch
@@ -23,15 +23,18 @@ class Evidence:
     """What is known beside the two gradients; every field may be empty.
 
     `arguments` are forward's, by name, as fed; `outputs` what it returned and `cotangents` the gradients fed for them.
-    `forward` is one that autograd can go through, called as forward(*arguments.values()), or None. `candidates` are
-    terms that the caller suspects. `complex` names the arguments that are complex numbers as pairs (real, imaginary)
-    along the last dimension. Two tensors nearer than `noise`, relative to the norm, are the same.
+    `forward` is one that autograd can go through, called as forward(*arguments.values()), or None; `own` is that on
+    trial, which shows more steps than a reference, and is not used where its gradient is wrong. `candidates` are terms
+    that the caller suspects. `complex` names the arguments and outputs (as `named_outputs` does) that are complex
+    numbers as pairs (real, imaginary) along the last dimension. Two tensors nearer than `noise`, relative to the norm,
+    are the same.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     outputs: Sequence[Tensor] = ()
     cotangents: Sequence[Tensor] = ()
     forward: Callable[..., Any] | None = None
+    own: Callable[..., Any] | None = None
     candidates: Mapping[str, Tensor] = field(default_factory=dict)
     complex: frozenset[str] = frozenset()
     noise: float = 1e-9
@@ -39,6 +42,10 @@ class Evidence:
     @property
     def named_outputs(self) -> dict[str, Tensor]:
         return {numbered("the output", i, len(self.outputs)): output for i, output in enumerate(self.outputs)}
+
+    @property
+    def complex_outputs(self) -> frozenset[str]:
+        return self.complex.intersection(self.named_outputs)
 
 
 @dataclass
@@ -86,17 +93,17 @@ class Fault:
     @cached_property
     def graph(self) -> Graph | None:
         """Autograd's graph, if the gradient that it gives is the correct one."""
-        forward, cotangents = self.evidence.forward, self.evidence.cotangents
-        if forward is None or not self.argument or not cotangents:
-            return None
-        for double, apart in ((True, True), (True, False), (False, False)):
+        arguments, cotangents, troubles = self.evidence.arguments, self.evidence.cotangents, list[str]()
+        forwards = [f for f in (self.evidence.own, self.evidence.forward) if f and self.argument and cotangents]
+        for forward, how in product(forwards, ((True, True), (True, False), (False, False))):
             try:
-                graph = Graph(forward, self.evidence.arguments, cotangents, self.argument, double, apart)
+                graph = Graph(forward, arguments, cotangents, self.argument, *how)
             except Exception as error:  # whatever a forward raises that was not made for autograd, or for float64
-                self.troubles.append(quoted(error))
+                troubles.append(quoted(error))
                 continue
             if distance(graph.value, self.wanted) <= self.evidence.noise * norm(self.wanted):
                 return graph
+        self.troubles += troubles
         return None
 
     @cached_property
@@ -114,7 +121,16 @@ class Fault:
     def masks(self) -> dict[str, Tensor]:
         """The other arguments that are made of zeros and one other value."""
         others = self.evidence.arguments.items()
-        return {k: v for k, v in others if isinstance(v, Tensor) and k != self.argument and is_mask(v)}
+        return {k: v for k, v in others if isinstance(v, Tensor) and is_mask(v) and not self.is_trained(k)}
+
+    def is_trained(self, key: str) -> bool:
+        """Whether an argument has a gradient of its own: it is no mask, whatever its values."""
+        return key == self.argument or self.actual.get(f"d{key}") is not None
+
+    @cached_property
+    def paired(self) -> bool:
+        """Whether the last dimension holds real and imaginary part: no dimension for a person."""
+        return self.argument in self.evidence.complex
 
     def explained_by(self, hypothesis: Tensor, free: int = 0, scale: float | None = None) -> bool:
         """Whether the hypothesis, with `free` numbers fitted, is what was returned, explains why, and not by chance.
@@ -133,10 +149,10 @@ class Fault:
         return limit == 0 or (limit / error) ** (elements - free) <= ACCIDENT
 
     def again(self, key: str, value: Tensor) -> Tensor:
-        """The gradient that autograd gives with another value of an argument."""
-        forward, fed = self.evidence.forward, {**self.evidence.arguments, key: value}
-        assert forward is not None, "asked where there is a graph"
-        return Graph(forward, fed, self.evidence.cotangents, self.argument).value
+        """The gradient that autograd gives with another value of an argument, as for the graph."""
+        assert self.graph is not None, "asked where there is a graph"
+        fed, cotangents = {**self.evidence.arguments, key: value}, self.evidence.cotangents
+        return Graph(self.graph.forward, fed, cotangents, self.argument, *self.graph.taken).value
 
 
 Pattern = Callable[[Fault], Diagnosis | None]
@@ -193,5 +209,5 @@ def dims_words(dims: Sequence[int]) -> str:
     return ("dimension " if len(dims) == 1 else "dimensions ") + "·".join(map(str, dims))
 
 
-def shape_words(tensor: Tensor) -> str:
-    return str(tuple(tensor.shape))
+def shape_words(tensor: Tensor, paired: bool = False) -> str:
+    return str(tuple(tensor.shape[:-1] if paired else tensor.shape))

@@ -21,7 +21,7 @@ def wrong_step(fault: Fault) -> Diagnosis | None:
     graph = fault.graph
     if graph is None:
         return None
-    for diagnosis, changes in chain(_left_out(graph, fault.passes), islice(_turned(graph), fault.passes)):
+    for diagnosis, changes in chain(_left_out(fault, graph), islice(_turned(graph), fault.passes)):
         with suppress(RuntimeError, IndexError):  # where the shapes do not fit, it was something else
             if fault.explained_by(graph.gradient(changes)):
                 return diagnosis
@@ -32,8 +32,9 @@ def _unchanged(d_input: Tensor, d_output: Tensor) -> Tensor:
     return d_output.sum_to_size(d_input.shape)
 
 
-def _left_out(graph: Graph, passes: int) -> Iterator[Hypothesis]:
+def _left_out(fault: Fault, graph: Graph) -> Iterator[Hypothesis]:
     """An operation's derivative, or a product's other factor."""
+    passes = fault.passes
     inputs = {n: sum(target is not None for target, _ in n.next_functions) for n in graph.nodes}
     curved = [(n, i) for n, i in graph.edges if kind(n) not in LINEAR and inputs[n] == 1]
     products = [(n, i) for n, i in graph.edges if kind(n) == "Mul" or (kind(n) == "Div" and i == 0)]
@@ -46,7 +47,7 @@ def _left_out(graph: Graph, passes: int) -> Iterator[Hypothesis]:
             what, text = "derivative forgotten", f"the derivative of {kind(node).lower()} was forgotten"
         elif kind(node) == "Div":
             text = f"the division by {partner or 'the divisor'} was forgotten"
-        elif isinstance(factor, Tensor) and is_mask(factor):
+        elif isinstance(factor, Tensor) and is_mask(factor) and not fault.is_trained(partner):
             what, text = "mask ignored", f"the mask {partner} was ignored: the gradient passes where it is 0"
         often = f" ({len(edges)} times)" if len(edges) > 1 else ""
         yield Diagnosis(what, text.replace("  ", " ") + often), dict.fromkeys(edges, _unchanged)
@@ -68,7 +69,7 @@ def _turned(graph: Graph) -> Iterator[Hypothesis]:
         if saved and position >= first:
             left = position > first  # the other matrix stands to the left of the cotangent
             other = getattr(node, saved[not left])
-            name = graph.partner(node, position) or "the other matrix"
+            name = graph.leaf_below(node, 2 * first + 1 - position) or "the other matrix"
             for words, matrix, turned in ((name, other, False), ("the cotangent", other.mT, True)):
                 text = f"in the gradient of a matrix product {words} is transposed"
                 yield Diagnosis("transposed", text), {(node, position): partial(_product, left, matrix, turned)}
@@ -138,7 +139,9 @@ def proportional_error(fault: Fault) -> Diagnosis | None:
                 continue
             if key and key == fault.argument and c.numel() == 1:
                 return Diagnosis("weight decay", f"{times(c.item())} times {key} itself was added")
-            along = f" along {dims_words(dims)}" if len(dims) < value.ndim else "" if key else " everywhere"
+            said = [d for d in dims if d < value.ndim - fault.paired]
+            everywhere = "" if key else " everywhere"
+            along = f" along {dims_words(said)}" if len(said) < value.ndim - fault.paired else everywhere
             what = f"proportional to {key}" if key else "the same"
             return Diagnosis("term", f"the error is {what}{along}: a term is missing or wrong")
     return None

@@ -19,10 +19,11 @@ COMMON = 0.02  # a place that random elements take up more often shows nothing
 
 def nan(fault: Fault) -> Diagnosis | None:
     bad = ~fault.given.isfinite()
+    bad = bad.any(-1) if fault.paired else bad
     if not bad.any():
         return None
     first = [int(i) for i in bad.nonzero()[0]]
-    what = "NaN" if fault.given[tuple(first)].isnan() else "infinity"
+    what = "NaN" if fault.given[tuple(first)].isnan().any() else "infinity"
     where = f"{int(bad.sum())} of {bad.numel()} elements are not finite, the first is {what} at {first}"
     for name, tensor in fault.tensors.items():
         if tensor.shape == bad.shape and not bad.all() and torch.equal(tensor == 0, bad):
@@ -35,7 +36,7 @@ def repeated_indices(fault: Fault) -> Diagnosis | None:
     for key, ids in fault.evidence.arguments.items():
         if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32) or not ids.numel():
             continue
-        for dim, size in enumerate(fault.wanted.shape):
+        for dim, size in enumerate(fault.wanted.shape[: fault.wanted.ndim - fault.paired]):
             if not -size <= int(ids.min()) <= int(ids.max()) < size:
                 continue
             for uses in _uses(ids.cpu().long() % size, dim, fault.wanted):
@@ -69,7 +70,7 @@ def examples_left_out(fault: Fault) -> Diagnosis | None:
     graph = fault.graph
     if graph is None:
         return None
-    for dim in range(min(dy.ndim for dy in graph.cotangents)):
+    for dim in range(min(dy.ndim for dy in graph.cotangents) - bool(fault.evidence.complex_outputs)):
         sizes = {dy.shape[dim] for dy in graph.cotangents}
         if len(sizes) > 1 or not 2 <= (size := sizes.pop()) <= fault.passes:
             continue
@@ -107,7 +108,7 @@ def in_part(fault: Fault) -> Diagnosis | None:
     runs, shape = _slab(fault), fault.wanted.shape
     if not runs:
         return None
-    where, block = _where(runs, shape), _block(runs)
+    where, block = _where(runs, shape, fault.paired), _block(runs)
     part = replace(fault, given=fault.given[block], wanted=fault.wanted[block])
     if zero(part):
         return Diagnosis("rows", f"{where} this is zero; the rest is correct")
@@ -144,13 +145,16 @@ def _block(runs: Sequence[range]) -> tuple[slice, ...]:
     return tuple(slice(run.start, run.stop) for run in runs)
 
 
-def _where(runs: Sequence[range], shape: Sequence[int]) -> str:
+def _where(runs: Sequence[range], shape: Sequence[int], paired: bool) -> str:
     """Such as "from row 3 on", "up to row 3", "from row 3 to 5", "in row 3"."""
     words = []
-    names = {1: ("element",), 2: ("row", "column")}.get(len(shape), ("index",) * len(shape))
-    for dim, (run, size, name) in enumerate(zip(runs, shape, names, strict=True)):
-        of = f" of dimension {dim}" if len(shape) > 2 else ""
-        if len(run) == 1 < size:
+    ndim = len(shape) - paired
+    names = [*{1: ("element",), 2: ("row", "column")}.get(ndim, ("index",) * ndim), ""]
+    for dim, (run, size, name) in enumerate(zip(runs, shape, names, strict=False)):
+        of = f" of dimension {dim}" if ndim > 2 else ""
+        if dim == ndim and len(run) == 1:
+            words.append(f"in the {('real', 'imaginary')[run[0]]} part")
+        elif len(run) == 1 < size:
             words.append(f"in {name} {run[0]}{of}")
         elif run.start > 0 and run.stop == size:
             words.append(f"from {name} {run[0]}{of} on")

@@ -23,8 +23,9 @@ def swapped(fault: Fault) -> Diagnosis | None:
 
 
 def transposed(fault: Fault) -> Diagnosis | None:
-    for order in permutations(range(fault.wanted.ndim)) if fault.wanted.ndim <= 4 else ():
-        if list(order) != sorted(order) and fault.explained_by(fault.wanted.permute(order)):
+    ndim = fault.wanted.ndim - fault.paired
+    for order in permutations(range(ndim)) if ndim <= 4 else ():
+        if list(order) != sorted(order) and fault.explained_by(fault.wanted.permute(*order, *[-1] * fault.paired)):
             said = "" if len(order) == 2 else f" (its dimensions in the order {', '.join(map(str, order))})"
             return Diagnosis("transposed", f"this is the transpose of {ideal(fault)}{said}")
     return None
@@ -33,15 +34,15 @@ def transposed(fault: Fault) -> Diagnosis | None:
 def shape(fault: Fault) -> Diagnosis:
     """A dimension kept, not summed, or lost; if nothing is known of the values, just both shapes."""
     given, wanted = fault.given, fault.wanted
-    both = f"{shape_words(given)}, not {shape_words(wanted)}"
+    both = f"{shape_words(given, fault.paired)}, not {shape_words(wanted, fault.paired)}"
     if given.numel() == wanted.numel() and fault.explained_by(wanted.reshape(given.shape)):
         return Diagnosis("shape", f"the correct values in the shape {both}")
     for keep in (False, True):
-        for dims in subsets(given.ndim):
+        for dims in subsets(given.ndim - fault.paired):
             total = given.sum(dims, keep)
             if total.shape == wanted.shape and distance(total, wanted) <= fault.evidence.noise * norm(wanted):
                 return Diagnosis("shape", f"its shape is {both}: it was not summed over {dims_words(dims)}")
-        for dims in subsets(wanted.ndim):
+        for dims in subsets(wanted.ndim - fault.paired):
             if fault.explained_by(wanted.sum(dims, keep)):
                 return Diagnosis("shape", f"its shape is {both}: it was also summed over {dims_words(dims)}")
     return Diagnosis("shape", f"its shape is {both}")
@@ -50,7 +51,7 @@ def shape(fault: Fault) -> Diagnosis:
 def wrong_axis(fault: Fault) -> Diagnosis | None:
     for full in _unreduced(fault):
         right = _reduced_dims(full, fault.wanted)
-        for dims in subsets(full.ndim):
+        for dims in subsets(full.ndim - fault.paired):
             total = full.sum(dims)
             if total.numel() == 1:
                 total = total.reshape(()).expand(fault.given.shape)
@@ -59,7 +60,7 @@ def wrong_axis(fault: Fault) -> Diagnosis | None:
             total = total.reshape(fault.given.shape)
             for words, value in (("summed", total), ("averaged", total * total.numel() / full.numel())):
                 if fault.explained_by(value):
-                    text = f"{words} over {dims_words(dims)} of the {shape_words(full)} gradient"
+                    text = f"{words} over {dims_words(dims)} of the {shape_words(full, fault.paired)} gradient"
                     return Diagnosis("wrong axis", f"{text} instead of {dims_words(right)}")
     return None
 

@@ -56,7 +56,7 @@ class Graph:
         pairs = [(y, dy) for y, dy in zip(outputs, cotangents, strict=True) if y.requires_grad]
         self.outputs = tuple(y for y, _ in pairs)
         self.cotangents = tuple(dy.detach().clone().to(y.dtype) for y, dy in pairs)
-        self.argument = argument
+        self.forward, self.argument, self.taken = forward, argument, (double, apart)
         self.leaf = fed[argument]
         wanted = {key: v for key, v in fed.items() if isinstance(v, Tensor) and v.requires_grad}
         self.leaves: dict[Node | None, str] = {get_gradient_edge(v).node: key for key, v in wanted.items()}
@@ -145,9 +145,12 @@ class Graph:
         """How telling, and the words for, what is cut."""
         node, position = edges[0]
         below, partner = node.next_functions[position][0], self.partner(node, position)
+        partner = partner if all(self.partner(*edge) == partner for edge in edges) else ""
         above = NAMES.get(kind(node), (0, kind(node)))[1] + (f" with {partner}" if partner else "")
         rank, words = NAMES.get(kind(below), (1, kind(below)))
-        if below in self.leaves or kind(below) in VIEWS:
+        if len({kind(n.next_functions[i][0]) for n, i in edges}) > 1:  # they have only what is above in common
+            rank, words = NAMES.get(kind(node), (1, ""))[0], above
+        elif below in self.leaves or kind(below) in VIEWS:
             rank, words = 5, f"{self.argument} in {above}"
         elif partner and rank < 5:
             rank, words = 5, above

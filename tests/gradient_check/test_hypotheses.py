@@ -3,13 +3,14 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from gallery.diagnosed_terms import rnn_with
 from gallery.entry import normal
 from gallery.recurrent import rnn_backward
-from gradient_check import diagnosis
+from gradient_check import check_backward, diagnosis
 from gradient_check.diagnosis import Evidence, diagnosed
 from gradient_check.diagnosis.terms import Graph
 from gradient_check.report import Diagnosis, Row
@@ -47,6 +48,114 @@ def test_the_conjugate_of_complex_numbers_that_are_pairs():
     evidence = Evidence({"z": seeded(1)(4, 3, 2)}, complex=frozenset("z"))
     assert diagnose(forgotten, dz, evidence, "dz").kind == "conjugate"
     assert diagnose(forgotten, dz, replace(evidence, complex=frozenset()), "dz").kind == "sign", "in index 1"
+
+
+def paired(function):
+    """The same function of complex numbers as pairs, and its outputs as such."""
+    return lambda *pairs: torch.view_as_real(function(*map(torch.view_as_complex, pairs)))
+
+
+CONJUGATES = {
+    "b": (torch.mul, lambda d, a, b: d * b, "the conjugate of b was forgotten"),
+    "a": (lambda a, b: a.exp() * 1j, lambda d, a, b: d * (a.exp() * 1j).conj().conj(), "this is Jᵀ dy where Jᴴ dy is"),
+    "both": (lambda a, b: a * a * b, lambda d, a, b: 2 * d * a * b, "this is Jᵀ dy where Jᴴ dy is correct"),
+}
+
+
+@pytest.mark.parametrize("name", CONJUGATES)
+def test_a_forgotten_conjugate_of_what_is_multiplied_by(name):
+    function, wrong, words = CONJUGATES[name]
+    a, b, dy = seeded()(3, 5, 4, 2)
+    right = torch.func.vjp(paired(function), a, b)[1](dy)[0]
+    given = paired(wrong)(dy, a, b)
+    evidence = Evidence({"a": a, "b": b}, (dy,), (dy,), paired(function), complex={"a", "b", "the output"})
+    found = diagnose(given, right, evidence, "da")
+    assert (found.kind, words in found.text) == ("conjugate", True), found
+
+
+def test_real_and_imaginary_part_are_no_dimension():
+    z, dz = seeded()(2, 5, 3, 2)
+    dz = dz / dz.norm()
+    texts = {
+        "this is ½ times the correct gradient": dz / 2,
+        "this is the transpose of the correct gradient": dz.mT.contiguous().mT.movedim(0, 1),
+        "in the imaginary part this is zero; the rest is correct": dz * torch.tensor([1.0, 0.0]),
+        "its shape is (3,), not (5, 3): it was also summed over dimension 0": dz.sum(0),
+        "1 of 15 elements are not finite, the first is NaN at [0, 1]": dz.where(dz != dz[0, 1, 1], torch.nan),
+        "wrong only in column 1": dz.index_put((torch.tensor([0, 1, 2, 3, 4]), torch.tensor(1)), seeded(1)(5, 2)),
+    }
+    for text, given in texts.items():
+        assert diagnose(given, dz, Evidence({"z": z}, complex={"z"}), "dz").text == text
+
+
+def test_a_size_is_named_where_only_one_fits():
+    W, right = seeded()(2, 7, 7)
+    for x, words in ((seeded(1)(5, 7), " (5 = dimension 0 of x): mean against sum"), (seeded(1)(5, 5), "")):
+        found = diagnose(right / 5, right, Evidence({"x": x, "W": W}), "dW")
+        assert found.text == f"this is 1/5 times the correct gradient{words}"
+
+
+def test_what_has_a_gradient_of_its_own_is_no_mask():
+    x, dy, dg = seeded()(3, 6, 5)
+    g = (torch.arange(5) > 1).double()
+    for own, kind in ((dg, "missing factor"), (None, "mask ignored")):
+        evidence = Evidence({"x": x, "g": g}, (x * g,), (dy,), torch.mul)
+        assert diagnose({"dx": dy, "dg": own}, {"dx": dy * g}, evidence).kind == kind
+
+
+def test_a_factor_that_is_zero_was_not_left_out_where_the_gradient_is_zero_too():
+    """Of all zeros of x, half of the gradients are zero without it."""
+    x, right = seeded()(2, 8, 5)
+    x[::2] = 0
+    given = (right := right * x) / x.where(x != 0, 1.0)
+    given[0] = dy = seeded(1)(5)
+    given[4] = dy
+    assert diagnose(given, right, Evidence({"x": x})) is None
+
+
+def test_a_forward_for_one_precision_is_fed_other_values_in_it():
+    x, mask, dy = seeded()(3, 6, 5)
+    x, mask, dy = x.float(), (mask > 0).float().cumsum(0).clamp(max=1), dy.float()
+
+    def forward(x, mask):
+        assert x.dtype == torch.float32
+        return (x * (mask + 0.5)).sin()
+
+    slope = torch.func.vjp(forward, x, mask)[1](dy)[0]
+    wrong = torch.func.vjp(forward, x, torch.ones_like(mask))[1](dy)[0]
+    found = diagnose(wrong, slope, Evidence({"x": x, "mask": mask}, (), (dy,), forward, noise=1e-5))
+    assert found == Diagnosis("mask ignored", "the mask mask was ignored")
+
+
+def test_words_are_of_all_that_is_cut_and_of_one_matrix():
+    x, dy = seeded()(2, 4, 5)
+    forward = lambda x: x.pow(2).mean() * x + (x.exp().mean() * x).sin()  # noqa: E731
+    graph = Graph(forward, {"x": x}, [dy], "x")
+    means = [(n, i) for n, i in graph.edges if n.name().startswith("Mean")]
+    assert graph._words(means)[1] == "the mean, in 2 places"
+    W, b, dz = seeded(1)(3, 5, 5)
+    evidence = Evidence({"x": x, "W": W, "b": b[0]}, (), (dz[:4],), lambda x, W, b: torch.addmm(b, x, W).sin())
+    y = torch.addmm(b[0], x, W)
+    found = diagnose((dz[:4] * y.cos()) @ W, (dz[:4] * y.cos()) @ W.T, evidence)
+    assert found.text == "in the gradient of a matrix product W is transposed"
+
+
+def test_the_forward_on_trial_is_taken_apart_where_the_reference_is_one_step():
+    x, dy = seeded()(2, 4, 5)
+    apart = lambda x: x - x.mean(-1, keepdim=True)  # noqa: E731
+    evidence = Evidence({"x": x}, (), (dy,), lambda x: torch.linalg.multi_dot([x, torch.eye(5).double() - 0.2]), apart)
+    assert diagnose(dy, apart(dy), evidence).text == "a term is missing: the path through the mean"
+    assert diagnose(dy.sin(), apart(dy), replace(evidence, own=refuses)) is None
+
+
+def test_gradients_that_are_swapped_are_measured_both():
+    report = check_backward(
+        lambda y, x: (np.arctan2(y, x), (y, x)),
+        lambda d, c: (-d * c[0] / (c[0] ** 2 + c[1] ** 2), d * c[1] / (c[0] ** 2 + c[1] ** 2)),
+        [t.numpy() for t in seeded()(2, 5, 7)],
+        cases=[],
+    )
+    assert [row.diagnosis.kind for row in report.failures] == ["swapped", "swapped"]
 
 
 class Normalized(torch.autograd.Function):
