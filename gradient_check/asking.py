@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class Asking:
     forward_mode: bool  # whether the dot product is
     generator: Generator
     notes: Notes
+    until: float = inf  # of thread_time(), for the differences of cases
     refused: set[str] = field(default_factory=set)  # exact oracles that could not be asked of the example
 
     @property
@@ -91,7 +93,8 @@ class Asking:
                 at_kinks = any(one.row.kinks for one in found) and all(one.row.passed for one in found)
                 return found + (self._together(run) if at_kinks else [])
         if self.slopes and not exact_ones:
-            return [Found(row, run) for row in Differences(run, {}, self.generator, self.notes.said).rows()]
+            differences = Differences(run, {}, self.generator, self.notes.said, self.until)
+            return [Found(row, run) for row in differences.rows()]
         return []
 
     def _against(self, exact: Exact, run: Run) -> list[Found]:

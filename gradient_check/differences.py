@@ -24,11 +24,11 @@ from gradient_check.tolerances import ratio
 DIRECTIONS = 4  # through the whole tensor; a part of it gets half as many
 PARTS = 8
 MARGIN = 16  # K: an element is noticed once it is off by this many tolerances
-ENOUGH = 16  # wrong elements; fewer where f takes long. Of those that directions neither clear nor contradict:
+ENOUGH, TRIES = 16, 4  # wrong elements, fewer where f takes long; times as many parts are cut. Of those not cleared:
 ALL, SOME, OF_EQUALS = 8, 2, 0.5  # times as many are looked at, in a tensor no larger; in others; of equal values
 MOST_WORK = 10**7  # elements of the point and of the summands, for that
 ROUNDING = 64 * torch.finfo(torch.float64).eps  # of a gradient that is exact otherwise
-BLIND = 0.1  # of the root mean square: an element that is known no better is not judged
+BLIND, ALIKE = 0.1, 1e-3  # of the root mean square, known no better: not judged; of two slopes: no kink, in words
 SAMPLE = 100_000  # elements, where there is no memory for all
 COPIES = 12  # in float64, of the point and of the summands, that a search may need at once
 
@@ -73,6 +73,10 @@ class Claim:
         return self.slope.distance(self.actual)
 
     @property
+    def nearest(self) -> float:
+        return min(self.slope.left, self.slope.right, key=lambda slope: abs(self.actual - slope))
+
+    @property
     def wrong(self) -> bool:
         return self.off > self.slope.uncertainty
 
@@ -83,15 +87,16 @@ class Claim:
 
 
 def judge_slopes(
-    terms: Terms, point: Tensor, gradient: Tensor, *, accuracy: float = 0.0, ordinary: float = 0.0, generator: Generator
-) -> Slopes:
+    terms: Terms, point: Tensor, gradient: Tensor, *, generator: Generator,
+    accuracy: float = 0.0, ordinary: float = 0.0, enough: int = ENOUGH,
+) -> Slopes:  # fmt: skip
     """Is `gradient` that of f(v) = terms(v).sum() at `point`?
 
     `terms` gives the summands of f, is pure, and takes what has the shape and dtype of `point`. The steps fit that
     dtype: float64 judges to some 1e-8 of the root mean square, float32 to a percent. `gradient` has the same shape;
     `accuracy` is the relative one to be expected of it where it was computed in lower precision than `point`.
     `ordinary` is the root mean square of such gradients elsewhere: one that happens to be small is rounded like those.
-
+    `enough` wrong elements are shown; of others, where directions are of no use, some times as many are looked at.
     Where there are too many elements, a random sample of them is judged, and `origin` says so.
 
     Raises ValueError if the shapes differ or `point` is not of a floating-point dtype.
@@ -102,7 +107,7 @@ def judge_slopes(
         raise ValueError(f"the gradient has shape {tuple(gradient.shape)}, not {tuple(point.shape)}")
     with torch.no_grad():
         search = _Search(terms, point, gradient, accuracy, ordinary, generator)
-        return _verdict(search.claims(), search)
+        return _verdict(search.claims(enough), search)
 
 
 def cleared(
@@ -160,35 +165,38 @@ class _Search:
         self.wanted = max(self.function.steps[0] / 2, 16 * accuracy) * self.rms
         self.checked = self.kinks = self.spoken_for = 0  # elements looked at, and those that they speak for
 
-    def claims(self) -> Iterator[Claim]:
+    def claims(self, enough: int) -> Iterator[Claim]:
         """Of every part that directions clear and of elements of the others, until enough of them are wrong."""
         size, work = len(self.gradient), math.prod(self.shape) + len(self.function.base)
-        enough = max(2, min(ENOUGH, MOST_WORK // max(work, 1)))
+        enough = max(2, min(enough, MOST_WORK * enough // ENOUGH // max(work, 1)))
         parts = [(0, size, 0)]  # the worst first, by order of magnitude; of those the smallest
-        wrong = 0
+        wrong = tried = 0
         while parts and wrong < enough:
             magnitude, count, start = heappop(parts)
             if count == 1:
                 claim = self.at(start)
-                self.checked += 1
-                wrong += claim.wrong
+                self.checked, wrong = self.checked + 1, wrong + claim.wrong
                 self.kinks += self.lies_at_kink(claim)
                 yield claim
                 continue
-            cuts = self.cuts(start, count)
-            if count < size or size > PARTS:
+            cuts, few, some = self.cuts(start, count), count, size > ALL * enough
+            if some and tried >= TRIES * (enough + PARTS * (wrong + 1)):
+                few = round(OF_EQUALS * enough)
+            elif count < size or size > PARTS:
+                tried += 1
                 claim, agrees = self.through(start, count, DIRECTIONS if count == size else DIRECTIONS // 2)
                 if agrees:
                     yield claim
                     continue
                 magnitude = -math.frexp(min(claim.off / count**0.5, sys.float_info.max))[1]
-                if size > ALL * enough and claim.off < math.inf and not (claim.wrong and claim.slope.smooth):
-                    first, last = self.function.values[[start, start + count - 1]]
-                    alike = round(OF_EQUALS * enough) if first == last and self.places is not None else count
-                    few = min(count, alike) if self.checked - wrong < SOME * enough else 0
-                    if few < count:
-                        cuts = list(range(start, start + few + 1))
-                        self.spoken_for += count - few
+                some = some and claim.off < math.inf and not (claim.wrong and claim.slope.smooth)
+                alike = (
+                    self.places is not None and self.function.values[start] == self.function.values[start + count - 1]
+                )
+                few = round(OF_EQUALS * enough) if some and alike else count
+            few = 0 if some and self.checked - wrong >= SOME * enough else min(few, count)
+            cuts = cuts if few == count else list(range(start, start + few + 1))
+            self.spoken_for += count - few
             for a, b in pairwise(cuts):
                 heappush(parts, (magnitude, b - a, a))
 
@@ -209,8 +217,7 @@ class _Search:
         return claim.count == 1 and not claim.wrong and (blind or not claim.slope.smooth)
 
     def at(self, i: int) -> Claim:
-        allowance = self.inexact(i, 1).item() + self.function.floor
-        actual = self.gradient[i].item()
+        allowance, actual = self.inexact(i, 1).item() + self.function.floor, self.gradient[i].item()
         return Claim(i, 1, actual, self.function.along_element(i, actual, self.wanted, allowance))
 
     def through(self, start: int, count: int, directions: int) -> tuple[Claim, bool]:
@@ -243,8 +250,8 @@ class _Search:
 
     def inexact(self, start: int, count: int) -> Tensor:
         """How far off elements may be, of a gradient that is right."""
-        size = self.gradient[start : start + count].nan_to_num(0.0, 0.0, 0.0).abs_()
-        return size.clamp_(min=self.rms).mul_(self.accuracy)
+        size = self.gradient[start : start + count].nan_to_num(0.0, 0.0, 0.0)
+        return size.abs_().clamp_(min=self.rms).mul_(self.accuracy)
 
     def index(self, i: int) -> tuple[int, ...]:
         place = torch.tensor(i) if self.places is None else self.places[i]
@@ -279,13 +286,13 @@ def _verdict(claims: Iterable[Claim], search: _Search) -> Slopes:
     error, allowed, actual, expected, reason = 0.0, 0.0, math.nan, math.nan, ""
     index: tuple[int, ...] = ()
     if worst:
-        (error, allowed), actual = worst.of_element(), worst.actual
-        expected = min(worst.slope.left, worst.slope.right, key=lambda slope: abs(actual - slope))
+        (error, allowed), actual, expected = worst.of_element(), worst.actual, worst.nearest
         index = search.index(worst.start) if elements else ()
-        reason = _reason(worst.slope, index, actual, expected) if elements and worst.wrong else ""
+        reason = _reason(worst, index, elements) if elements and worst.wrong else ""
     errors = math.hypot(*(claim.off / claim.size for claim in judged))
     limits = math.hypot(*(claim.slope.uncertainty / claim.size for claim in judged))
-    norm, rms = max(search.norm, limits), max(search.rms, allowed)
+    truth = math.hypot(*(claim.nearest for claim in elements if math.isfinite(claim.nearest)))
+    norm, rms = max(search.norm, truth, limits), max(search.rms, truth / math.sqrt(len(search.gradient) or 1), allowed)
     row = Row(
         "gradient", "gradient", tuple(search.shape), not any(claim.wrong for claim in elements), reason,
         ratio(errors, norm), ratio(error, rms), ratio(limits, norm), ratio(allowed, rms), _origin(known, search),
@@ -295,14 +302,14 @@ def _verdict(claims: Iterable[Claim], search: _Search) -> Slopes:
     return Slopes(row, search.checked)
 
 
-def _reason(slope: Slope, index: tuple[int, ...], actual: float, expected: float) -> str:
-    where, it = f"at {list(index)}", f"it is {actual:.9g}"
-    if slope.left == slope.right == 0:
+def _reason(worst: Claim, index: tuple[int, ...], elements: Sequence[Claim]) -> str:
+    slope, where, it = worst.slope, f"at {list(index)}", f"it is {worst.actual:.9g}"
+    if all(claim.slope.left == claim.slope.right == 0 for claim in elements):
         said = "forward is constant there: it rounds or compares, or takes steps in a lower precision"
         return f"{where} {it}, but {said}; declare a gradient that is meant with `intended`"
-    if slope.smooth:
-        return f"{where} {it}, but the slope is {expected:.9g} ± {slope.uncertainty:.1g}"
     low, high = sorted((slope.left, slope.right))
+    if slope.smooth or high - low <= ALIKE * abs(worst.nearest):
+        return f"{where} {it}, but the slope is {worst.nearest:.9g} ± {max(slope.uncertainty, high - low):.1g}"
     return f"{where}, a kink, {it}, outside of the slopes {low:.9g} and {high:.9g}"
 
 
@@ -338,7 +345,6 @@ def central_differences(function: Callable[[], Tensor], tensor: Tensor, step: fl
         flat[i] = value + step
         above = function()
         flat[i] = value - step
-        below = function()
+        out[i] = (above - function()) / (2 * step)
         flat[i] = value
-        out[i] = (above - below) / (2 * step)
     return result

@@ -15,7 +15,7 @@ from gradient_check.run import Run
 from gradient_check.slopes import summands_along
 from gradient_check.structure import Structure
 
-PATIENCE = 2.0  # seconds to measure one gradient for a diagnosis
+PATIENCE, IN_ALL = 2.0, 3.0  # seconds to measure one gradient for a diagnosis, and all of a report
 MOST_CALLS = 40_000  # of forward, for that
 MEASURED = 4  # rows; no more are measured
 
@@ -47,7 +47,7 @@ def explained(
 
     Where no oracle knows every gradient, those that are wrong are measured.
     """
-    rows, count = [], 0
+    rows, count, until = [], 0, perf_counter() + IN_ALL
     for one in found:
         row, run = one.row, one.run
         if row.passed or row.diagnosis or row.inconclusive or run is None or run.gradients.get(row.name) is None:
@@ -56,11 +56,11 @@ def explained(
         if one.claims:
             known, uncertainty = {name: claims.value for name, claims in one.claims.items()}, None
             row = _at_kinks(row, run, one.claims[row.name])
-        elif (count := count + 1) > MEASURED:
+        elif (count := count + 1) > MEASURED or perf_counter() > until:
             rows.append(row)
             continue
         else:
-            known, uncertainty = _measured(row.name, run, notes)
+            known, uncertainty = _measured(row.name, run, notes, until)
         rows.append(_diagnosed(row, run, known, uncertainty, one.exact, structure, candidates) if known else row)
     return rows
 
@@ -103,7 +103,7 @@ def _at_kinks(row: Row, run: Run, claims: Claims) -> Row:
     return replace(row, diagnosis=Diagnosis("kink", text))
 
 
-def _measured(name: str, run: Run, notes: Notes) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _measured(name: str, run: Run, notes: Notes, until: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What central differences say of the gradients, element by element, and how uncertain that is."""
     known, uncertainty, wrong = {}, {}, run.gradients[name]
     for other, given in run.gradients.items():
@@ -116,7 +116,8 @@ def _measured(name: str, run: Run, notes: Notes) -> tuple[dict[str, Tensor], dic
             start = perf_counter()
             terms(point)
             calls = min(MOST_CALLS, int(PATIENCE / max(perf_counter() - start, 1e-6)))
-            known[other], uncertainty[other] = measured(terms, point, most_calls=calls)
+            latest = min(until, start + PATIENCE)
+            known[other], uncertainty[other] = measured(terms, point, most_calls=calls, until=latest)
         except Exception as error:  # forward takes the example and nothing beside it
             notes.add(f"{other} could not be measured for a diagnosis: {quoted(error)}")
     return known, uncertainty

@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ RATIO = 8  # of one step to the next
 FEW = 8  # summands
 PLACES = 256  # between equal values
 SOME_PLACES = (4, 8, 32)  # that may be enough
+GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread, however few are taken
 MOST_CALLS, MOST_MOVED = 1_000, 400_000  # to look between equal values: so often, or until so many have been moved
 
 Terms = Callable[[Tensor], Tensor]
@@ -208,21 +210,24 @@ class Function:
         return noise.nan_to_num_(0.0, 0.0, 0.0)
 
 
-def measured(terms: Terms, point: Tensor, *, most_calls: int) -> tuple[Tensor, Tensor]:
+def measured(terms: Terms, point: Tensor, *, most_calls: int, until: float = math.inf) -> tuple[Tensor, Tensor]:
     """The gradient of f(v) = terms(v).sum() element by element, and its uncertainty, infinite at a kink.
 
     Good to some 1e-9 of the root mean square in float64, where f is smooth. With about `most_calls` of `terms`, whole
-    rows along the first axis are measured, spread evenly from the first to the last; the uncertainty of the rest is
-    infinite.
+    rows along the first axis are measured, spread evenly from the first to the last, unless perf_counter() passes
+    `until` before; the uncertainty of the rest is infinite.
     """
     gradient = torch.zeros(point.numel(), dtype=torch.float64)
     uncertainty = torch.full_like(gradient, math.inf)
     rows, most = len(point) if point.dim() else 1, max(1, most_calls // 4)
     width = point.numel() // max(rows, 1)
     chosen = torch.linspace(0, rows - 1, min(rows, max(1, most // max(width, 1)))).round().long().tolist()
+    chosen = [*chosen[:1], *chosen[:0:-1][:1], *sorted(chosen[1:-1], key=lambda row: row * GOLDEN % 1)]
     with torch.no_grad():
         function = Function(terms, point, torch.Generator().manual_seed(0))
         for i in (row * width + k for row in chosen for k in range(min(width, most))):
+            if perf_counter() > until:
+                break
             slope = function.element(i, math.nan, 0.0, 0.0, confirm=False)
             if slope.smooth:
                 gradient[i], uncertainty[i] = slope.left, slope.uncertainty
@@ -275,6 +280,10 @@ def _follow(
             break  # the next step would be lost in the rounding
     if settled:
         return min(settled, key=lambda found: found.uncertainty)
+    if all(abs(s[-1]) > 0.75 * RATIO * abs(s[-2]) > 0 for s in (lefts, rights)) and (lefts[-1] > 0) == (rights[-1] > 0):
+        least = min(lefts[-1], rights[-1], key=abs)  # a step, finer than all that were taken: so steep, or steeper
+        if math.isfinite(least):
+            return Slope(least, math.copysign(math.inf, least), allowance, False, h)
     if rough and changes:  # stairs, a jump, or the neighbourhood of a pole
         known = [value for value in lefts + rights if math.isfinite(value)]
         ends = sorted((min(known), max(known)), reverse=lefts[-1] > rights[-1])

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import hypot, isfinite
+from math import hypot, inf, isfinite
+from time import thread_time
 from typing import Any
 
 import torch
@@ -22,11 +23,12 @@ from gradient_check.oracles import (
 )
 from gradient_check.report import Diagnosis, Row, quoted
 from gradient_check.run import Run
-from gradient_check.tolerances import FLOOR, magnified, ratio, tolerance, tolerance_of_sums
+from gradient_check.tolerances import BLINDING, FLOOR, magnified, ratio, tolerance, tolerance_of_sums
 from gradient_check.verdict import judge
 
 TITLE = "differences"
 LOOKED_AT = 200  # infinite elements
+ENOUGH, IN_CASES = {"": 16, "batch": 2, "rows": 2}, 4  # wrong elements, by the group of cases; it bounds the work too
 BLIND = 0.1  # of the norm: central differences that are no better, where nothing else judges, show nothing
 Forward = Callable[..., Any]
 
@@ -101,6 +103,7 @@ class Differences:
     known: Mapping[str, Row]  # what other oracles said of the gradients
     generator: Generator
     notes: list[str]
+    until: float = inf  # of thread_time(): no gradient is begun later
 
     def rows(self) -> list[Row]:
         """Of what was not found wrong already."""
@@ -111,7 +114,10 @@ class Differences:
             at_once = self._all_cleared(names)
         if at_once and (self.wide is self.run or self.known):
             return [at_once]
-        return [row for name in names if (row := self._row(name, cleared=bool(at_once)))]
+        rows = {name: self._row(name, cleared=bool(at_once)) for name in names if thread_time() <= self.until}
+        if late := [name for name in names if name not in rows]:
+            self.notes.append(f"{self.run.case}: for want of time, differences were not asked for {', '.join(late)}")
+        return [row for row in rows.values() if row]
 
     @cached_property
     def wide(self) -> Run:
@@ -174,7 +180,8 @@ class Differences:
         accuracy = 0.0 if argument.dtype == torch.float64 else tolerance_of_sums(argument.dtype, run.terms).norm
         accuracy, ordinary = max(accuracy, run.declared.relative), run.ordinary.get(name, 0.0)
         given = terms, point, gradient.detach().double()
-        found = judge_slopes(*given, accuracy=accuracy, ordinary=ordinary, generator=self.generator)
+        enough = ENOUGH.get(run.group, IN_CASES)
+        found = judge_slopes(*given, accuracy=accuracy, ordinary=ordinary, enough=enough, generator=self.generator)
         return replace(found.row, name=name, label=name)
 
     def _all_cleared(self, names: Sequence[str]) -> Row | None:
@@ -199,7 +206,7 @@ class Differences:
         for asked in (False, True):
             moved = self.moved.get(name) if asked else None
             doubt = Doubt(moved=moved, floor=run.floors.get(name, 0.0), terms=run.terms, declared=run.declared)
-            claims = claimed(name, run.titles[name], TITLE, truth, doubt, argument.dtype, argument.device)
+            claims = claimed(name, run.titles[name], TITLE, truth, doubt, argument.dtype, argument.device, BLINDING)
             blind = "" if run.case or claims.trivial else claims.blind
             row = judge(replace(claims, blind=blind), run.gradients[name])
             if row.passed:

@@ -4,8 +4,9 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import sqrt
+from math import inf, sqrt
 from pathlib import Path
+from time import thread_time
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ STREAM = 0x0DD5EED  # keeps the cotangent from being the very numbers that an ex
 RESHAPED = ("batch", "rows", "axes")  # groups of cases that feed arguments of other shapes
 CAUSES = ("random", "in place", "stale")  # of wrong gradients: they come first
 ENOUGH = 3  # edge cases, to show a gradient that should be zero everywhere in the example
+PATIENCE, IN_ONE = 5.0, 2.0  # seconds of one core for the edge cases, and for one of them, where differences judge
 ILL_POSED = 0.1  # of an output's norm: moved so far by one unit of rounding in the inputs, it has no digit left
 
 
@@ -155,7 +157,14 @@ class Trial:
             self.asking.reference, self.notes, self._enter, WATCH.get().isolated, self.subject.structure.pairs,
         )  # fmt: skip
         found: list[Found] = []
+        judged = len(self.asking.refused) < len(self.exact)  # by what takes little time
+        latest = thread_time() + (inf if judged else PATIENCE)
         for case in cases(self.groups, self.arguments, positions, names, cotangents, self.generator, sizes):
+            if thread_time() > latest:
+                said = f"edge cases were skipped from {case.name!r} on, because those before took {PATIENCE:g} s"
+                self.notes.add(f"{said}: give a smaller example, or a reference")
+                break
+            self.asking.until = thread_time() + IN_ONE
             died = self._enter(case.name)
             found += [Found(died)] if died else self._case(case)
             if case.group in RESHAPED and all(one.is_fine for one in found):

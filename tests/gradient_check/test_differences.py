@@ -1,12 +1,13 @@
 """Central differences: no false alarm on right gradients, however steep, badly scaled or kinked; wrong ones fail."""
 
 import math
+import time
 
 import pytest
 import torch
 
 from gallery.entry import normal
-from gradient_check import central_differences
+from gradient_check import central_differences, check_function
 from gradient_check.differences import judge_slopes, one_sided
 from gradient_check.lines import measured
 
@@ -258,6 +259,66 @@ def test_what_is_measured_says_where_it_knows_nothing():
     _, uncertainty = measured(torch.sin, normal(seeded(0), 101, 10), most_calls=200)
     assert uncertainty.isfinite().all(dim=1).nonzero().flatten().tolist() == [0, 25, 50, 75, 100]
     assert int(uncertainty.isfinite().sum()) == 50
+
+
+def test_what_is_measured_obeys_the_clock():
+    late = time.perf_counter() + 0.3
+    _, uncertainty = measured(torch.sin, normal(seeded(0), 500, 10), most_calls=10**6, until=late)
+    known = uncertainty.isfinite().all(dim=1).nonzero().flatten()
+    assert time.perf_counter() < late + 2
+    assert 2 <= len(known) < 500
+    assert known[[0, -1]].tolist() == [0, 499]
+
+
+def test_a_step_finer_than_all_that_are_taken_is_steep_not_a_jump():
+    terms = lambda v: (v / v.norm().clamp(min=1e-12)) * torch.tensor([1.0, 2.0, 3.0])  # noqa: E731
+    point, right = torch.zeros(3, dtype=torch.float64), torch.tensor([1e12, 2e12, 3e12], dtype=torch.float64)
+    assert judged(terms, point, right).passed
+    assert not judged(terms, point, -right).passed
+    assert not judged(terms, point, right * 0).passed
+
+
+def test_what_is_said_of_a_wrong_element():
+    point = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    found = judged(lambda v: v * torch.tensor([0.0, 2.0]), point, torch.zeros(2).double())
+    assert "but the slope is 2" in found.row.reason
+    assert found.row.relative_error == pytest.approx(1)
+    constant = judged(lambda v: v.floor(), point, torch.ones(2).double())
+    assert "forward is constant there" in constant.row.reason
+
+
+def test_where_directions_are_of_no_use_few_elements_speak_for_the_rest():
+    calls = []
+    found = judged(
+        lambda v: calls.append(1) or v.relu(),
+        torch.zeros(4000, dtype=torch.float64),
+        torch.zeros(4000).double(),
+        enough=2,
+    )
+    assert (found.passed, found.kink_count) == (True, 4000)
+    assert "which speak for 39" in found.row.origin
+    assert len(calls) < 500
+
+
+def layer_norm(x):
+    x = x - x.mean(-1, keepdim=True)
+    return x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
+
+
+def test_what_is_badly_conditioned_passes_as_with_a_reference():
+    example = [1000 + normal(seeded(0), 16, 32).float()]
+    assert check_function(layer_norm, example).passed
+
+
+def test_edge_cases_end_when_their_time_does(monkeypatch):
+    monkeypatch.setattr("gradient_check.trial.PATIENCE", -1.0)
+    report = check_function(layer_norm, [normal(seeded(0), 2, 3)])
+    assert report.passed
+    assert any("edge cases were skipped from 'cotangent transposed' on" in note for note in report.notes)
+    monkeypatch.undo()
+    monkeypatch.setattr("gradient_check.trial.IN_ONE", -1.0)
+    notes = check_function(lambda x: x.relu(), [torch.tensor([0.0, 1.0, -1.0]).double()]).notes
+    assert any("x all zero: for want of time, differences were not asked for dx" in note for note in notes)
 
 
 def test_one_sided_slopes():
