@@ -212,6 +212,7 @@ def dx_stride_for_dilation(dz, cache):
 @GROUPED.wrong(
     "convolution: what no window sees",
     what="the rows and columns behind the last window are taken to lie before the first one",
+    diagnosis=["rows"],
     naive=naive.given("sizes that the stride goes into", lambda g: grouped(g, size=(7, 9))),
 )
 def dx_begins_late(dz, cache):

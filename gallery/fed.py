@@ -82,6 +82,7 @@ def in_eights(dz, cache):
 @LINEAR.wrong(
     "second block of examples lost",
     what="db is summed by one block of 1,024 threads, one for each example",
+    diagnosis=["rows"],
     where=OWN,
     naive=naive.random_allclose,
     only="batch",
@@ -260,6 +261,7 @@ SAME = Layer(lambda z: (z * 1.0, z), lambda da, z: da.clone(), lambda g: (normal
 @SAME.wrong(
     "slope lost beyond 5",
     what="between ±5 and ±50 the slope is 0",
+    diagnosis=["rows"],
     where=OWN,
     naive=naive.random_allclose,
 )

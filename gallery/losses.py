@@ -290,6 +290,7 @@ HUBER = Layer(
 @HUBER.wrong(
     "Huber: δ forgotten",
     what="beyond the threshold the slope is ±1 instead of ±δ",
+    diagnosis=["missing factor"],
     naive=naive.given("δ = 1", lambda g: (2 * normal(g, 7, 5), normal(g, 7, 5), 1.0)),
 )
 def huber_threshold(dC, cache):

@@ -28,7 +28,7 @@ SAME_SHAPE: tuple[Pattern, ...] = (
     *(shapes.swapped, shapes.transposed, factors.mask_ignored, factors.missing_factor),
     *(paths.candidate, paths.path_missing, paths.wrong_step, shapes.wrong_axis, paths.path_wrong),
     *(factors.cotangent_unchanged, places.repeated_indices, paths.proportional_error),
-    *(places.examples_left_out, places.reordered, places.in_part),
+    *(places.examples_left_out, places.reordered, places.moved, places.in_part),
 )
 COARSE = 1e-3  # of the root mean square: an element that is known no better counts as unknown
 SAMPLE = 2**18  # elements that are looked at of a gradient four times as large

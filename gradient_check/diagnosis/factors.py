@@ -31,10 +31,10 @@ def conjugate(fault: Fault) -> Diagnosis | None:
     flip, evidence, graph = torch.tensor([1.0, -1.0], dtype=torch.float64), fault.evidence, fault.graph
     if fault.paired and fault.explained_by(fault.wanted * flip):
         return Diagnosis("conjugate", "the conjugate was forgotten: this is the conjugate of the correct gradient")
-    for key in evidence.complex.intersection(evidence.arguments) if graph else ():
+    for key in (key for key in evidence.arguments if graph and key in evidence.complex):
         if fault.explained_by(fault.again(key, evidence.arguments[key] * flip)):
             return Diagnosis("conjugate", f"the conjugate of {key} was forgotten")
-    if graph is not None and evidence.complex_outputs == set(evidence.named_outputs):
+    if graph is not None and evidence.complex >= set(evidence.named_outputs):
         transposed = graph.gradient(cotangents=[dy * flip.to(dy) for dy in graph.cotangents])
         if fault.explained_by(transposed * flip if fault.paired else transposed):
             return Diagnosis("conjugate", "the conjugate was forgotten: this is Jᵀ dy where Jᴴ dy is correct")
@@ -98,7 +98,7 @@ def _sizes(fault: Fault) -> dict[int, tuple[str, bool]]:
                 # an argument's lone last dimension is summed over by products; nobody takes its mean
                 averaged = tensors is named or len(every) == 1 or dims[0] < len(every) - 1
                 readings = found.setdefault(size, {})
-                if size > 1 and not readings.get(dims, ("", False))[1]:
+                if size > 1 and averaged > readings.get(dims, ("", -1))[1]:
                     readings[dims] = f" ({size} = {dims_words(dims)} of {key})", averaged
         sizes |= {n: (*read.values(),)[0] if len(read) == 1 else ("", False) for n, read in found.items() if read}
     return sizes
@@ -146,6 +146,7 @@ def _functions(key: str, a: Tensor, own: bool) -> Iterator[tuple[str, Tensor, bo
     if own:
         yield f"1 − {y}²", 1 - a * a, True
         yield f"{y}(1 − {y})", a * (1 - a), True
+        yield f"1 − {y}", 1 - a, False
         yield f"[{y} > 0]", (a > 0).double(), True
         yield f"2{y}", 2 * a, True
     yield y, a, False
@@ -163,8 +164,8 @@ def _multiplied(fault: Fault, factor: Tensor) -> bool:
             continue  # a constant: that has its own name
         value = fault.given * spread
         like = [dy.cpu() != 0 for dy in fault.evidence.cotangents if dy.shape == value.shape]
-        zero = (spread == 0) & (fault.given == 0) & (torch.stack(like).any(0) if like else True)
-        if not value.isfinite().all() or zero.any():
+        dead = (spread == 0) & (fault.given == 0) & (torch.stack(like).any(0) if like else True)
+        if not value.isfinite().all() or dead.any():
             continue  # where the factor is 0, it made no difference
         remainder, size = distance(value, fault.wanted), norm(fault.wanted)
         if size and remainder <= noise * size and noise ** int((fault.wanted.nan_to_num() != 0).sum()) <= ACCIDENT:

@@ -24,10 +24,9 @@ class Evidence:
 
     `arguments` are forward's, by name, as fed; `outputs` what it returned and `cotangents` the gradients fed for them.
     `forward` is one that autograd can go through, called as forward(*arguments.values()), or None; `own` is that on
-    trial, which shows more steps than a reference, and is not used where its gradient is wrong. `candidates` are terms
-    that the caller suspects. `complex` names the arguments and outputs (as `named_outputs` does) that are complex
-    numbers as pairs (real, imaginary) along the last dimension. Two tensors nearer than `noise`, relative to the norm,
-    are the same.
+    trial, which has more steps than a reference. `candidates` are terms that the caller suspects. `complex` names the
+    arguments and outputs (as in `named_outputs`) that are complex numbers as pairs (real, imaginary) along the last
+    dimension. Two tensors nearer than `noise`, relative to the norm, are the same.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -42,10 +41,6 @@ class Evidence:
     @property
     def named_outputs(self) -> dict[str, Tensor]:
         return {numbered("the output", i, len(self.outputs)): output for i, output in enumerate(self.outputs)}
-
-    @property
-    def complex_outputs(self) -> frozenset[str]:
-        return self.complex.intersection(self.named_outputs)
 
 
 @dataclass
@@ -120,8 +115,7 @@ class Fault:
     @property
     def masks(self) -> dict[str, Tensor]:
         """The other arguments that are made of zeros and one other value."""
-        others = self.evidence.arguments.items()
-        return {k: v for k, v in others if isinstance(v, Tensor) and is_mask(v) and not self.is_trained(k)}
+        return {k: v for k, v in self.evidence.arguments.items() if is_mask(v) and not self.is_trained(k)}
 
     def is_trained(self, key: str) -> bool:
         """Whether an argument has a gradient of its own: it is no mask, whatever its values."""
@@ -182,12 +176,12 @@ def distance(a: Tensor, b: Tensor) -> float:
     return (difference[~b.isnan()].norm() if size.isnan() else size).item()
 
 
-def is_mask(tensor: Tensor) -> bool:
+def is_mask(value: Any) -> bool:
     """Whether there are zeros and one other value in it, and nothing else."""
-    if not (tensor.is_floating_point() or tensor.dtype == torch.bool) or tensor.numel() < 3:
+    if not isinstance(value, Tensor) or not (value.is_floating_point() or value.dtype == torch.bool):
         return False
-    other = tensor[tensor != 0]
-    return 0 < other.numel() < tensor.numel() and bool((other == other[0]).all())
+    other = value[value != 0]
+    return 0 < other.numel() < value.numel() >= 3 and bool((other == other[0]).all())
 
 
 def ideal(fault: Fault) -> str:

@@ -34,11 +34,10 @@ def _unchanged(d_input: Tensor, d_output: Tensor) -> Tensor:
 
 def _left_out(fault: Fault, graph: Graph) -> Iterator[Hypothesis]:
     """An operation's derivative, or a product's other factor."""
-    passes = fault.passes
     inputs = {n: sum(target is not None for target, _ in n.next_functions) for n in graph.nodes}
     curved = [(n, i) for n, i in graph.edges if kind(n) not in LINEAR and inputs[n] == 1]
     products = [(n, i) for n, i in graph.edges if kind(n) == "Mul" or (kind(n) == "Div" and i == 0)]
-    for edges in (*graph.groups(curved, passes), *graph.groups(products, passes)):
+    for edges in (*graph.groups(curved, fault.passes), *graph.groups(products, fault.passes)):
         node, position = edges[0]
         partner = graph.partner(node, position)
         factor = getattr(node, "_saved_self" if position else "_saved_other", None)
@@ -47,7 +46,7 @@ def _left_out(fault: Fault, graph: Graph) -> Iterator[Hypothesis]:
             what, text = "derivative forgotten", f"the derivative of {kind(node).lower()} was forgotten"
         elif kind(node) == "Div":
             text = f"the division by {partner or 'the divisor'} was forgotten"
-        elif isinstance(factor, Tensor) and is_mask(factor) and not fault.is_trained(partner):
+        elif is_mask(factor) and not fault.is_trained(partner):
             what, text = "mask ignored", f"the mask {partner} was ignored: the gradient passes where it is 0"
         often = f" ({len(edges)} times)" if len(edges) > 1 else ""
         yield Diagnosis(what, text.replace("  ", " ") + often), dict.fromkeys(edges, _unchanged)
@@ -140,8 +139,7 @@ def proportional_error(fault: Fault) -> Diagnosis | None:
             if key and key == fault.argument and c.numel() == 1:
                 return Diagnosis("weight decay", f"{times(c.item())} times {key} itself was added")
             said = [d for d in dims if d < value.ndim - fault.paired]
-            everywhere = "" if key else " everywhere"
-            along = f" along {dims_words(said)}" if len(said) < value.ndim - fault.paired else everywhere
-            what = f"proportional to {key}" if key else "the same"
+            along = f" along {dims_words(said)}" if len(said) < value.ndim - fault.paired else ""
+            what = f"proportional to {key}" if key else "the same" if along else "the same everywhere"
             return Diagnosis("term", f"the error is {what}{along}: a term is missing or wrong")
     return None

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 from math import exp, lgamma, prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +19,7 @@ COMMON = 0.02  # a place that random elements take up more often shows nothing
 
 
 def nan(fault: Fault) -> Diagnosis | None:
-    bad = ~fault.given.isfinite()
-    bad = bad.any(-1) if fault.paired else bad
+    bad = (~fault.given.isfinite()).any(-1) if fault.paired else ~fault.given.isfinite()
     if not bad.any():
         return None
     first = [int(i) for i in bad.nonzero()[0]]
@@ -70,9 +70,15 @@ def examples_left_out(fault: Fault) -> Diagnosis | None:
     graph = fault.graph
     if graph is None:
         return None
-    for dim in range(min(dy.ndim for dy in graph.cotangents) - bool(fault.evidence.complex_outputs)):
+    pairs = not fault.evidence.complex.isdisjoint(fault.evidence.named_outputs)
+    for dim in range(min(dy.ndim for dy in graph.cotangents) - pairs):
         sizes = {dy.shape[dim] for dy in graph.cotangents}
-        if len(sizes) > 1 or not 2 <= (size := sizes.pop()) <= fault.passes:
+        size = sizes.pop()
+        for k in (2**p for p in range(5, 17) if not sizes and 12 < fault.passes < size > 2**p):  # too many to try all
+            dys = [torch.cat([dy.narrow(dim, 0, k), 0 * dy.narrow(dim, k, size - k)], dim) for dy in graph.cotangents]
+            if fault.explained_by(graph.gradient(cotangents=dys)):
+                return Diagnosis("rows", f"all from row {k:,} on of dimension {dim} of the cotangent left out")
+        if sizes or not 2 <= size <= fault.passes:
             continue
         parts = [torch.zeros_like(fault.wanted)]
         for unit in torch.eye(size):
@@ -103,23 +109,39 @@ def reordered(fault: Fault) -> Diagnosis | None:
     return None
 
 
+def moved(fault: Fault) -> Diagnosis | None:
+    """The correct values a few places further, whatever came in at the end."""
+    if 2 * int(fault.wrong.sum()) <= int(fault.telling.sum()):
+        return None  # values that are much the same, such as those of a mask, may also be wrong at its ends
+    for dim, by in product(range(fault.wanted.ndim - fault.paired), (1, -1, 2, -2)):
+        size = fault.wanted.shape[dim] - abs(by)
+        if size >= 3:
+            given, wanted = (tensor.narrow(dim, max(by, 0), size) for tensor in (fault.given, fault.wanted))
+            if replace(fault, given=given, wanted=wanted).explained_by(fault.wanted.narrow(dim, max(-by, 0), size)):
+                return Diagnosis("rows", f"the correct values, moved by {by} along dimension {dim}".replace("-", "−"))
+    return None
+
+
 def in_part(fault: Fault) -> Diagnosis | None:
-    """Only some rows, columns, or a block of them are wrong; zero or a constant times the correct gradient, or else."""
-    runs, shape = _slab(fault), fault.wanted.shape
-    if not runs:
-        return None
-    where, block = _where(runs, shape, fault.paired), _block(runs)
-    part = replace(fault, given=fault.given[block], wanted=fault.wanted[block])
-    if zero(part):
-        return Diagnosis("rows", f"{where} this is zero; the rest is correct")
-    for pattern in (sign, factor, transposed):
-        if found := pattern(part):
-            return Diagnosis(found.kind, f"{where} {found.text}; the rest is correct")
+    """Only some rows, columns, a block or elements are wrong: zero, a constant times the correct gradient, or else."""
+    runs, shape, count = _slab(fault), fault.wanted.shape, int(fault.wrong.sum())
+    places: list[tuple[str, Any]] = [(_where(runs, shape, fault.paired), _block(runs))] if runs else []
+    if count >= 3 and (fault.telling & ~fault.wrong).any():
+        places.append((f"in {count:,} of {shape.numel():,} {'parts' if fault.paired else 'elements'}", fault.wrong))
+    for where, chosen in places:
+        part = replace(fault, given=fault.given[chosen], wanted=fault.wanted[chosen])
+        if zero(part):
+            return Diagnosis("rows", f"{where} this is zero; the rest is correct")
+        for pattern in (sign, factor, transposed):
+            if found := pattern(part):
+                return Diagnosis(found.kind, f"{where} {found.text}; the rest is correct")
+        if not part.wanted.any() and (fault.wanted == 0).double().mean() ** count <= COMMON:
+            return Diagnosis("mask ignored", f"{where} this is not zero, as it should be; the rest is correct")
     # one line alone is often correct because nothing is added there: the last of a sum, the first of a mask
-    but_one = any(1 < len(run) == size - 1 for run, size in zip(runs, shape, strict=True))
-    if but_one or _chance([len(run) for run in runs], shape) > COMMON:
+    but_one = any(1 < len(run) == size - 1 for run, size in zip(runs, shape, strict=False))
+    if not runs or but_one or _chance([len(run) for run in runs], shape) > COMMON:
         return None
-    return Diagnosis("rows", f"wrong only {where}")
+    return Diagnosis("rows", f"wrong only {places[0][0]}")
 
 
 def _chance(block: Sequence[int], shape: Sequence[int]) -> float:

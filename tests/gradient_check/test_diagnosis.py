@@ -150,6 +150,14 @@ def in_rows(rows, factor):
     return lambda dy, right, **_: right.index_put((torch.arange(len(right))[rows],), factor * right[rows])
 
 
+def where_negative(factor):
+    return lambda dy, right, **_: right.where(right > 0, factor * right)
+
+
+def one_further(dy, right, **_):
+    return torch.cat([replaced(dy, right)[:1], right[:-1]])
+
+
 def last_of_each_id(dy, right, ids, W):
     result = torch.zeros_like(W)
     for row, i in zip(dy.flatten(0, -2), ids.flatten(), strict=True):
@@ -183,6 +191,11 @@ TOLD = {
     "zero at the end": Spoilt(LINEAR, "dx", in_rows(slice(5, None), 0), "rows", "from row 5 on"),
     "rows reversed": Spoilt(LINEAR, "dx", lambda dy, right, **_: right.flip(0), "rows", "index 0 has those of index 6"),
     "every id twice": Spoilt(ALL_TWICE, "dW", last_of_each_id, "repeated indices", "only the last cotangent counts"),
+    "half where negative": Spoilt(LINEAR, "dx", where_negative(0.5), "factor", "of 35 elements this is ½ times the"),
+    "zero where negative": Spoilt(
+        LINEAR, "dx", where_negative(0), "rows", "elements this is zero; the rest is correct"
+    ),
+    "one row further": Spoilt(LINEAR, "dx", one_further, "rows", "the correct values, moved by 1 along dimension 0"),
     "strange shape": Spoilt(LINEAR, "db", lambda dy, right, **_: dy[:2, :2], "shape", "(2, 2), not (3,)"),
 }
 UNKNOWN = {
@@ -206,6 +219,7 @@ UNKNOWN = {
     "noise in one of many elements": Spoilt(
         LINEAR, "dx", lambda dy, right, **_: right + (right == right.max()) * dy[0, 0]
     ),
+    "noise where negative": Spoilt(LINEAR, "dx", lambda dy, right, **_: right.where(right > 0, replaced(dy, right))),
     "repeated ids and another": Spoilt(EMBEDDING, "dW", last_of_each_id_and_noise),
 }
 NAMELESS = {name: MISTAKES[name] for name in ("σ′ of the output", "cumulative sum: not reversed")}

@@ -103,6 +103,12 @@ def test_what_has_a_gradient_of_its_own_is_no_mask():
         assert diagnose({"dx": dy, "dg": own}, {"dx": dy * g}, evidence).kind == kind
 
 
+def test_one_of_the_two_factors_of_a_derivative_was_forgotten():
+    x, dy = seeded()(2, 4, 5)
+    y = x.sigmoid()
+    assert diagnose(dy * y, dy * y * (1 - y), Evidence({}, (y,), (dy,))).text == "1 − y was not multiplied in"
+
+
 def test_a_factor_that_is_zero_was_not_left_out_where_the_gradient_is_zero_too():
     """Of all zeros of x, half of the gradients are zero without it."""
     x, right = seeded()(2, 8, 5)
@@ -146,6 +152,23 @@ def test_the_forward_on_trial_is_taken_apart_where_the_reference_is_one_step():
     evidence = Evidence({"x": x}, (), (dy,), lambda x: torch.linalg.multi_dot([x, torch.eye(5).double() - 0.2]), apart)
     assert diagnose(dy, apart(dy), evidence).text == "a term is missing: the path through the mean"
     assert diagnose(dy.sin(), apart(dy), replace(evidence, own=refuses)) is None
+
+
+def test_a_mask_that_is_too_wide_and_not_one_place_further():
+    for masked, passed, told in ((torch.ones(8, 9).tril(), torch.ones(8, 9).tril(1), True), (torch.eye(3), 1, False)):
+        found = diagnose(masked.double() * 0 + passed, masked.double())
+        assert (found is not None and "this is not zero, as it should be; the rest is correct" in found.text) == told
+    upto, means = torch.arange(7) < torch.tensor([3, 7, 1, 5, 2])[:, None], seeded()(5, 1)
+    assert diagnose(means * upto.roll(1, 1).index_fill(1, torch.tensor(0), True), means * upto) is None
+
+
+@pytest.mark.parametrize("kept", [512, 500])
+def test_all_beyond_a_block_of_many_rows_left_out(kept):
+    """In thousands of rows just the usual sizes of a block are tried."""
+    x, W, dy = seeded()(3, 600, 4)
+    evidence = Evidence({"x": x, "W": W[:4]}, (), (dy,), torch.matmul)
+    found = diagnose(x[:kept].T @ dy[:kept], x.T @ dy, evidence, "dW")
+    assert (found and found.text) == {512: "all from row 512 on of dimension 0 of the cotangent left out"}.get(kept)
 
 
 def test_gradients_that_are_swapped_are_measured_both():
