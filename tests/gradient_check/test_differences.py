@@ -288,13 +288,8 @@ def test_what_is_said_of_a_wrong_element():
 
 
 def test_where_directions_are_of_no_use_few_elements_speak_for_the_rest():
-    calls = []
-    found = judged(
-        lambda v: calls.append(1) or v.relu(),
-        torch.zeros(4000, dtype=torch.float64),
-        torch.zeros(4000).double(),
-        enough=2,
-    )
+    calls, point = [], torch.zeros(4000, dtype=torch.float64)
+    found = judged(lambda v: calls.append(0) or v.relu(), point, 0 * point, enough=2)
     assert (found.passed, found.kink_count) == (True, 4000)
     assert "which speak for 39" in found.row.origin
     assert len(calls) < 500
@@ -315,7 +310,7 @@ def test_edge_cases_end_when_their_time_does(monkeypatch):
     report = check_function(layer_norm, [normal(seeded(0), 2, 3)])
     assert report.passed
     assert any("edge cases were skipped from 'cotangent transposed' on" in note for note in report.notes)
-    monkeypatch.undo()
+    monkeypatch.setattr("gradient_check.trial.PATIENCE", 5.0)
     monkeypatch.setattr("gradient_check.trial.IN_ONE", -1.0)
     notes = check_function(lambda x: x.relu(), [torch.tensor([0.0, 1.0, -1.0]).double()]).notes
     assert any("x all zero: for want of time, differences were not asked for dx" in note for note in notes)
