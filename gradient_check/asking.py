@@ -138,7 +138,8 @@ class Asking:
 
     def _may_be_rounding(self, one: Found, run: Run) -> bool:
         size = max(one.claims[one.row.name].rms, run.ordinary.get(one.row.name, 0.0))
-        return not one.row.passed and one.row.absolute_error < SCATTERING.get(run.outputs[0].dtype, 0.0) * size
+        dtype = torch.float32 if run.declared.single else run.outputs[0].dtype
+        return not one.row.passed and one.row.absolute_error < SCATTERING.get(dtype, 0.0) * size
 
     def _held(self, exact: Exact, run: Run, truth: Truth) -> list[Found]:
         """The verdicts on the outputs, where the oracle is independent, and then on the gradients."""

@@ -149,7 +149,7 @@ def _limit(doubt: Doubt, dtype: torch.dtype, value: Tensor, size: float) -> Tole
             f"{max(1.0, floor_of(dtype, doubt.known)):.2g} × what one unit of rounding in the inputs does to it",
         )
     if doubt.scatter is not None:
-        most = SCATTERING[dtype] * max(doubt.ordinary, size / count)
+        most = SCATTERING[torch.float32 if doubt.declared.single else dtype] * max(doubt.ordinary, size / count)
         limit = limit.wider(
             ratio(min(SCATTER * doubt.scatter.norm().item(), most * count), size),
             ratio(min(SCATTER * doubt.scatter.max().item(), most), size / count),

@@ -97,7 +97,8 @@ class Exact:
         for draw in range(DRAWS):
             near = list(contiguous(run.arguments))
             for i in run.subject.differentiable:
-                near[i] = moved_by((ANEW + 7 * draw) * torch.finfo(near[i].dtype).eps, near[i], draw)
+                dtype = torch.float32 if run.declared.single else near[i].dtype
+                near[i] = moved_by((ANEW + 7 * draw) * torch.finfo(dtype).eps, near[i], draw)
             cotangents = contiguous(run.cotangents)
             outputs, pullback = run.subject.run(copies(near))
             given = dict(zip(run.gradients, pullback(copies(cotangents)), strict=True)) | _named(outputs)

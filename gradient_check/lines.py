@@ -189,8 +189,8 @@ class Function:
                 continue
             far = rises(coarser)
             due = [(rise * (found / coarser) ** (2 / 3)).abs() > 64 * found * size for rise in far]
-            missed = due[0] & due[1] & (far[0] * far[1] < 0) & ~moved  # at the top of a parabola nothing is due
-            if int(missed.sum()) > int(moved.sum()):
+            ahead_and_back = far[0].sign() * far[1].sign() < 0  # not flat, as at the top of a hill
+            if int((due[0] & due[1] & ahead_and_back & ~moved).sum()) > int(moved.sum()):
                 found, moved = coarser, (far[0] != 0) | (far[1] != 0)
         return found
 

@@ -124,7 +124,7 @@ class OwnParameters:
             return self._subject(positions, seen, set(range(len(self.leaves))).difference(positions))
 
         said = "the function's backward"
-        return Subject(self.structure, differentiable, run, outputs, said, only, notes=seen.notes, during=during)
+        return Subject(self.structure, differentiable, run, outputs, said, only, seen.notes, seen.inside, during)
 
     def _put(self, arguments: Arguments, frozen: Set[int], this: object = None) -> object:
         """Copy the arguments into the parameters; the forward pass that they are now for.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradient_check.cases import LAYOUTS
-from gradient_check.oracles import contiguous, copies, moved_by, moved_by_rounding
+from gradient_check.oracles import contiguous, copies, doubled, moved_by, moved_by_rounding
 from gradient_check.report import Diagnosis, Row, quoted
 from gradient_check.subject import Gradients, NotAlone, Pullback, Subject, quiet
 from gradient_check.tolerances import FLOOR, SAME, ratio, tolerance_of_sums
@@ -26,19 +26,19 @@ PURE = Row("pure", "pure", (), True, "", 0.0, 0.0, absolute_error=0.0)
 
 
 def computes_in_single(subject: Subject, arguments: Sequence[Any], notes: list[str]) -> bool:
-    """Whether a forward of float64 rounds an argument to float32.
+    """Whether forward rounds an argument of float64 to float32.
 
     Then what rounds to the same number gives the same, bit for bit, and the next numbers of float32 something else.
     """
-    if any(arguments[i].dtype != torch.float64 for i in subject.differentiable):
-        return False
+    own, arguments = arguments, doubled(contiguous(arguments))
     for i in subject.differentiable:
-        rounded = contiguous([arguments[i]])[0].float().double()
+        rounded = arguments[i].float().double()
         beside = [rounded, moved_by(2.0**-27, rounded, 0), moved_by(2.0**-22, rounded, 0)]
         try:
             made = [subject.run([*copies(arguments[:i]), v, *copies(arguments[i + 1 :])])[0] for v in beside]
-        except Exception as error:  # it takes no values beside these
-            notes.append(f"whether forward rounds to float32 is not known: it raised {quoted(error)}")
+        except Exception as error:  # it takes no float64, or no values beside these
+            if own[i].dtype == torch.float64:
+                notes.append(f"whether forward rounds to float32 is not known: it raised {quoted(error)}")
             return False
         if all(map(torch.equal, made[0], made[1])):
             changed = sum(int((a != b).sum()) for a, b in zip(made[0], made[2], strict=True))
@@ -261,6 +261,9 @@ def alone(
                 continue
             if gradient is None and together.any():
                 reason = f"{name} is missing {where}"
+                if subject.differentiable[subject.gradient_names.index(name)] in subject.inside:
+                    notes.append(f"{reason}: a .backward() inside makes it")
+                    continue
                 return replace(row, passed=False, reason=reason, diagnosis=Diagnosis("missing", reason))
             relative, limit = _mismatch([(1.0, gradient)], together, cotangents, terms)
             if not relative <= limit + slack:

@@ -1,7 +1,7 @@
 """What is on trial: a forward pass and the backward pass that somebody wrote for it, called in one way."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,7 @@ class Subject:
     written: str  # what the gradients come from, for messages: "backward", "the function's backward"
     only: Callable[[tuple[int, ...]], "Subject"] | None = None  # with fewer arguments differentiable, the others frozen
     notes: Sequence[str] = ()  # for the report; grows with the runs
+    inside: Set[int] = frozenset()  # arguments whose gradient a `.backward()` inside makes; grows with the first run
     during: Callable[..., Any] | None = None  # (arguments, then): then(outputs), while a module has these parameters
 
     @property
@@ -128,7 +129,8 @@ def differentiated(
     def only(positions: tuple[int, ...]) -> Subject:
         return differentiated(function, structure, positions, seen)
 
-    return Subject(structure, differentiable, run, only_outputs, "the function's backward", only, notes=seen.notes)
+    said = "the function's backward"
+    return Subject(structure, differentiable, run, only_outputs, said, only, seen.notes, seen.inside)
 
 
 def _applied(made_by: Any, *arguments: Any) -> Any:
