@@ -131,15 +131,10 @@ class Trial:
         rows = [self.repeated.at_once(self.notes.said)]
         if rows[0].passed:
             others = [drawn_like(output, self.generator) for output in outputs]
-            kept = copies(first)
-            pullback(copies(others))
-            if not all(map(same, kept, first)):
+            if _overwritten(pullback, others, first):
                 said = "a later call of backward wrote into the gradients that an earlier one had returned"
-                return (
-                    outputs,
-                    cotangents,
-                    [Found(replace(rows[0], passed=False, reason=said, diagnosis=Diagnosis("stale", said)))],
-                )
+                stale = replace(rows[0], passed=False, reason=said, diagnosis=Diagnosis("stale", said))
+                return outputs, cotangents, [Found(stale)]
             judged = [name for name in gradients if name not in self.zeros]
             pull = _only(pullback, [i for i, name in enumerate(gradients) if name in judged])
             judged_first = tuple(gradients[name] for name in judged)
@@ -290,6 +285,16 @@ def _pull(subject: Subject, pullback: Pullback, cotangents: Sequence[Tensor]) ->
         frame = traceback.extract_tb(error.__traceback__)[-1]
         said = f"{subject.written} raised {quoted(error)} ({Path(frame.filename).name}, line {frame.lineno})"
         return Row("gradients", "gradients", (), False, said, diagnosis=Diagnosis("raised", said))
+
+
+def _overwritten(pullback: Pullback, others: Sequence[Tensor], first: Gradients) -> bool:
+    """Whether a call for other cotangents changes gradients that were returned before."""
+    kept = copies(first)
+    try:
+        pullback(copies(others))
+    except Exception:  # `linear` asks the same, and quotes it
+        return False
+    return not all(map(same, kept, first))
 
 
 def _only(pullback: Pullback, wanted: Sequence[int]) -> Pullback:

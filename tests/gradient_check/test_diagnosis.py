@@ -68,6 +68,7 @@ BEYOND = {
     "remainder of the batch lost": "only a batch that four does not divide shows it",
     "pointwise convolution: dW squeezed": "only an axis of size 1 shows it",
     "attention: one query": "only an axis of size 1 shows it",
+    "slope lost beyond 5": "only numbers of all sizes show it",
     "batch norm: means per image": "the diagnosis does not know it",
     "attention: softmax over the queries": "torch's own softmax is not taken apart",
     "softmax: diagonal only": "the diagnosis does not know it",
