@@ -281,9 +281,9 @@ def _follow(
     if settled:
         return min(settled, key=lambda found: found.uncertainty)
     if all(abs(s[-1]) > 0.75 * RATIO * abs(s[-2]) > 0 for s in (lefts, rights)) and (lefts[-1] > 0) == (rights[-1] > 0):
-        least = min(lefts[-1], rights[-1], key=abs)  # a step, finer than all that were taken: so steep, or steeper
+        least = min(lefts[-1], rights[-1], key=abs)  # a step, finer than all that were taken, or a jump: 0 beside it
         if math.isfinite(least):
-            return Slope(least, math.copysign(math.inf, least), allowance, False, h)
+            return Slope(0.0, math.copysign(math.inf, least), allowance, False, h)
     if rough and changes:  # stairs, a jump, or the neighbourhood of a pole
         known = [value for value in lefts + rights if math.isfinite(value)]
         ends = sorted((min(known), max(known)), reverse=lefts[-1] > rights[-1])

@@ -4,7 +4,7 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf, sqrt
+from math import inf, isfinite, sqrt
 from pathlib import Path
 from time import thread_time
 from typing import Any
@@ -327,7 +327,8 @@ def _lost(outputs: Sequence[Tensor], cotangents: Sequence[Tensor], argument: Ten
     """The size of a gradient that is lost in the rounding of forward's own outputs."""
     size = _rms(argument)
     sizes = [_rms(output) * _rms(cotangent) for output, cotangent in zip(outputs, cotangents, strict=True)]
-    return torch.finfo(argument.dtype).eps * max(sizes) / size if size else 0.0
+    lost = torch.finfo(argument.dtype).eps * max(sizes) / size if size else 0.0
+    return lost if isfinite(lost) else 0.0
 
 
 def _differ(found: Sequence[Found], others: Sequence[Found]) -> bool:

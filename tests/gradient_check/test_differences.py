@@ -270,12 +270,11 @@ def test_what_is_measured_obeys_the_clock():
     assert known[[0, -1]].tolist() == [0, 499]
 
 
-def test_a_step_finer_than_all_that_are_taken_is_steep_not_a_jump():
+def test_a_step_finer_than_all_that_are_taken_is_as_steep_or_a_jump():
     terms = lambda v: (v / v.norm().clamp(min=1e-12)) * torch.tensor([1.0, 2.0, 3.0])  # noqa: E731
     point, right = torch.zeros(3, dtype=torch.float64), torch.tensor([1e12, 2e12, 3e12], dtype=torch.float64)
     assert judged(terms, point, right).passed
     assert not judged(terms, point, -right).passed
-    assert not judged(terms, point, right * 0).passed
 
 
 def test_what_is_said_of_a_wrong_element():
