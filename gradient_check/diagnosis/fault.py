@@ -115,11 +115,7 @@ class Fault:
     @property
     def masks(self) -> dict[str, Tensor]:
         """The other arguments that are made of zeros and one other value."""
-        return {k: v for k, v in self.evidence.arguments.items() if is_mask(v) and not self.is_trained(k)}
-
-    def is_trained(self, key: str) -> bool:
-        """Whether an argument has a gradient of its own: it is no mask, whatever its values."""
-        return key == self.argument or self.actual.get(f"d{key}") is not None
+        return {k: v for k, v in self.evidence.arguments.items() if is_mask(v) and not is_trained(self, k)}
 
     @cached_property
     def paired(self) -> bool:
@@ -147,6 +143,11 @@ class Fault:
         assert self.graph is not None, "asked where there is a graph"
         fed, cotangents = {**self.evidence.arguments, key: value}, self.evidence.cotangents
         return Graph(self.graph.forward, fed, cotangents, self.argument, *self.graph.taken).value
+
+
+def is_trained(fault: Fault, key: str) -> bool:
+    """Whether an argument has a gradient of its own: it is no mask, whatever its values."""
+    return key == fault.argument or fault.actual.get(f"d{key}") is not None
 
 
 Pattern = Callable[[Fault], Diagnosis | None]

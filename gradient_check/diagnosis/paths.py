@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from gradient_check.diagnosis.fault import Fault, as_double, dims_words, is_mask, numbered, subsets, times
+from gradient_check.diagnosis.fault import Fault, as_double, dims_words, is_mask, is_trained, numbered, subsets, times
 from gradient_check.diagnosis.terms import VIEWS, Change, Edge, Graph, kind
 from gradient_check.report import Diagnosis
 
@@ -46,7 +46,7 @@ def _left_out(fault: Fault, graph: Graph) -> Iterator[Hypothesis]:
             what, text = "derivative forgotten", f"the derivative of {kind(node).lower()} was forgotten"
         elif kind(node) == "Div":
             text = f"the division by {partner or 'the divisor'} was forgotten"
-        elif is_mask(factor) and not fault.is_trained(partner):
+        elif is_mask(factor) and not is_trained(fault, partner):
             what, text = "mask ignored", f"the mask {partner} was ignored: the gradient passes where it is 0"
         often = f" ({len(edges)} times)" if len(edges) > 1 else ""
         yield Diagnosis(what, text.replace("  ", " ") + often), dict.fromkeys(edges, _unchanged)
