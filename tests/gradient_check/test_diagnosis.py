@@ -58,8 +58,6 @@ def measured(name, actual, correct, known):
     return diagnosed(Row(name, name, (), False), actual, near, known, doubt).diagnosis
 
 
-# What the gallery holds
-
 # Not seen in the values of one run on the example, but by what the check feeds and compares beside it.
 BY_THE_CHECK = {"missing", "raised", "dtype", "not linear", "stale", "strided", "in place", "kink", "nan", "conjugate"}
 BEYOND = {
@@ -97,9 +95,6 @@ def test_names_the_mistake_and_without_a_forward_says_less_but_nothing_wrong(nam
     for ask in (diagnose, measured):
         found = ask(*about(NAMED[name], 0, torch.float64, blind=True))
         assert found is None or found.kind in set(kinds).union(*(WEAKER.get(kind, set()) for kind in kinds)), found
-
-
-# What is spoilt here
 
 
 @dataclass(frozen=True)

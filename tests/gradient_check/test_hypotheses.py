@@ -42,14 +42,6 @@ def test_swapped_gradients():
     assert diagnose({**expected, "dq": expected["dk"]}, expected, name="dq") is None, "dk is where it belongs"
 
 
-def test_the_conjugate_of_complex_numbers_that_are_pairs():
-    dz = seeded()(4, 3, 2)
-    forgotten = torch.view_as_real(torch.view_as_complex(dz).conj().resolve_conj())
-    evidence = Evidence({"z": seeded(1)(4, 3, 2)}, complex=frozenset("z"))
-    assert diagnose(forgotten, dz, evidence, "dz").kind == "conjugate"
-    assert diagnose(forgotten, dz, replace(evidence, complex=frozenset()), "dz").kind == "sign", "in index 1"
-
-
 def paired(function):
     """The same function of complex numbers as pairs, and its outputs as such."""
     return lambda *pairs: torch.view_as_real(function(*map(torch.view_as_complex, pairs)))
