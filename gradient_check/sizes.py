@@ -326,9 +326,9 @@ def _some_of(rows: Sequence[Axis], whole: Sequence[Axis], cost: bool) -> Iterato
 
 
 def _check_operators(forward: Callable[..., Any], arguments: Sequence[Any], why: str) -> None:
-    """Raises NotTaken, which says why first, unless torch's own operators make the outputs: they check all shapes.
+    """Raises NotTaken, which says why first, unless torch's own operators alone make the outputs: they check shapes.
 
-    Autograd's graph must lead to every argument of floating point, and no step of it may be anybody else's.
+    Autograd's graph, which has no other steps then, must lead to every argument of floating point.
     """
     leaves = contiguous(arguments)
     wanted = [v.requires_grad_() for v in leaves if isinstance(v, Tensor) and v.is_floating_point()]
@@ -337,12 +337,14 @@ def _check_operators(forward: Callable[..., Any], arguments: Sequence[Any], why:
             waiting: list[Any] = [output.grad_fn for output in outputs_of(forward(*leaves))]
     except Exception as error:
         raise NotTaken(f"{why} (autograd through forward raised {quoted(error)})") from error
-    known: set[Any] = set()
+    known, foreign = set(), NotTaken(f"{why} (forward is not made of torch's operators alone, which check shapes)")
     while waiting:
-        if (node := waiting.pop()) not in known:
+        kind = type(node := waiting.pop())
+        if node is None or kind.__module__ != "builtins" or kind.__name__ == "CppFunction":
+            raise foreign
+        if node not in known:
             known.add(node)
             waiting += [before for before, _ in getattr(node, "next_functions", ()) if before is not None]
-    own = all(type(node).__module__ == "builtins" and type(node).__name__ != "CppFunction" for node in known)
     reached = {id(leaf) for node in known if (leaf := getattr(node, "variable", None)) is not None}
-    if None in known or not own or not reached.issuperset(map(id, wanted)):
-        raise NotTaken(f"{why} (forward is not made of torch's operators alone, which check shapes)")
+    if not reached.issuperset(map(id, wanted)):
+        raise foreign
