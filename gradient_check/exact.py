@@ -39,6 +39,18 @@ class Truth:
     def finite(self) -> bool:
         return all(bool(t.isfinite().all()) for t in (*self.gradients.values(), *self.outputs))
 
+    def doubt(self, name: str, run: Run) -> Doubt:
+        """What is known of a gradient and of an output alike."""
+        return Doubt(
+            errors=self.errors.get(name),
+            moved=self.moved.get(name),
+            ordinary=run.ordinary.get(name, 0.0),
+            scatter=self.scatter.get(name),
+            floor=run.floors.get(name, 0.0),
+            terms=run.terms,
+            declared=run.declared,
+        )
+
     def jumps(self, name: str) -> Tensor | None:
         """The elements that rounding in the inputs moves by more than a digit: those at a kink, if there is one."""
         if name not in self.moved:
@@ -102,7 +114,7 @@ class Exact:
             cotangents = contiguous(run.cotangents)
             outputs, pullback = run.subject.run(copies(near))
             given = dict(zip(run.gradients, pullback(copies(cotangents)), strict=True)) | _named(outputs)
-            right = self._at(0.0, run, doubled(near), doubled(cotangents), draw)
+            right = self._at(run, doubled(near), doubled(cotangents))
             for name, value in given.items():
                 if value is not None and value.shape == right[name].shape:
                     errors.setdefault(name, []).append(value.double() - right[name])
@@ -117,37 +129,22 @@ class Exact:
         for i, output in enumerate(run.outputs):
             name = output_name(i, len(run.outputs))
             own = None if truth.expected_outputs is None else truth.expected_outputs[i]
-            doubt = Doubt(
-                expected=own,
-                errors=truth.errors.get(name),
-                moved=truth.moved.get(name),
-                ordinary=run.ordinary.get(name, 0.0),
-                scatter=truth.scatter.get(name),
-                floor=run.floors.get(name, 0.0),
-                terms=run.terms,
-                declared=run.declared,
-            )
+            doubt = replace(truth.doubt(name, run), expected=own)
             claims = claimed(name, name, self.title, truth.outputs[i], doubt, output.dtype, output.device)
             pairs.append((replace(claims, blind=""), output))
         return pairs
 
     def of_gradient(self, name: str, run: Run, truth: Truth, smooth: Tensor | None = None) -> Claims:
         """What one gradient should be; `smooth` are the elements whose movement by rounding counts, or all."""
-        argument, moved = run.argument(name), truth.moved.get(name)
-        if moved is not None and smooth is not None:
-            moved = moved.cpu() * smooth
-        doubt = Doubt(
+        argument, doubt = run.argument(name), truth.doubt(name, run)
+        doubt = replace(
+            doubt,
             expected=None if truth.expected is None else truth.expected[name],
-            errors=truth.errors.get(name),
             known=truth.gradients[name].numel() if name in truth.errors and run.is_well_known else 1,
-            moved=moved,
-            ordinary=run.ordinary.get(name, 0.0),
-            scatter=truth.scatter.get(name),
-            summands=self._summands(truth.moved.get(name), run) if name in run.zeros else None,
-            floor=run.floors.get(name, 0.0),
-            terms=run.terms,
-            declared=run.declared,
+            summands=self._summands(doubt.moved, run) if name in run.zeros else None,
         )
+        if doubt.moved is not None and smooth is not None:
+            doubt = replace(doubt, moved=doubt.moved.cpu() * smooth)
         value, hides = truth.gradients[name], {} if run.case else BLINDING
         return claimed(name, run.titles[name], self.title, value, doubt, argument.dtype, argument.device, hides)
 
@@ -160,25 +157,16 @@ class Exact:
     def _doubt(self, truth: Truth, run: Run, arguments: Sequence[Any], cotangents: Sequence[Tensor]) -> None:
         """Found by moving arguments and cotangents: by one unit of rounding, or far enough to be rounded anew."""
         for draw in range(2):
-            again = self._at(EPSILON, run, doubled(arguments), doubled(cotangents), draw)
+            again = self._at(run, *_moved(EPSILON, run, doubled(arguments), doubled(cotangents), draw))
             _keep_most(truth.moved, again, {**truth.gradients, **_named(truth.outputs)})
         if truth.expected is not None and truth.expected is not truth.gradients:
             for draw in range(4):
-                near = [
-                    moved_by(NEAR, v, draw) if i in run.subject.differentiable else v for i, v in enumerate(arguments)
-                ]
-                fed = [moved_by(NEAR, c, draw) for c in cotangents]
-                exact = self._at(0.0, run, doubled(near), doubled(fed), draw)
-                _keep_most(truth.errors, self._at(0.0, run, near, fed, draw), exact)
+                near, fed = _moved(NEAR, run, arguments, cotangents, draw)
+                exact = self._at(run, doubled(near), doubled(fed))
+                _keep_most(truth.errors, self._at(run, near, fed), exact)
 
-    def _at(
-        self, part: float, run: Run, arguments: Sequence[Any], cotangents: Sequence[Tensor], draw: int
-    ) -> dict[str, Tensor]:
-        """Gradients and outputs by name, with everything moved by that part of itself."""
-        if part:
-            positions = run.subject.differentiable
-            arguments = [moved_by(part, v, draw) if i in positions else v for i, v in enumerate(arguments)]
-            cotangents = [moved_by(part, c, draw) for c in cotangents]
+    def _at(self, run: Run, arguments: Sequence[Any], cotangents: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Gradients and outputs by name."""
         gradients, outputs = self._gradients(run, arguments, cotangents)
         return {**gradients, **_named(outputs)}
 
@@ -195,6 +183,15 @@ def output_name(i: int, count: int) -> str:
 
 def _named(outputs: Sequence[Tensor]) -> dict[str, Tensor]:
     return {output_name(i, len(outputs)): output for i, output in enumerate(outputs)}
+
+
+def _moved(
+    part: float, run: Run, arguments: Sequence[Any], cotangents: Sequence[Tensor], draw: int
+) -> tuple[list[Any], list[Tensor]]:
+    """Everything by that part of itself."""
+    positions = run.subject.differentiable
+    near = [moved_by(part, v, draw) if i in positions else v for i, v in enumerate(arguments)]
+    return near, [moved_by(part, c, draw) for c in cotangents]
 
 
 def _keep_most(most: dict[str, Tensor], found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> None:

@@ -70,8 +70,8 @@ def gradients_and_outputs(
         gradients = torch.autograd.grad(
             [o for o, _ in pairs], [leaves[i] for i in differentiable], [c for _, c in pairs], allow_unused=True
         )
-    dense = [g if g is None or not g.is_sparse else g.to_dense() for g in gradients]
-    found = [torch.zeros_like(leaves[i]) if g is None else g for i, g in zip(differentiable, dense, strict=True)]
+    given = zip(differentiable, gradients, strict=True)
+    found = [torch.zeros_like(leaves[i]) if g is None else dense(g) for i, g in given]
     return found, tuple(output.detach() for output in outputs)
 
 
@@ -105,6 +105,16 @@ def directional_derivative(
 ) -> Tensor:
     """J u of the first output."""
     return directional_derivatives(forward, arguments, differentiable, directions)[0]
+
+
+def dense(gradient: Tensor) -> Tensor:
+    """A sparse gradient as its dense values, duplicates added up; every other as it is."""
+    return gradient if gradient.layout == torch.strided else gradient.to_dense()
+
+
+def most_terms(values: Sequence[Any]) -> int:
+    """How many products may have been added up in one element: no more than the largest tensor has elements."""
+    return max(value.numel() for value in values if isinstance(value, Tensor))
 
 
 def drawn_like(tensor: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradient_check.cases import LAYOUTS
-from gradient_check.oracles import contiguous, copies, doubled, moved_by, moved_by_rounding
+from gradient_check.oracles import contiguous, copies, doubled, most_terms, moved_by, moved_by_rounding
 from gradient_check.report import Diagnosis, Row, quoted
 from gradient_check.subject import Gradients, NotAlone, Pullback, Subject, quiet
 from gradient_check.tolerances import FLOOR, SAME, ratio, tolerance_of_sums
@@ -145,8 +145,7 @@ def in_any_layout(
     except Exception as error:  # it is made for float64 alone
         notes.append(f"layouts were not fed in float32: {quoted(error)}")
         return []
-    terms = max(v.numel() for v in (*single, *outputs) if isinstance(v, Tensor))
-    limit = 4 * tolerance_of_sums(torch.float32, terms).norm
+    limit = 4 * tolerance_of_sums(torch.float32, most_terms((*single, *outputs))).norm
     for name, layout in LAYOUTS.items():
         fed = [c if (new := layout(c)) is None else new for c in drawn]
         if all(new is c for new, c in zip(fed, drawn, strict=True)):
@@ -212,13 +211,7 @@ def _sums(
     yield "¾ u + v", [(0.75, first), (1.0, pullback(copies(others)))], joint
     del joint
     if any(len(u) > 1 for u in cotangents if u.dim()):
-        rows = [
-            torch.arange(len(u) if u.dim() else 1, device=u.device).view(-1, *[1] * (u.dim() - 1)) for u in cotangents
-        ]
-        halves = [
-            [u * (r % 2 == k).view(r.shape if u.dim() else ()) for u, r in zip(cotangents, rows, strict=True)]
-            for k in (0, 1)
-        ]
+        halves = [[_every_second(u, k) for u in cotangents] for k in (0, 1)]
         yield "a cotangent with rows of zeros", [(1.0, pullback(half)) for half in halves], first
     large, small = (32.0, 1 / 32) if cotangents[0].dtype == torch.float16 else (2.0**10, 2.0**-30)
     for size in (large, small):
@@ -226,6 +219,13 @@ def _sums(
     if len(cotangents) > 1:
         alone = [pullback([u if i == k else None for i, u in enumerate(cotangents)]) for k in range(len(cotangents))]
         yield "the outputs one by one", [(1.0, gradients) for gradients in alone], first
+
+
+def _every_second(tensor: Tensor, first: int) -> Tensor:
+    """Its rows from the first on, zero in the others. A number is one row."""
+    rows = tensor if tensor.dim() else tensor[None]
+    kept = torch.arange(len(rows), device=rows.device) % 2 == first
+    return (rows * kept.view(-1, *[1] * (rows.dim() - 1))).view(tensor.shape)
 
 
 def alone(

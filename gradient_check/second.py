@@ -10,10 +10,10 @@ from torch import Tensor
 from gradient_check.cases import Case
 from gradient_check.exact import Exact
 from gradient_check.isolation import WATCH
-from gradient_check.oracles import drawn_like, outputs_of
+from gradient_check.oracles import dense, drawn_like, outputs_of
 from gradient_check.report import Diagnosis, Report, Row, quoted
 from gradient_check.structure import taken
-from gradient_check.subject import Subject, dense, differentiated
+from gradient_check.subject import Subject, differentiated
 from gradient_check.tolerances import Declared
 from gradient_check.trial import Trial
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradient_check.oracles import dense
 from gradient_check.structure import Structure, as_complex, as_pair, as_pairs
 
 Arguments = Sequence[Any]
@@ -252,11 +253,6 @@ def _leaves_of(outputs: Sequence[Tensor]) -> dict[int, Tensor]:
             leaves[id(leaf)] = leaf
         waiting += [before for before, _ in node.next_functions]
     return leaves
-
-
-def dense(gradient: Tensor) -> Tensor:
-    """A sparse gradient as its dense values, duplicates added up; every other as it is."""
-    return gradient if gradient.layout == torch.strided else gradient.to_dense()
 
 
 def _tensors(values: Sequence[Any]) -> tuple[Tensor, ...]:

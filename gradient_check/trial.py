@@ -17,7 +17,7 @@ from gradient_check.cases import Case, cases
 from gradient_check.exact import Exact, output_name
 from gradient_check.findings import Found, explained
 from gradient_check.isolation import WATCH
-from gradient_check.oracles import contiguous, copies, drawn_like, nudged
+from gradient_check.oracles import contiguous, copies, drawn_like, most_terms, nudged
 from gradient_check.properties import (
     Repeated,
     alone,
@@ -107,8 +107,8 @@ class Trial:
         if random := unsettled(self.subject, before, outputs):
             return outputs, [], [Found(random)]
         if computes_in_single(self.subject, self.arguments, self.notes.said):
-            terms = max(v.numel() for v in (*self.arguments, *outputs) if isinstance(v, Tensor))
-            self.declared = replace(self.declared, single=tolerance_of_sums(torch.float32, terms).norm)
+            single = tolerance_of_sums(torch.float32, most_terms((*self.arguments, *outputs))).norm
+            self.declared = replace(self.declared, single=single)
         cotangents = [drawn_like(output, self.generator) for output in outputs]
         before, fed = [*before, *copies(outputs), *cotangents], copies(cotangents)
         gradients = _pull(self.subject, pullback, fed)
@@ -233,16 +233,15 @@ class Trial:
         pairs = [(case.arguments[i], self.arguments[i]) for i in positions]
         largest = [(a.abs().max().item(), b.abs().max().item()) for a, b in pairs if a.numel() and b.numel()]
         growth = max([1.0, *(a / b for a, b in largest if b > 0)])
+        claimed = max(_rms(output) * _rms(cotangent) for output, cotangent in zip(outputs, cotangents, strict=True))
         floors = {}
         for i, name in zip(positions, self.subject.gradient_names, strict=True):
             dtype = torch.float32 if self.declared.single else case.arguments[i].dtype
             rounding = FLOOR[dtype] * torch.finfo(dtype).eps * growth
             rounding = max(rounding, sqrt(torch.finfo(dtype).eps)) if case.group == "values" else rounding
             if case.group == "layouts":  # a cotangent of equal numbers may cancel in a sum
-                rounding += tolerance_of_sums(
-                    dtype, max(v.numel() for v in case.arguments if isinstance(v, Tensor))
-                ).norm
-            floors[name] = max(self.scales.get(name, 0.0) * rounding, _lost(outputs, cotangents, case.arguments[i]))
+                rounding += tolerance_of_sums(dtype, most_terms(case.arguments)).norm
+            floors[name] = max(self.scales.get(name, 0.0) * rounding, _lost(claimed, case.arguments[i]))
         if case.group in RESHAPED:  # of an output a sum of few may cancel
             dtype = self.arguments[positions[0]].dtype
             unit = FLOOR[dtype] * torch.finfo(dtype).eps
@@ -323,11 +322,10 @@ def _rms(tensor: Tensor) -> float:
     return norm.item() / sqrt(max(tensor.numel(), 1))
 
 
-def _lost(outputs: Sequence[Tensor], cotangents: Sequence[Tensor], argument: Tensor) -> float:
-    """The size of a gradient that is lost in the rounding of forward's own outputs."""
+def _lost(claimed: float, argument: Tensor) -> float:
+    """The size of a gradient that is lost in the rounding of forward's own outputs, which count so much together."""
     size = _rms(argument)
-    sizes = [_rms(output) * _rms(cotangent) for output, cotangent in zip(outputs, cotangents, strict=True)]
-    lost = torch.finfo(argument.dtype).eps * max(sizes) / size if size else 0.0
+    lost = torch.finfo(argument.dtype).eps * claimed / size if size else 0.0
     return lost if isfinite(lost) else 0.0
 
 
