@@ -12,7 +12,7 @@ from gradient_check.claims import Direction
 from gradient_check.exact import Exact, Truth
 from gradient_check.findings import Found
 from gradient_check.kinks import settled, together
-from gradient_check.lines import free_memory
+from gradient_check.memory import free_memory
 from gradient_check.oracles import NoForwardMode, OtherOutputs
 from gradient_check.report import Notes, quoted
 from gradient_check.run import Run
@@ -23,43 +23,50 @@ from gradient_check.verdict import judge, judge_along
 COPIES = 6  # in float64, of all arguments and outputs, that an exact oracle needs at once
 
 
+@dataclass(frozen=True)
+class Oracles:
+    """Those that are asked."""
+
+    exact: Sequence[Exact]  # autograd goes through them
+    slopes: bool  # central differences
+    forward_mode: bool = False  # the dot product
+
+
 @dataclass
 class Asking:
-    """`exact` are the oracles that autograd goes through; beside them forward's own slopes may be asked."""
+    """The oracles, asked of one run after another."""
 
-    exact: Sequence[Exact]
-    slopes: bool  # whether central differences are asked
-    forward_mode: bool  # whether the dot product is
+    oracles: Oracles
     generator: Generator
     notes: Notes
     until: float = inf  # of thread_time(), for the differences of cases
-    refused: set[str] = field(default_factory=set)  # exact oracles that could not be asked of the example
+    refused: list[Exact] = field(default_factory=list)  # those that could not be asked of the example
 
     @property
     def reference(self) -> Callable[..., Any] | None:
         """An independent forward."""
-        return next((exact.forward for exact in self.exact if exact.independent), None)
+        return next((exact.forward for exact in self.oracles.exact if exact.independent), None)
 
     @property
-    def declared(self) -> bool:
+    def intended(self) -> bool:
         """Whether the gradient that is meant is not the derivative."""
-        return any(exact.argument == "intended" for exact in self.exact)
+        return any(exact.argument == "intended" for exact in self.oracles.exact)
 
     def of_example(self, run: Run) -> list[Found]:
         """What every oracle says."""
-        found = [one for exact in self.exact for one in self._against(exact, run)]
+        found = [one for exact in self.oracles.exact for one in self._against(exact, run)]
         if found and run.is_large:
             said = f"the {found[0].row.oracle} judges every element of a large example"
             self.notes.add(f"central differences and dot product were not asked: {said}")
             return found
-        if self.slopes:
+        if self.oracles.slopes:
             known = {one.row.name: one.row for one in self._uncontradicted(found, run)}
             found += [Found(row, run) for row in Differences(run, known, self.generator, self.notes.said).rows()]
         found = self._uncontradicted(found, run)
         if all(one.is_fine for one in found):
             if any(one.row.kinks for one in found):
                 return found + self._together(run)
-            return self._uncontradicted(found + (self._dot_product(run) if self.forward_mode else []), run)
+            return self._uncontradicted(found + (self._dot_product(run) if self.oracles.forward_mode else []), run)
         return found
 
     def _uncontradicted(self, found: list[Found], run: Run) -> list[Found]:
@@ -87,12 +94,12 @@ class Asking:
         if run.group == "values" and _is_too_large(run, self.generator):
             self.notes.add("the gradients are too large for the number format", run.case)
             return []
-        exact_ones = [exact for exact in self.exact if exact.title not in self.refused]
+        exact_ones = [exact for exact in self.oracles.exact if exact not in self.refused]
         for exact in exact_ones:
             if found := self._against(exact, run):
                 at_kinks = any(one.row.kinks for one in found) and all(one.row.passed for one in found)
                 return found + (self._together(run) if at_kinks else [])
-        if self.slopes and not exact_ones:
+        if self.oracles.slopes and not exact_ones:
             differences = Differences(run, {}, self.generator, self.notes.said, self.until)
             return [Found(row, run) for row in differences.rows()]
         return []
@@ -133,12 +140,12 @@ class Asking:
     def _refuse(self, exact: Exact, why: str, run: Run) -> list[Found]:
         self.notes.add(f"{exact.title} could not be asked: {why}", run.case)
         if not run.case:
-            self.refused.add(exact.title)
+            self.refused.append(exact)
         return []
 
     def _may_be_rounding(self, one: Found, run: Run) -> bool:
         size = max(one.claims[one.row.name].rms, run.ordinary.get(one.row.name, 0.0))
-        dtype = torch.float32 if run.declared.single else run.outputs[0].dtype
+        dtype = torch.float32 if run.said.leeway.single else run.outputs[0].dtype
         return not one.row.passed and one.row.absolute_error < SCATTERING.get(dtype, 0.0) * size
 
     def _held(self, exact: Exact, run: Run, truth: Truth) -> list[Found]:
@@ -161,7 +168,7 @@ class Asking:
 
     def _together(self, run: Run) -> list[Found]:
         """What each element may claim at a kink, they may not claim all at once."""
-        if self.declared or not all(g is not None and g.isfinite().all() for g in run.gradients.values()):
+        if self.intended or not all(g is not None and g.isfinite().all() for g in run.gradients.values()):
             return []
         try:
             directions = list(together(self.reference or run.subject.forward, run, self.generator))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradient_check.asking import Oracles
 from gradient_check.compare import as_tensor
 from gradient_check.elementwise import by_chunks
 from gradient_check.exact import Exact
@@ -14,6 +15,7 @@ from gradient_check.isolation import check_fork, isolated, saying, watched
 from gradient_check.modules import OwnParameters, modules_named_in
 from gradient_check.options import Options, expect_function, expect_names
 from gradient_check.report import Report, merged
+from gradient_check.run import Said
 from gradient_check.second import known_order, second_derivative
 from gradient_check.structure import Structure, as_complex, covers, taken
 from gradient_check.subject import Subject, differentiated, hand_written
@@ -145,21 +147,23 @@ def _report(
     fed = [v.to(dtype) if dtype and isinstance(v, Tensor) and v.is_floating_point() else v for v in leaves]
     tensors = [subject.names[i] for i in subject.differentiable]
     within = f" in {str(dtype).removeprefix('torch.')}" if len(options.formats) > 1 else ""
-    exact, slopes = _exact(subject, options, asked), "differences" in asked
+    exact = _exact(subject, options, asked)
+    oracles = Oracles(exact, "differences" in asked, "dot product" in asked)
+    said = Said(
+        titles={f"d{tensor}": options.label(tensor) + within for tensor in tensors},
+        zeros=frozenset(f"d{tensor}" for tensor in tensors if any(covers(name, tensor) for name in options.zeros)),
+        candidates=options.suspected,
+        leeway=options.leeway,
+    )
 
     def on(arguments: list[Any], first: bool = True) -> Report:
         """The report on the example, or on a chunk of it, of which the first alone meets slopes and edge cases."""
         return Trial(
             subject=subject,
             arguments=arguments,
-            exact=exact,
-            slopes=slopes and (first or not exact),
-            forward_mode="dot product" in asked and (first or not exact),
+            oracles=oracles if first or not exact else Oracles(exact, slopes=False),
+            said=said,
             groups=options.groups if first else (),
-            zeros=frozenset(f"d{tensor}" for tensor in tensors if any(covers(name, tensor) for name in options.zeros)),
-            titles={f"d{tensor}": options.label(tensor) + within for tensor in tensors},
-            candidates=options.suspected,
-            declared=options.declared,
             seed=options.seed,
             within=within,
         ).report()
@@ -168,7 +172,7 @@ def _report(
         first = by_chunks(subject.names, fed, on) if options.elementwise else on(fed)
         if options.order == 1 or not first.passed:
             return first
-        return merged([first, second_derivative(subject, fed, exact, slopes, options.declared, options.seed)])
+        return merged([first, second_derivative(subject, fed, oracles, options.leeway, options.seed)])
 
     return isolated(whole) if options.isolate else whole()
 

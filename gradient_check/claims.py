@@ -11,10 +11,11 @@ from math import inf, sqrt
 import torch
 from torch import Tensor
 
+from gradient_check.lines import Slope
 from gradient_check.tolerances import (
     SCATTERING,
     VISIBLE,
-    Declared,
+    Leeway,
     Tolerance,
     floor_of,
     magnified,
@@ -24,6 +25,7 @@ from gradient_check.tolerances import (
     tolerance_of_sums,
 )
 
+MARGIN = 16  # directions notice an element once it is off by this many tolerances (differences.py)
 SCATTER = 4  # so many times as far as it scatters an error may be
 TRIVIAL = "nothing is shown: it should be zero everywhere; choose another example, or declare it in `zeros`"
 
@@ -82,6 +84,51 @@ class Direction:
 
 
 @dataclass(frozen=True)
+class SlopeClaim:
+    """⟨gradient, u⟩ lies between the slopes of forward along u, ± their uncertainty; that on trial says `actual`.
+
+    u is the element at `index`, or a direction through `count` elements, none of which counts for less than `size`.
+    """
+
+    index: tuple[int, ...]
+    count: int
+    actual: float
+    slope: Slope
+    size: float = 1.0
+
+    @property
+    def off(self) -> float:
+        return self.slope.distance(self.actual)
+
+    @property
+    def nearest(self) -> float:
+        return min(self.slope.left, self.slope.right, key=lambda slope: abs(self.actual - slope))
+
+    @property
+    def wrong(self) -> bool:
+        return self.off > self.slope.uncertainty
+
+    def of_element(self) -> tuple[float, float]:
+        """The error of an element, and the one that would not have escaped."""
+        twice, margin = (1, 1) if self.count == 1 else (2, MARGIN)
+        return twice * self.off / self.size, margin * self.slope.uncertainty / self.size
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What slopes claim of one tensor; errors are relative to its `norm`, that of an element to `rms`."""
+
+    shape: tuple[int, ...]
+    claims: Sequence[SlopeClaim]
+    count: int  # of the elements that they are about: all, or a sample
+    norm: float
+    rms: float
+    kinks: int  # elements that are not judged
+    checked: int  # elements looked at one by one
+    origin: str  # of the uncertainty
+
+
+@dataclass(frozen=True)
 class Doubt:
     """How far a claim may be off, where that is known; each element by element."""
 
@@ -95,7 +142,7 @@ class Doubt:
     summands: float | None = None  # the size that a gradient which is exactly zero is judged by
     floor: float = 0.0  # absolute, of an element: the rounding of a gradient of ordinary size
     terms: int = 1  # how many may have been added up
-    declared: Declared = Declared()  # noqa: RUF009  it is frozen
+    leeway: Leeway = Leeway()  # noqa: RUF009  it is frozen
 
 
 def claimed(
@@ -127,7 +174,7 @@ def claimed(
             f"root mean square, and an error of {visible:g} must be seen; choose another example, or declare the "
             f"gradient in `zeros` if it is zero in exact arithmetic"
         )
-    return Claims(name, label, oracle, value, dtype, device, doubt.declared.widen(limit), size, blind, trivial)
+    return Claims(name, label, oracle, value, dtype, device, doubt.leeway.widen(limit), size, blind, trivial)
 
 
 def _limit(doubt: Doubt, dtype: torch.dtype, value: Tensor, size: float) -> Tolerance:
@@ -149,7 +196,7 @@ def _limit(doubt: Doubt, dtype: torch.dtype, value: Tensor, size: float) -> Tole
             f"{max(1.0, floor_of(dtype, doubt.known)):.2g} × what one unit of rounding in the inputs does to it",
         )
     if doubt.scatter is not None:
-        most = SCATTERING[torch.float32 if doubt.declared.single else dtype] * max(doubt.ordinary, size / count)
+        most = SCATTERING[torch.float32 if doubt.leeway.single else dtype] * max(doubt.ordinary, size / count)
         limit = limit.wider(
             ratio(min(SCATTER * doubt.scatter.norm().item(), most * count), size),
             ratio(min(SCATTER * doubt.scatter.max().item(), most), size / count),

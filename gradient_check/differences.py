@@ -1,4 +1,4 @@
-"""Central differences that judge a gradient, element by element where they must.
+"""Central differences of a forward: what they claim of a gradient, element by element where they must.
 
 First random directions through the whole tensor. An element that is off by e moves the slope along one by at least e/2,
 so a single wrong one cannot hide; and whatever the others are, one that is off by K tolerances passes four directions
@@ -10,87 +10,32 @@ rest is cleared without them. lines.py says how well a slope is known.
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
 
-from gradient_check.lines import RATIO, Function, Slope, Terms, free_memory
-from gradient_check.report import Row
-from gradient_check.tolerances import ratio
+from gradient_check.claims import Measured, SlopeClaim
+from gradient_check.lines import RATIO, Function, Terms
+from gradient_check.memory import free_memory
 
 DIRECTIONS = 4  # through the whole tensor; a part of it gets half as many
 PARTS = 8
-MARGIN = 16  # K: an element is noticed once it is off by this many tolerances
 ENOUGH, TRIES = 16, 4  # wrong elements, fewer where f takes long; times as many parts are cut. Of those not cleared:
 ALL, SOME, OF_EQUALS = 8, 2, 0.5  # times as many are looked at, in a tensor no larger; in others; of equal values
 MOST_WORK = 10**7  # elements of the point and of the summands, for that
 ROUNDING = 64 * torch.finfo(torch.float64).eps  # of a gradient that is exact otherwise
-BLIND, ALIKE = 0.1, 1e-3  # of the root mean square, known no better: not judged; of two slopes: no kink, in words
+BLIND = 0.1  # of the root mean square: an element that is known no better is not judged
 SAMPLE = 100_000  # elements, where there is no memory for all
 COPIES = 12  # in float64, of the point and of the summands, that a search may need at once
 
 
-@dataclass(frozen=True)
-class Slopes:
-    """How a gradient stands up to central differences.
-
-    The row's errors and tolerances are relative: to the norm of the gradient and, for an element, to its root mean
-    square (or to the tolerance, where the gradient is smaller). Where directions cleared all, it has no `index`, and
-    its values are the slopes along the worst of them.
-    """
-
-    row: Row
-    checked: int  # elements looked at one by one
-
-    @property
-    def passed(self) -> bool:
-        return self.row.passed
-
-    @property
-    def kink_count(self) -> int:
-        return self.row.kinks
-
-
-@dataclass(frozen=True)
-class Claim:
-    """⟨gradient, u⟩ lies between the slopes of f along u, ± their uncertainty; the gradient on trial says `actual`.
-
-    u is the element `start`, or a direction through `count` elements from there on, none of which counts for less than
-    `size`.
-    """
-
-    start: int
-    count: int
-    actual: float
-    slope: Slope
-    size: float = 1.0
-
-    @property
-    def off(self) -> float:
-        return self.slope.distance(self.actual)
-
-    @property
-    def nearest(self) -> float:
-        return min(self.slope.left, self.slope.right, key=lambda slope: abs(self.actual - slope))
-
-    @property
-    def wrong(self) -> bool:
-        return self.off > self.slope.uncertainty
-
-    def of_element(self) -> tuple[float, float]:
-        """The error of an element, and the one that would not have escaped."""
-        twice, margin = (1, 1) if self.count == 1 else (2, MARGIN)
-        return twice * self.off / self.size, margin * self.slope.uncertainty / self.size
-
-
-def judge_slopes(
+def measure(
     terms: Terms, point: Tensor, gradient: Tensor, *, generator: Generator,
     accuracy: float = 0.0, ordinary: float = 0.0, enough: int = ENOUGH,
-) -> Slopes:  # fmt: skip
-    """Is `gradient` that of f(v) = terms(v).sum() at `point`?
+) -> Measured:  # fmt: skip
+    """What the slopes of f(v) = terms(v).sum() at `point` say of `gradient`.
 
     `terms` gives the summands of f, is pure, and takes what has the shape and dtype of `point`. The steps fit that
     dtype: float64 judges to some 1e-8 of the root mean square, float32 to a percent. `gradient` has the same shape;
@@ -107,17 +52,17 @@ def judge_slopes(
         raise ValueError(f"the gradient has shape {tuple(gradient.shape)}, not {tuple(point.shape)}")
     with torch.no_grad():
         search = _Search(terms, point, gradient, accuracy, ordinary, generator)
-        return _verdict(search.claims(enough), search)
+        return search.measured(list(search.claims(enough)))
 
 
 def cleared(
     terms: Terms, point: Tensor, gradient: Tensor, *, ordinary: float = 0.0, generator: Generator
-) -> Slopes | None:
-    """As `judge_slopes`, by random directions alone; None where they find something, which need not be wrong."""
+) -> Measured | None:
+    """As `measure`, by random directions alone; None where they find something, which need not be wrong."""
     with torch.no_grad():
         search = _Search(terms, point, gradient, 0.0, ordinary, generator)
         claim, agrees = search.through(0, len(search.gradient), DIRECTIONS // 2)
-        return _verdict([claim], search) if agrees else None
+        return search.measured([claim]) if agrees else None
 
 
 def one_sided(
@@ -165,7 +110,7 @@ class _Search:
         self.wanted = max(self.function.steps[0] / 2, 16 * accuracy) * self.rms
         self.checked = self.kinks = self.spoken_for = 0  # elements looked at, and those that they speak for
 
-    def claims(self, enough: int) -> Iterator[Claim]:
+    def claims(self, enough: int) -> Iterator[SlopeClaim]:
         """Of every part that directions clear and of elements of the others, until enough of them are wrong."""
         size, work = len(self.gradient), math.prod(self.shape) + len(self.function.base)
         enough = max(2, min(enough, MOST_WORK * enough // ENOUGH // max(work, 1)))
@@ -211,16 +156,16 @@ class _Search:
                 cuts = {start, start + count, *(ends - counts)[many].tolist(), *ends[many].tolist()}
         return sorted(cuts)
 
-    def lies_at_kink(self, claim: Claim) -> bool:
+    def lies_at_kink(self, claim: SlopeClaim) -> bool:
         """Or too near to one to tell: such an element is counted, not judged."""
         blind = claim.slope.uncertainty > max(self.rms, abs(claim.actual)) * BLIND and self.rms > self.function.floor
         return claim.count == 1 and not claim.wrong and (blind or not claim.slope.smooth)
 
-    def at(self, i: int) -> Claim:
+    def at(self, i: int) -> SlopeClaim:
         allowance, actual = self.inexact(i, 1).item() + self.function.floor, self.gradient[i].item()
-        return Claim(i, 1, actual, self.function.along_element(i, actual, self.wanted, allowance))
+        return SlopeClaim(self.index(i), 1, actual, self.function.along_element(i, actual, self.wanted, allowance))
 
-    def through(self, start: int, count: int, directions: int) -> tuple[Claim, bool]:
+    def through(self, start: int, count: int, directions: int) -> tuple[SlopeClaim, bool]:
         """What directions say of the elements from `start` on, and whether all agree: the least sure, or the first
         that does not."""
         scale = self.function.scale(start, count)
@@ -228,22 +173,22 @@ class _Search:
         # random signs: more than six standard deviations of what the inexact elements add up to
         allowance = 6 * (self.inexact(start, count) * scale).norm().item() + self.function.floor
         gradient, wanted = self.gradient[start : start + count], self.wanted * size
-        claims: list[Claim] = []
+        claims: list[SlopeClaim] = []
         for _ in range(directions):
             w = self.function.direction(start, count, self.generator)
             slope = self.function.along_direction(start, w, gradient, wanted, allowance)
-            claims.append(Claim(start, count, torch.dot(gradient, w).item(), slope, size))
+            claims.append(SlopeClaim((), count, torch.dot(gradient, w).item(), slope, size))
             if claims[-1].wrong or not slope.smooth:
                 return claims[-1], False
         claim = max(claims, key=lambda claim: claim.slope.uncertainty)
         sharp = claim.slope.uncertainty <= 2 * wanted or self.rms * size <= self.function.floor
-        return claim, sharp or self._no_element_is_sharper(claim)
+        return claim, sharp or self._no_element_is_sharper(claim, start)
 
-    def _no_element_is_sharper(self, claim: Claim) -> bool:
+    def _no_element_is_sharper(self, claim: SlopeClaim, start: int) -> bool:
         """Whether rounding leaves single elements known no better, as where each moves most of the summands."""
         if claim.slope.uncertainty > BLIND * self.rms * claim.size:
             return False
-        some = claim.start + torch.randint(claim.count, (PARTS,), generator=self.generator)
+        some = start + torch.randint(claim.count, (PARTS,), generator=self.generator)
         moves = [(i, self.function.steps[0] * self.function.scale(i, 1)) for i in some.tolist()]
         rounding = min(self.function.rise(i, move)[1] / move.item() for i, move in moves)
         return self.function.floor + RATIO * rounding > claim.slope.uncertainty / claim.size / 8
@@ -252,6 +197,32 @@ class _Search:
         """How far off elements may be, of a gradient that is right."""
         size = self.gradient[start : start + count].nan_to_num(0.0, 0.0, 0.0)
         return size.abs_().clamp_(min=self.rms).mul_(self.accuracy)
+
+    def measured(self, claims: Sequence[SlopeClaim]) -> Measured:
+        """What is known; elements at a kink are counted, not judged."""
+        kinks = self.kinks + round(self.spoken_for * self.kinks / max(self.checked, 1))
+        judged = [claim for claim in claims if not self.lies_at_kink(claim)]
+        shape, size = tuple(self.shape), len(self.gradient)
+        return Measured(shape, judged, size, self.norm, self.rms, kinks, self.checked, self.origin(claims))
+
+    def origin(self, claims: Sequence[SlopeClaim]) -> str:
+        """What was looked at, and where the uncertainty comes from."""
+        checked, size = self.checked, len(self.gradient)
+        left = size - self.spoken_for - sum(claim.count for claim in claims)
+        looked = f"{checked} of {size} elements" if checked else "random directions"
+        if self.spoken_for:
+            looked += f", which speak for {self.spoken_for} more"
+        if checked == size:
+            looked = "every element"
+        elif left:
+            looked += f", {left} left out"
+        elif checked and checked + self.spoken_for < size:
+            looked += ", random directions for the rest"
+        if size < math.prod(self.shape):
+            looked += f" of a sample of {size:,} of {math.prod(self.shape):,} elements"
+        first = self.function.steps[0]
+        steps = f"steps {first:.1g} to {min([first, *(claim.slope.step for claim in claims)]):.1g}"
+        return f"central differences, {looked}, {steps}: their change from step to step and the rounding"
 
     def index(self, i: int) -> tuple[int, ...]:
         place = torch.tensor(i) if self.places is None else self.places[i]
@@ -275,61 +246,6 @@ def _that_move(terms: Terms, point: Tensor) -> Terms:
     base = terms(point).clone()
     moving = ((terms(point + step) != base) | (terms(point - step) != base)).nonzero().flatten()
     return lambda v: terms(v)[moving]
-
-
-def _verdict(claims: Iterable[Claim], search: _Search) -> Slopes:
-    """A gradient is wrong in the elements whose claim it contradicts; those at a kink are counted, not judged."""
-    known = list(claims)
-    judged = [claim for claim in known if not search.lies_at_kink(claim)]
-    elements = [claim for claim in judged if claim.count == 1]
-    worst = max(elements or judged, key=lambda claim: ratio(*claim.of_element()), default=None)
-    error, allowed, actual, expected, reason = 0.0, 0.0, math.nan, math.nan, ""
-    index: tuple[int, ...] = ()
-    if worst:
-        (error, allowed), actual, expected = worst.of_element(), worst.actual, worst.nearest
-        index = search.index(worst.start) if elements else ()
-        reason = _reason(worst, index, elements) if elements and worst.wrong else ""
-    errors = math.hypot(*(claim.off / claim.size for claim in judged))
-    limits = math.hypot(*(claim.slope.uncertainty / claim.size for claim in judged))
-    truth = math.hypot(*(claim.nearest for claim in elements if math.isfinite(claim.nearest)))
-    norm, rms = max(search.norm, truth, limits), max(search.rms, truth / math.sqrt(len(search.gradient) or 1), allowed)
-    row = Row(
-        "gradient", "gradient", tuple(search.shape), not any(claim.wrong for claim in elements), reason,
-        ratio(errors, norm), ratio(error, rms), ratio(limits, norm), ratio(allowed, rms), _origin(known, search),
-        "differences", absolute_error=abs(actual - expected), index=index, actual=actual, expected=expected,
-        kinks=search.kinks + round(search.spoken_for * search.kinks / max(search.checked, 1)),
-    )  # fmt: skip
-    return Slopes(row, search.checked)
-
-
-def _reason(worst: Claim, index: tuple[int, ...], elements: Sequence[Claim]) -> str:
-    slope, where, it = worst.slope, f"at {list(index)}", f"it is {worst.actual:.9g}"
-    if all(claim.slope.left == claim.slope.right == 0 for claim in elements):
-        said = "forward is constant there: it rounds or compares, or takes steps in a lower precision"
-        return f"{where} {it}, but {said}; declare a gradient that is meant with `intended`"
-    low, high = sorted((slope.left, slope.right))
-    if slope.smooth or high - low <= ALIKE * abs(worst.nearest):
-        return f"{where} {it}, but the slope is {worst.nearest:.9g} ± {max(slope.uncertainty, high - low):.1g}"
-    return f"{where}, a kink, {it}, outside of the slopes {low:.9g} and {high:.9g}"
-
-
-def _origin(claims: Sequence[Claim], search: _Search) -> str:
-    checked, size = search.checked, len(search.gradient)
-    left = size - search.spoken_for - sum(claim.count for claim in claims)
-    looked = f"{checked} of {size} elements" if checked else "random directions"
-    if search.spoken_for:
-        looked += f", which speak for {search.spoken_for} more"
-    if checked == size:
-        looked = "every element"
-    elif left:
-        looked += f", {left} left out"
-    elif checked and checked + search.spoken_for < size:
-        looked += ", random directions for the rest"
-    if size < math.prod(search.shape):
-        looked += f" of a sample of {size:,} of {math.prod(search.shape):,} elements"
-    first = search.function.steps[0]
-    steps = f"steps {first:.1g} to {min([first, *(claim.slope.step for claim in claims)]):.1g}"
-    return f"central differences, {looked}, {steps}: their change from step to step and the rounding"
 
 
 def central_differences(function: Callable[[], Tensor], tensor: Tensor, step: float = 1e-5) -> Tensor:

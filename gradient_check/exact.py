@@ -48,7 +48,7 @@ class Truth:
             scatter=self.scatter.get(name),
             floor=run.floors.get(name, 0.0),
             terms=run.terms,
-            declared=run.declared,
+            leeway=run.said.leeway,
         )
 
     def jumps(self, name: str) -> Tensor | None:
@@ -109,7 +109,7 @@ class Exact:
         for draw in range(DRAWS):
             near = list(contiguous(run.arguments))
             for i in run.subject.differentiable:
-                dtype = torch.float32 if run.declared.single else near[i].dtype
+                dtype = torch.float32 if run.said.leeway.single else near[i].dtype
                 near[i] = moved_by((ANEW + 7 * draw) * torch.finfo(dtype).eps, near[i], draw)
             cotangents = contiguous(run.cotangents)
             outputs, pullback = run.subject.run(copies(near))
@@ -141,12 +141,12 @@ class Exact:
             doubt,
             expected=None if truth.expected is None else truth.expected[name],
             known=truth.gradients[name].numel() if name in truth.errors and run.is_well_known else 1,
-            summands=self._summands(doubt.moved, run) if name in run.zeros else None,
+            summands=self._summands(doubt.moved, run) if name in run.said.zeros else None,
         )
         if doubt.moved is not None and smooth is not None:
             doubt = replace(doubt, moved=doubt.moved.cpu() * smooth)
         value, hides = truth.gradients[name], {} if run.case else BLINDING
-        return claimed(name, run.titles[name], self.title, value, doubt, argument.dtype, argument.device, hides)
+        return claimed(name, run.said.titles[name], self.title, value, doubt, argument.dtype, argument.device, hides)
 
     def _summands(self, moved: Tensor | None, run: Run) -> float:
         """Of a gradient that is declared zero: the size of what cancels in it, from how far rounding moves it."""

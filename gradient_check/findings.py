@@ -40,9 +40,7 @@ class Found:
         return self.row.passed or self.is_trivial
 
 
-def explained(
-    found: Iterable[Found], structure: Structure, candidates: Mapping[str, Tensor], notes: Notes
-) -> list[Row]:
+def explained(found: Iterable[Found], structure: Structure, notes: Notes) -> list[Row]:
     """The rows, those that fail with the known mistake that their values show.
 
     Where no oracle knows every gradient, those that are wrong are measured.
@@ -61,7 +59,7 @@ def explained(
             continue
         else:
             known, uncertainty = _measured(row.name, run, notes, until)
-        rows.append(_diagnosed(row, run, known, uncertainty, one.exact, structure, candidates) if known else row)
+        rows.append(_diagnosed(row, run, known, uncertainty, one.exact, structure) if known else row)
     return rows
 
 
@@ -72,7 +70,6 @@ def _diagnosed(
     uncertainty: Mapping[str, Tensor] | None,
     exact: Exact | None,
     structure: Structure,
-    candidates: Mapping[str, Tensor],
 ) -> Row:
     from gradient_check.diagnosis import Evidence, diagnosed
 
@@ -83,7 +80,7 @@ def _diagnosed(
         cotangents=doubled(contiguous(run.cotangents)),
         forward=run.subject.forward if exact is None else exact.forward,
         own=None if exact is None else run.subject.forward,
-        candidates=candidates,
+        candidates=run.said.candidates,
     )
     # of an output it is not known: two numbers at the end are taken for a pair where there are complex arguments
     pairs |= {key for key, output in evidence.named_outputs.items() if pairs and output.shape[-1:] == (2,)}

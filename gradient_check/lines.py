@@ -14,7 +14,6 @@ changes.
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -232,12 +231,6 @@ def measured(terms: Terms, point: Tensor, *, most_calls: int, until: float = mat
             if slope.smooth:
                 gradient[i], uncertainty[i] = slope.left, slope.uncertainty
     return gradient.view(point.shape), uncertainty.view(point.shape)
-
-
-def free_memory() -> int:
-    """Bytes; as good as without limit where the system does not tell."""
-    known = "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ())
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 2**62
 
 
 def _follow(

@@ -11,7 +11,7 @@ from gradient_check.cases import CASES
 from gradient_check.compare import as_tensor
 from gradient_check.oracles import ORACLES
 from gradient_check.structure import as_pair, covers
-from gradient_check.tolerances import SAME, Declared
+from gradient_check.tolerances import SAME, Leeway
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in SAME}
 
@@ -77,8 +77,8 @@ class Options:
         self.titles  # noqa: B018
 
     @property
-    def declared(self) -> Declared:
-        return Declared(self.tolerance, self.because, self.nondeterministic)
+    def leeway(self) -> Leeway:
+        return Leeway(self.tolerance, self.because, self.nondeterministic)
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -8,9 +8,19 @@ from torch import Tensor
 
 from gradient_check.oracles import most_terms
 from gradient_check.subject import Subject
-from gradient_check.tolerances import Declared
+from gradient_check.tolerances import Leeway
 
 LARGE = 2_000_000  # elements from which the costs of an oracle count
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the caller says of the gradients, by their names."""
+
+    titles: Mapping[str, str]
+    zeros: frozenset[str] = frozenset()  # zero in exact arithmetic
+    candidates: Mapping[str, Tensor] = field(default_factory=dict)  # for a diagnosis
+    leeway: Leeway = Leeway()  # noqa: RUF009  it is frozen
 
 
 @dataclass(frozen=True)
@@ -26,9 +36,7 @@ class Run:
     cotangents: Sequence[Tensor]
     outputs: Sequence[Tensor]
     gradients: Mapping[str, Tensor | None]
-    titles: Mapping[str, str]
-    zeros: frozenset[str] = frozenset()  # zero in exact arithmetic
-    declared: Declared = Declared()  # noqa: RUF009  it is frozen
+    said: Said
     case: str = ""  # what was fed; empty for the example
     group: str = ""  # of cases
     ordinary: Mapping[str, float] = field(default_factory=dict)

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradient_check.asking import Oracles
 from gradient_check.cases import Case
-from gradient_check.exact import Exact
 from gradient_check.isolation import WATCH
 from gradient_check.oracles import dense, drawn_like, outputs_of
 from gradient_check.report import Diagnosis, Report, Row, quoted
+from gradient_check.run import Said
 from gradient_check.structure import taken
 from gradient_check.subject import Subject, differentiated
-from gradient_check.tolerances import Declared
+from gradient_check.tolerances import Leeway
 from gradient_check.trial import Trial
 
 CASE = "second derivative"
@@ -72,7 +73,7 @@ class Gradients:
 
 
 def second_derivative(
-    subject: Subject, arguments: Sequence[Any], exact: Sequence[Exact], slopes: bool, declared: Declared, seed: int
+    subject: Subject, arguments: Sequence[Any], oracles: Oracles, leeway: Leeway, seed: int
 ) -> Report:
     """Rows for the derivative of ⟨gradients, u⟩ by every argument and cotangent.
 
@@ -96,17 +97,14 @@ def second_derivative(
         said = f"autograd cannot go through the gradients: {quoted(error)}"
         return Report((Row("d²", "d²", (), False, said, case=CASE, diagnosis=Diagnosis(CASE, said)),))
     lost = [subject.gradient_names[k] for k in sorted(gradients.lost)]
+    given = [one for one in oracles.exact if one.argument]
+    exact = [replace(one, forward=Gradients(one.forward, subject.differentiable, count)) for one in given]
     trial = Trial(
         subject=first,
         arguments=values,
-        exact=[replace(o, forward=Gradients(o.forward, subject.differentiable, count)) for o in exact if o.argument],
-        slopes=slopes,
-        forward_mode=False,
+        oracles=Oracles(exact, oracles.slopes),
+        said=Said({name: f"d²{name[1:]}" for name in first.gradient_names}, leeway=leeway),
         groups=(),
-        zeros=frozenset(),
-        titles={name: f"d²{name[1:]}" for name in first.gradient_names},
-        candidates={},
-        declared=declared,
         seed=seed,
     )
     rows = trial.rows_of(Case(CASE, CASE, values))
@@ -114,7 +112,7 @@ def second_derivative(
         said = "nothing is shown of the second derivative: no oracle could be asked; choose another example"
         rows = [Row("d²", "d²", (), False, said, case=CASE)]
     return Report(
-        tuple(_named(row, trial.titles.get(row.name, f"d² ({row.label})"), lost) for row in rows),
+        tuple(_named(row, trial.said.titles.get(row.name, f"d² ({row.label})"), lost) for row in rows),
         tuple(trial.notes.lines()),
     )
 

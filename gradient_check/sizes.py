@@ -1,6 +1,6 @@
 """Arguments of other sizes, for a forward that may check no bounds: none may be shorter than another promises."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations, islice
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gradient_check.oracles import contiguous, doubled, outputs_of
 from gradient_check.report import Diagnosis, Notes, Row, quoted
+from gradient_check.subject import Subject
 
 MANY = 4_000  # examples: a sum so long that is kept in 16 bits is off by far more than one that is not
 COSTLY = 4_000_000  # elements, which are too many to be fed for that
@@ -24,7 +25,6 @@ SOME = 147  # of which forward must not be slow, or 1,031 may take all time and 
 SLOW = 0.01  # seconds
 GOLDEN = 0.618033988749895  # its multiples differ most from each other
 MOST = 300_000  # elements of an argument or an output
-Outputs = Callable[[Sequence[Any]], Sequence[Tensor]]
 Axis = tuple[int, int]  # which argument, and which of its axes
 Fed = Iterator[tuple[str, list[Any]]]  # a case's name and its arguments
 
@@ -40,21 +40,18 @@ class Sizes:
     `failures` are rows for sizes that are wrong before any gradient is asked for.
     """
 
+    subject: Subject
     arguments: Sequence[Any]
-    names: Sequence[str]
     outputs: Sequence[Tensor]  # of the example
-    run: Outputs  # forward
-    forward: Callable[..., Any]  # the same, which autograd may go through
     reference: Callable[..., Any] | None
     notes: Notes
     enter: Callable[[str], Row | None] = lambda case: None  # goes into a case, or says that a process died there
     isolated: bool = False  # a death is no harm
-    pairs: Set[int] = frozenset()  # arguments whose last axis holds real and imaginary part
     failures: list[Row] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         shapes = [tuple(v.shape) if isinstance(v, Tensor) else () for v in self.arguments]
-        shapes = [shape[:-1] if i in self.pairs else shape for i, shape in enumerate(shapes)]
+        shapes = [shape[:-1] if i in self.subject.structure.pairs else shape for i, shape in enumerate(shapes)]
         self.lengths = {(i, axis): n for i, shape in enumerate(shapes) for axis, n in enumerate(shape)}
         self.whole = [axis for axis in self.lengths if _is_whole(self.arguments[axis[0]])]
 
@@ -76,7 +73,7 @@ class Sizes:
             if row := self.enter("other batches"):  # only what is not on trial was asked
                 raise NotTaken(row.reason)
             if self.reference is None:
-                _check_operators(self.forward, self.arguments, also)
+                _check_operators(self.subject.forward, self.arguments, also)
             return self._asked_for_rows(rows)
         except NotTaken as error:
             self.notes.add(str(error), "other batches")
@@ -102,7 +99,7 @@ class Sizes:
                 continue
             try:
                 self._refuse(count, length)
-                fed = resized(self.arguments, self.names, self.rows, count)
+                fed = resized(self.arguments, self.subject.names, self.rows, count)
             except NotTaken as error:
                 self.notes.add(str(error), name)
                 continue
@@ -142,8 +139,8 @@ class Sizes:
                     self.failures.append(row)
                     continue
                 length, unlike = self.lengths[axes[0]], _unlike(self.lengths.values(), self.lengths[axes[0]])
-                asked = self._asked(resized(self.arguments, self.names, axes, unlike))
-                fed = resized(self.arguments, self.names, axes, 1)
+                asked = self._asked(resized(self.arguments, self.subject.names, axes, unlike))
+                fed = resized(self.arguments, self.subject.names, axes, 1)
                 if (made := self._agreed(name, fed)) is None:
                     continue
                 if self.reference is None and not (
@@ -167,7 +164,7 @@ class Sizes:
             grown += [prod(count if n == length else n for n in shape) for shape in _shapes(self.outputs)]
             if max(grown) > (most := COSTLY if count == MANY else MOST):
                 raise NotTaken(f"a tensor would have {max(grown):,} elements, more than {most:,}")
-        some = resized(self.arguments, self.names, self.rows, SOME) if count == BEYOND else []
+        some = resized(self.arguments, self.subject.names, self.rows, SOME) if count == BEYOND else []
         if some and all(_seconds(self._made, some) > SLOW for _ in range(3)):
             raise NotTaken(f"forward takes more than {1000 * SLOW:.0f} ms for {SOME} already")
 
@@ -177,7 +174,7 @@ class Sizes:
         for some in islice(_some_of(rows, self.whole, not self.outputs[0].dim()), PROBES):
             try:
                 for count in (_unlike(self.lengths.values(), length), length - 1):
-                    made = self._asked(resized(self.arguments, self.names, some, count))
+                    made = self._asked(resized(self.arguments, self.subject.names, some, count))
                     if not _followed(made[: len(self.outputs)], self.outputs, length, count):
                         raise NotTaken(f"the output does not have {count} rows where {self._said(some)} has")
                 return some
@@ -186,7 +183,7 @@ class Sizes:
         raise refused
 
     def _said(self, axes: Iterable[Axis]) -> str:
-        return ", ".join(f"axis {axis} of {self.names[i]}" for i, axis in axes)
+        return ", ".join(f"axis {axis} of {self.subject.names[i]}" for i, axis in axes)
 
     def _asked(self, fed: Sequence[Any]) -> Sequence[Tensor]:
         """What the reference gives; without one, forward."""
@@ -200,7 +197,7 @@ class Sizes:
 
     def _made(self, fed: Sequence[Any]) -> Sequence[Tensor]:
         try:
-            return self.run(fed)
+            return self.subject.run(fed)[0]
         except Exception as error:  # it is not made for this size
             raise NotTaken(f"forward raised {quoted(error)}") from error
 
@@ -222,7 +219,7 @@ class Sizes:
         return None
 
 
-def _seconds(run: Outputs, fed: Sequence[Any]) -> float:
+def _seconds(run: Callable[[Sequence[Any]], Any], fed: Sequence[Any]) -> float:
     start = thread_time()
     run(fed)
     return thread_time() - start

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from gradient_check.claims import Direction, Doubt, claimed
-from gradient_check.differences import cleared, judge_slopes, one_sided
+from gradient_check.differences import cleared, measure, one_sided
 from gradient_check.oracles import (
     contiguous,
     copies,
@@ -24,7 +24,7 @@ from gradient_check.oracles import (
 from gradient_check.report import Diagnosis, Row, quoted
 from gradient_check.run import Run
 from gradient_check.tolerances import BLINDING, FLOOR, magnified, ratio, tolerance, tolerance_of_sums
-from gradient_check.verdict import judge
+from gradient_check.verdict import judge, judge_measured
 
 TITLE = "differences"
 LOOKED_AT = 200  # infinite elements
@@ -84,7 +84,7 @@ def dot_product(forward: Forward, run: Run, generator: Generator) -> Direction:
     back = hypot(*((g.double() * part).norm().item() for g, part in zip(gradients, u, strict=True)))
     size = ahead.norm().item() + back
     limit = tolerance(dtype) if dtype == torch.float64 else tolerance_of_sums(dtype, run.terms)
-    limit = run.declared.widen(limit)
+    limit = run.said.leeway.widen(limit)
     moved = magnified(dtype) * ratio(abs((again.sum() - ahead.sum()).item()), size)
     lost = FLOOR[dtype] * torch.finfo(dtype).eps * _size(cotangents) * _size(u)  # where the gradient is exactly zero
     said = "⟨d_output, J u⟩ and ⟨Jᵀ d_output, u⟩ differ by {error:.3g}"
@@ -178,11 +178,11 @@ class Differences:
             shape, said = tuple(argument.shape), Diagnosis("nan", text)
             return Row(name, name, shape, False, text, oracle=TITLE, index=where, diagnosis=said)
         accuracy = 0.0 if argument.dtype == torch.float64 else tolerance_of_sums(argument.dtype, run.terms).norm
-        accuracy, ordinary = max(accuracy, run.declared.relative), run.ordinary.get(name, 0.0)
+        accuracy, ordinary = max(accuracy, run.said.leeway.relative), run.ordinary.get(name, 0.0)
         given = terms, point, gradient.detach().double()
         enough = ENOUGH.get(run.group, IN_CASES)
-        found = judge_slopes(*given, accuracy=accuracy, ordinary=ordinary, enough=enough, generator=self.generator)
-        return replace(found.row, name=name, label=name)
+        found = measure(*given, accuracy=accuracy, ordinary=ordinary, enough=enough, generator=self.generator)
+        return judge_measured(found, name, name, TITLE)
 
     def _all_cleared(self, names: Sequence[str]) -> Row | None:
         """All gradients, in float64, along directions through all arguments at once, or None if they find something."""
@@ -197,7 +197,7 @@ class Differences:
         except Exception as error:  # forward takes these values and nothing beside them
             self.notes.append(f"differences along random directions could not be asked: {quoted(error)}")
             return None
-        return replace(found.row, name="gradients", label="all gradients", shape=()) if found else None
+        return judge_measured(replace(found, shape=()), "gradients", "all gradients", TITLE) if found else None
 
     def _beside_own(self, name: str) -> Row:
         """A gradient of lower precision against the same in float64, which central differences have confirmed."""
@@ -205,8 +205,10 @@ class Differences:
         assert truth is not None
         for asked in (False, True):
             moved = self.moved.get(name) if asked else None
-            doubt = Doubt(moved=moved, floor=run.floors.get(name, 0.0), terms=run.terms, declared=run.declared)
-            claims = claimed(name, run.titles[name], TITLE, truth, doubt, argument.dtype, argument.device, BLINDING)
+            doubt = Doubt(moved=moved, floor=run.floors.get(name, 0.0), terms=run.terms, leeway=run.said.leeway)
+            claims = claimed(
+                name, run.said.titles[name], TITLE, truth, doubt, argument.dtype, argument.device, BLINDING
+            )
             blind = "" if run.case or claims.trivial else claims.blind
             row = judge(replace(claims, blind=blind), run.gradients[name])
             if row.passed:
@@ -216,7 +218,7 @@ class Differences:
     def _if_shown(self, row: Row) -> Row:
         """Where nothing else judges, differences that can tell nothing are a failure."""
         gradient = self.run.gradients[row.name]
-        if not row.passed or gradient is None or row.name in self.run.zeros or not gradient.any():
+        if not row.passed or gradient is None or row.name in self.run.said.zeros or not gradient.any():
             return row
         every, steep = row.kinks == gradient.numel(), row.tolerance > BLIND
         if not every and not steep:

@@ -41,6 +41,10 @@ class Subject:
         return tuple(f"d{self.names[i]}" for i in self.differentiable)
 
 
+class Overwritten(RuntimeError):
+    """Of a backward that returned the same memory twice."""
+
+
 def hand_written(
     forward: Callable[..., Any],
     backward: Callable[..., Any],
@@ -80,7 +84,7 @@ def hand_written(
                 found = structure.gradients(result, differentiable, arguments)
                 gradients = tuple(None if g is None else as_pair(dense(g)).clone() for g in found)
             if not all(torch.equal(as_pair(dense(old)), copy) or old.isnan().any() for old, copy in earlier):
-                raise RuntimeError("this call wrote over the gradients that an earlier one had returned")
+                raise Overwritten("this call wrote over the gradients that an earlier one had returned")
             pairs = zip(found, gradients, strict=True)
             earlier[:] = [(g, c) for g, c in pairs if g is not None and c is not None]
             return gradients

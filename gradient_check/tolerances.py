@@ -55,8 +55,8 @@ class Tolerance:
 
 
 @dataclass(frozen=True)
-class Declared:
-    """What the caller allows beside: errors relative to the norm, and why."""
+class Leeway:
+    """What is allowed beside: errors relative to the norm that the caller declared, and rounding that was seen."""
 
     tolerance: float = 0.0
     because: str = ""

@@ -2,7 +2,7 @@
 
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite, sqrt
 from pathlib import Path
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradient_check.asking import Asking
+from gradient_check.asking import Asking, Oracles
 from gradient_check.cases import Case, cases
-from gradient_check.exact import Exact, output_name
+from gradient_check.exact import output_name
 from gradient_check.findings import Found, explained
 from gradient_check.isolation import WATCH
 from gradient_check.oracles import contiguous, copies, drawn_like, most_terms, nudged
@@ -30,11 +30,11 @@ from gradient_check.properties import (
     written_to,
 )
 from gradient_check.report import Diagnosis, Notes, Report, Row, quoted
-from gradient_check.run import LARGE, Run
+from gradient_check.run import LARGE, Run, Said
 from gradient_check.sizes import Sizes
 from gradient_check.structure import Malformed, in_complex
-from gradient_check.subject import Gradients, Pullback, Subject
-from gradient_check.tolerances import FLOOR, Declared, tolerance_of_sums
+from gradient_check.subject import Gradients, Overwritten, Pullback, Subject
+from gradient_check.tolerances import FLOOR, tolerance_of_sums
 
 STREAM = 0x0DD5EED  # keeps the cotangent from being the very numbers that an example drew from the same small seed
 RESHAPED = ("batch", "rows", "axes")  # groups of cases that feed arguments of other shapes
@@ -46,18 +46,13 @@ ILL_POSED = 0.1  # of an output's norm: moved so far by one unit of rounding in 
 
 @dataclass
 class Trial:
-    """`report()` runs it. `arguments` are in the dtype on trial; `zeros` and `titles` go by the names of gradients."""
+    """`report()` runs it. `arguments` are in the dtype on trial."""
 
     subject: Subject
     arguments: list[Any]
-    exact: Sequence[Exact]
-    slopes: bool  # whether central differences are asked
-    forward_mode: bool  # whether the dot product is
+    oracles: Oracles
+    said: Said
     groups: Sequence[str]  # of cases
-    zeros: frozenset[str]
-    titles: Mapping[str, str]
-    candidates: Mapping[str, Tensor]
-    declared: Declared
     seed: int
     within: str = ""  # " in float32", where there are several dtypes
     notes: Notes = field(default_factory=Notes)
@@ -66,7 +61,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         self.generator = torch.Generator().manual_seed(STREAM ^ self.seed)
-        self.asking = Asking(self.exact, self.slopes, self.forward_mode, self.generator, self.notes)
+        self.asking = Asking(self.oracles, self.generator, self.notes)
 
     def report(self) -> Report:
         if died := self._enter("the example"):
@@ -81,11 +76,11 @@ class Trial:
             self.notes.add("edge cases were skipped, because the example itself failed")
         rows = self._explained([self._shown(one) for one in found])
         rows.sort(key=lambda row: row.diagnosis is None or row.diagnosis.kind not in CAUSES)
-        rows = [replace(row, label=self.titles.get(row.name, f"{row.label}{self.within}")) for row in rows]
+        rows = [replace(row, label=self.said.titles.get(row.name, f"{row.label}{self.within}")) for row in rows]
         complex_ones = {f"d{self.subject.names[i]}" for i in self.subject.structure.pairs}
         rows = [in_complex(row) if row.name in complex_ones else row for row in rows]
-        declared = ["the gradients are held against what was declared as intended, which is not the derivative"]
-        notes = [*(declared if self.asking.declared else []), *self.declared.sentences(), *self.notes.lines()]
+        intended = ["the gradients are held against what was declared as intended, which is not the derivative"]
+        notes = [*(intended if self.asking.intended else []), *self.said.leeway.sentences(), *self.notes.lines()]
         return Report(tuple(rows), tuple(dict.fromkeys([*notes, *self.subject.notes])))
 
     def rows_of(self, case: Case) -> list[Row]:
@@ -93,7 +88,7 @@ class Trial:
         return self._explained(self._case(case))
 
     def _explained(self, found: Sequence[Found]) -> list[Row]:
-        return explained(found, self.subject.structure, self.candidates, self.notes)
+        return explained(found, self.subject.structure, self.notes)
 
     def _enter(self, case: str) -> Row | None:
         """Go into a case; or, where an earlier process died in it, the row that says so."""
@@ -108,13 +103,13 @@ class Trial:
             return outputs, [], [Found(random)]
         if computes_in_single(self.subject, self.arguments, self.notes.said):
             single = tolerance_of_sums(torch.float32, most_terms((*self.arguments, *outputs))).norm
-            self.declared = replace(self.declared, single=single)
+            self.said = replace(self.said, leeway=replace(self.said.leeway, single=single))
         cotangents = [drawn_like(output, self.generator) for output in outputs]
         before, fed = [*before, *copies(outputs), *cotangents], copies(cotangents)
         gradients = _pull(self.subject, pullback, fed)
         if isinstance(gradients, Row):
             return outputs, cotangents, [Found(gradients)]
-        run = Run(self.subject, self.arguments, cotangents, outputs, gradients, self.titles, self.zeros, self.declared)
+        run = Run(self.subject, self.arguments, cotangents, outputs, gradients, self.said)
         if spoilt := written_to(before, [*self.arguments, *outputs, *fed]):  # what an oracle would be asked about
             return outputs, cotangents, [Found(spoilt)]
         del before, fed  # in a large example they count
@@ -126,7 +121,7 @@ class Trial:
         sizes |= {output_name(i, len(outputs)): output for i, output in enumerate(outputs)}
         self.scales = {name: _rms(tensor) for name, tensor in sizes.items()}
         first = tuple(gradients.values())
-        slack = max(run.declared.nondeterministic, 4 * tolerance_of_sums(outputs[0].dtype, run.terms).norm)
+        slack = max(run.said.leeway.nondeterministic, 4 * tolerance_of_sums(outputs[0].dtype, run.terms).norm)
         self.repeated = Repeated(self.subject, self.arguments, outputs, cotangents, pullback, first, slack)
         rows = [self.repeated.at_once(self.notes.said)]
         if rows[0].passed:
@@ -135,10 +130,10 @@ class Trial:
                 said = "a later call of backward wrote into the gradients that an earlier one had returned"
                 stale = replace(rows[0], passed=False, reason=said, diagnosis=Diagnosis("stale", said))
                 return outputs, cotangents, [Found(stale)]
-            judged = [name for name in gradients if name not in self.zeros]
+            judged = [name for name in gradients if name not in self.said.zeros]
             pull = _only(pullback, [i for i, name in enumerate(gradients) if name in judged])
             judged_first = tuple(gradients[name] for name in judged)
-            loose = max(run.declared.nondeterministic, run.declared.single)
+            loose = max(run.said.leeway.nondeterministic, run.said.leeway.single)
             rows.append(linear(judged, cotangents, others, pull, judged_first, run.terms, loose))
             if self.subject.only and len(gradients) > 1 and all(row.passed for row in rows):
                 own = alone(self.subject, self.arguments, cotangents, first, run.terms, loose, self.notes.said)
@@ -148,11 +143,10 @@ class Trial:
     def _edge_cases(self, outputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Found]:
         positions, names = self.subject.differentiable, self.subject.names
         sizes = Sizes(
-            self.arguments, names, outputs, lambda fed: self.subject.run(fed)[0], self.subject.forward,
-            self.asking.reference, self.notes, self._enter, WATCH.get().isolated, self.subject.structure.pairs,
-        )  # fmt: skip
+            self.subject, self.arguments, outputs, self.asking.reference, self.notes, self._enter, WATCH.get().isolated
+        )
         found: list[Found] = []
-        judged = len(self.asking.refused) < len(self.exact)  # by what takes little time
+        judged = len(self.asking.refused) < len(self.oracles.exact)  # by what takes little time
         latest = thread_time() + (inf if judged else PATIENCE)
         for case in cases(self.groups, self.arguments, positions, names, cotangents, self.generator, sizes):
             if thread_time() > latest:
@@ -212,7 +206,7 @@ class Trial:
                     gradients[name] = torch.zeros_like(case.arguments[i])
         pure = written_to([*before, *kept], [*case.arguments, *cotangents])
         run = Run(
-            self.subject, case.arguments, kept, outputs, gradients, self.titles, self.zeros, self.declared,
+            self.subject, case.arguments, kept, outputs, gradients, self.said,
             case.name, case.group, self.scales, self._floors(case, outputs, kept),
         )  # fmt: skip
         found = self.asking.of_case(run)
@@ -236,7 +230,7 @@ class Trial:
         claimed = max(_rms(output) * _rms(cotangent) for output, cotangent in zip(outputs, cotangents, strict=True))
         floors = {}
         for i, name in zip(positions, self.subject.gradient_names, strict=True):
-            dtype = torch.float32 if self.declared.single else case.arguments[i].dtype
+            dtype = torch.float32 if self.said.leeway.single else case.arguments[i].dtype
             rounding = FLOOR[dtype] * torch.finfo(dtype).eps * growth
             rounding = max(rounding, sqrt(torch.finfo(dtype).eps)) if case.group == "values" else rounding
             if case.group == "layouts":  # a cotangent of equal numbers may cancel in a sum
@@ -291,6 +285,8 @@ def _overwritten(pullback: Pullback, others: Sequence[Tensor], first: Gradients)
     kept = copies(first)
     try:
         pullback(copies(others))
+    except Overwritten:
+        return True
     except Exception:  # `linear` asks the same, and quotes it
         return False
     return not all(map(same, kept, first))

@@ -6,14 +6,16 @@ agree with them is a failure.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import floor, inf, isfinite, log2
+from math import floor, hypot, inf, isfinite, log2, sqrt
 
 import torch
 from torch import Tensor
 
-from gradient_check.claims import Claims, Direction
+from gradient_check.claims import Claims, Direction, Measured, SlopeClaim
 from gradient_check.report import Diagnosis, Row
 from gradient_check.tolerances import ratio
+
+ALIKE = 1e-3  # of the gradient: two slopes that differ by less are called one
 
 
 def judge(claims: Claims, actual: Tensor | None) -> Row:
@@ -56,6 +58,43 @@ def judge_along(direction: Direction, gradients: Sequence[Tensor]) -> Row:
         oracle=direction.oracle, absolute_error=error, actual=actual, expected=direction.value,
         diagnosis=Diagnosis(direction.diagnosis, reason) if direction.diagnosis and not passed else None,
     )  # fmt: skip
+
+
+def judge_measured(measured: Measured, name: str, label: str, oracle: str) -> Row:
+    """The verdict on one tensor of which some elements and directions are known: elements alone can be wrong.
+
+    Where directions cleared all, the row has no `index`, and its values are the slopes along the worst of them.
+    """
+    elements = [claim for claim in measured.claims if claim.count == 1]
+    worst = max(elements or measured.claims, key=lambda claim: ratio(*claim.of_element()), default=None)
+    error, allowed = worst.of_element() if worst else (0.0, 0.0)
+    errors = hypot(*(claim.off / claim.size for claim in measured.claims))
+    limits = hypot(*(claim.slope.uncertainty / claim.size for claim in measured.claims))
+    truth = hypot(*(claim.nearest for claim in elements if isfinite(claim.nearest)))
+    norm = max(measured.norm, truth, limits)
+    rms = max(measured.rms, truth / sqrt(measured.count or 1), allowed)
+    row = Row(
+        name, label, measured.shape, not any(claim.wrong for claim in elements), "", ratio(errors, norm),
+        ratio(error, rms), ratio(limits, norm), ratio(allowed, rms), measured.origin, oracle, kinks=measured.kinks,
+    )  # fmt: skip
+    if worst is None:
+        return row
+    reason = _off_the_slopes(worst, elements) if elements and worst.wrong else ""
+    return replace(
+        row, reason=reason, absolute_error=abs(worst.actual - worst.nearest), index=worst.index, actual=worst.actual,
+        expected=worst.nearest,
+    )  # fmt: skip
+
+
+def _off_the_slopes(worst: SlopeClaim, elements: Sequence[SlopeClaim]) -> str:
+    slope, where, it = worst.slope, f"at {list(worst.index)}", f"it is {worst.actual:.9g}"
+    if all(claim.slope.left == claim.slope.right == 0 for claim in elements):
+        said = "forward is constant there: it rounds or compares, or takes steps in a lower precision"
+        return f"{where} {it}, but {said}; declare a gradient that is meant with `intended`"
+    low, high = sorted((slope.left, slope.right))
+    if slope.smooth or high - low <= ALIKE * abs(worst.nearest):
+        return f"{where} {it}, but the slope is {worst.nearest:.9g} ± {max(slope.uncertainty, high - low):.1g}"
+    return f"{where}, a kink, {it}, outside of the slopes {low:.9g} and {high:.9g}"
 
 
 def _measured(row: Row, actual: Tensor, claims: Claims) -> Row:

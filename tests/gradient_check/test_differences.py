@@ -2,6 +2,7 @@
 
 import math
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ import torch
 from gallery.entry import normal
 from gallery.right.slopes import KINKED, SMOOTH, Problem
 from gradient_check import central_differences, check_function
-from gradient_check.differences import judge_slopes, one_sided
+from gradient_check.differences import measure, one_sided
 from gradient_check.lines import measured
+from gradient_check.verdict import judge_measured
 
 SEEDS = range(4)
 
@@ -20,7 +22,8 @@ def seeded(seed):
 
 
 def judged(terms, point, gradient, seed=0, **options):
-    return judge_slopes(terms, point, gradient, generator=seeded(seed), **options)
+    said = measure(terms, point, gradient, generator=seeded(seed), **options)
+    return SimpleNamespace(row=judge_measured(said, "g", "g", "differences"), checked=said.checked)
 
 
 def gradient_of(terms, point):
@@ -33,9 +36,9 @@ def test_a_right_gradient_passes(name):
     for seed in SEEDS:
         terms, point = SMOOTH[name](Problem(seed))
         found = judged(terms, point, gradient_of(terms, point), seed)
-        assert found.passed, (seed, found)
+        assert found.row.passed, (seed, found)
         if name not in ("saturated tanh", "saturated softmax", "logsumexp at 1e4", "cancellation at 1e6"):
-            assert found.kink_count == 0, (seed, found)
+            assert found.row.kinks == 0, (seed, found)
 
 
 @pytest.mark.sweep(3)
@@ -44,8 +47,8 @@ def test_a_right_gradient_at_kinks_passes_and_they_are_counted(name):
     for seed in SEEDS:
         terms, point, at_kink = KINKED[name](Problem(seed))
         found = judged(terms, point, gradient_of(terms, point), seed)
-        assert found.passed, (seed, found)
-        assert found.kink_count == int(at_kink.sum()), (seed, found)
+        assert found.row.passed, (seed, found)
+        assert found.row.kinks == int(at_kink.sum()), (seed, found)
 
 
 SPOILT = ("linear", "exp", "steep tanh", "points of 1e4", "points of 1e-4", "matrix", "relu within 1e-6", "quick sine")
@@ -69,7 +72,7 @@ def test_a_wrong_gradient_fails(name, how):
         assert right.any(), "nothing to spoil"
         i = int(right.abs().argmax())
         found = judged(terms, point, SPOIL[how](right, i), seed)
-        assert (found.passed, bool(found.row.reason)) == (False, True), (seed, found)
+        assert (found.row.passed, bool(found.row.reason)) == (False, True), (seed, found)
         assert found.row.element_error > found.row.element_tolerance
         assert found.row.index == (i,) or not how.startswith("one")
 
@@ -87,11 +90,11 @@ def test_directions_clear_ten_thousand_elements_and_not_all_are_looked_at_where_
     terms, W, gradient = layer(0)
     calls = []
     found = judged(lambda W: calls.append(0) or terms(W), W, gradient)
-    assert (found.passed, found.checked) == (True, 0)
+    assert (found.row.passed, found.checked) == (True, 0)
     assert len(calls) < 64
     assert found.row.element_tolerance < 1e-3
     wrong = judged(terms, W, -gradient)
-    assert (wrong.passed, wrong.checked < 100, "left out" in wrong.row.origin) == (False, True, True), wrong
+    assert (wrong.row.passed, wrong.checked < 100, "left out" in wrong.row.origin) == (False, True, True), wrong
 
 
 def test_one_element_of_ten_thousand_is_found_that_is_off_by_more_than_the_stated_tolerance():
@@ -103,7 +106,7 @@ def test_one_element_of_ten_thousand_is_found_that_is_off_by_more_than_the_state
             wrong = gradient.clone()
             wrong.view(-1)[i] += error * gradient.square().mean().sqrt()
             found = judged(terms, W, wrong, seed)
-            assert (found.passed, found.row.index, found.checked < 100) == (False, (i // 100, i % 100), True)
+            assert (found.row.passed, found.row.index, found.checked < 100) == (False, (i // 100, i % 100), True)
             assert found.row.element_error == pytest.approx(error, rel=1e-3)
 
 
@@ -114,7 +117,7 @@ def test_elements_that_rounding_blurs_as_much_as_a_direction_are_not_looked_at()
     terms = lambda x: (A @ x).sin() + 1e6  # noqa: E731
     gradient = gradient_of(terms, x)
     found = judged(terms, x, gradient)
-    assert (found.passed, found.checked, found.row.tolerance < 1e-3) == (True, 0, True)
+    assert (found.row.passed, found.checked, found.row.tolerance < 1e-3) == (True, 0, True)
     gradient[123] *= 1.2
     assert judged(terms, x, gradient).row.index == (123,)
 
@@ -124,10 +127,10 @@ def test_where_memory_is_short_a_sample_is_judged_and_named(monkeypatch):
     monkeypatch.setattr("gradient_check.differences.SAMPLE", 300)
     terms, W, gradient = layer(2)
     found = judged(terms, W, gradient)
-    assert (found.passed, found.checked, " of 10,000 elements" in found.row.origin) == (True, 0, True), found
+    assert (found.row.passed, found.checked, " of 10,000 elements" in found.row.origin) == (True, 0, True), found
     wrong = judged(terms, W, gradient + torch.arange(100.0)[:, None])
     i, j = wrong.row.index
-    assert (wrong.passed, wrong.row.actual - wrong.row.expected) == (False, pytest.approx(i)), wrong
+    assert (wrong.row.passed, wrong.row.actual - wrong.row.expected) == (False, pytest.approx(i)), wrong
     assert str([i, j]) in wrong.row.reason
 
 
@@ -137,9 +140,9 @@ def test_a_gradient_of_lower_precision_is_allowed_its_accuracy(dtype, accuracy):
     terms, W, gradient = layer(4)
     part, low = W[:3], gradient[:3].to(dtype)
     terms_of_part = lambda part: terms(torch.cat([part, W.new_zeros(97, 100)]))  # noqa: E731
-    assert judged(terms_of_part, part, low, accuracy=accuracy).passed
-    assert not judged(terms_of_part, part, low).passed
-    assert not judged(terms_of_part, part, -low, accuracy=accuracy).passed
+    assert judged(terms_of_part, part, low, accuracy=accuracy).row.passed
+    assert not judged(terms_of_part, part, low).row.passed
+    assert not judged(terms_of_part, part, -low, accuracy=accuracy).row.passed
 
 
 def windows(v):
@@ -166,10 +169,10 @@ def test_all_that_some_sides_give_is_right_and_nothing_else(name):
     terms, point, gradient, right, wrong = CLAIMED[name]
     for claim in (*right, *wrong):
         found = judged(terms, *(torch.tensor(v, dtype=torch.float64) for v in (point, gradient(claim))))
-        assert found.passed is (claim in right), claim
+        assert found.row.passed is (claim in right), claim
         if name == "between two slopes":
-            assert found.kink_count == found.passed
-            assert found.passed or (found.row.index == (1,) and "kink" in found.row.reason)
+            assert found.row.kinks == found.row.passed
+            assert found.row.passed or (found.row.index == (1,) and "kink" in found.row.reason)
 
 
 def test_places_between_equal_values_are_looked_for_only_so_often():
@@ -177,19 +180,19 @@ def test_places_between_equal_values_are_looked_for_only_so_often():
     terms = lambda v: calls.append(0) or v.view(40, 5).median(dim=1).values  # noqa: E731
     point = torch.full((200,), 0.5, dtype=torch.float64)
     found = judged(terms, point, (torch.arange(200) % 5 == 0).double())
-    assert (found.passed, found.kink_count, len(calls) < 30_000) == (True, 40, True)
+    assert (found.row.passed, found.row.kinks, len(calls) < 30_000) == (True, 40, True)
 
 
 def test_of_thousands_of_equal_kinks_some_speak_for_the_rest_and_what_is_smooth_is_judged_beside_them():
     calls, point = [], normal(seeded(3), 64, 64).relu()
     gradient = (point > 0).double()
     found = judged(lambda v: calls.append(0) or v.relu(), point, gradient)
-    assert (found.passed, found.kink_count, found.checked) == (True, int((point == 0).sum()), 8)
+    assert (found.row.passed, found.row.kinks, found.checked) == (True, int((point == 0).sum()), 8)
     assert (len(calls) < 400, "8 of 4096 elements, which speak for" in found.row.origin) == (True, True)
     i, j = (point > 0).nonzero()[77].tolist()
     spoilt = gradient.index_put((torch.tensor(i), torch.tensor(j)), torch.tensor(1.01).double())
     assert judged(torch.relu, point, spoilt).row.index == (i, j)
-    assert not judged(torch.relu, point, torch.where(point == 0, 1.5, gradient)).passed
+    assert not judged(torch.relu, point, torch.where(point == 0, 1.5, gradient)).row.passed
 
 
 MEASURED = {"exp": 1e-8, "matrix": 1e-8, "relu within 1e-6": 1e-8, "relu of a matrix": 1e-8, "quick sine": 1e-5}
@@ -225,8 +228,8 @@ def test_what_is_measured_obeys_the_clock():
 def test_a_step_finer_than_all_that_are_taken_is_as_steep_or_a_jump():
     terms = lambda v: (v / v.norm().clamp(min=1e-12)) * torch.tensor([1.0, 2.0, 3.0])  # noqa: E731
     point, right = torch.zeros(3, dtype=torch.float64), torch.tensor([1e12, 2e12, 3e12], dtype=torch.float64)
-    assert judged(terms, point, right).passed
-    assert not judged(terms, point, -right).passed
+    assert judged(terms, point, right).row.passed
+    assert not judged(terms, point, -right).row.passed
 
 
 def test_what_is_said_of_a_wrong_element():
@@ -241,7 +244,7 @@ def test_what_is_said_of_a_wrong_element():
 def test_where_directions_are_of_no_use_few_elements_speak_for_the_rest():
     calls, point = [], torch.zeros(4000, dtype=torch.float64)
     found = judged(lambda v: calls.append(0) or v.relu(), point, 0 * point, enough=2)
-    assert (found.passed, found.kink_count) == (True, 4000)
+    assert (found.row.passed, found.row.kinks) == (True, 4000)
     assert "which speak for 39" in found.row.origin
     assert len(calls) < 500
 
@@ -281,7 +284,7 @@ def test_one_sided_slopes():
 
 def test_what_is_moved_is_put_back():
     point = torch.tensor([0.0, 1.0], dtype=torch.float64).expand(3, 2)
-    assert judged(lambda v: v.relu().flatten(), point, (point > 0).double()).kink_count == 3
+    assert judged(lambda v: v.relu().flatten(), point, (point > 0).double()).row.kinks == 3
     assert point.tolist() == [[0.0, 1.0]] * 3
     v = torch.tensor([1.0, -2.0], dtype=torch.float64)
     assert central_differences(lambda: (v**3).sum(), v).tolist() == pytest.approx([3.0, 12.0], rel=1e-8)
@@ -294,5 +297,5 @@ FEW = [torch.full(shape, 0.7, dtype=torch.float64) for shape in ((), (0,), (1, 1
 @pytest.mark.parametrize("point", [*FEW, *(normal(seeded(seed), 2, 7, 5).float() for seed in SEEDS)])
 def test_few_elements_and_single_precision(point):
     terms, gradient = lambda v: 3 * v.tanh().flatten(), 3 * (1 - point.tanh() ** 2)
-    assert judged(terms, point, gradient).passed
-    assert judged(terms, point, 1.5 * gradient).passed is (point.numel() == 0)
+    assert judged(terms, point, gradient).row.passed
+    assert judged(terms, point, 1.5 * gradient).row.passed is (point.numel() == 0)

@@ -10,7 +10,7 @@ from torch import nn
 from gallery.affine import LINEAR
 from gallery.diagnosed import RELU
 from gradient_check import check_backward, check_function, check_step, compare_gradients
-from gradient_check.differences import judge_slopes
+from gradient_check.differences import measure
 from tests.support.checking import draw
 
 ONE = draw(1)
@@ -19,7 +19,7 @@ ONE = draw(1)
 relu, relu_backward = RELU.forward, RELU.backward
 relu_with = partial(partial, check_backward, relu, relu_backward, [draw(3)])
 tanh_with = partial(partial, check_function, torch.tanh, [draw(3)])
-slopes = partial(partial, judge_slopes, torch.relu, generator=torch.Generator())
+slopes = partial(partial, measure, torch.relu, generator=torch.Generator())
 
 
 def backward_of(forward, *example):

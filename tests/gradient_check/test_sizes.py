@@ -5,6 +5,8 @@ import torch
 from gradient_check.cases import repeated
 from gradient_check.report import Notes
 from gradient_check.sizes import SOME, Sizes, resized
+from gradient_check.structure import taken
+from gradient_check.subject import Subject
 from tests.support.checking import draw, function_of
 
 ROWS, SQUARE = draw(3, 4), draw(3, 3)
@@ -16,9 +18,10 @@ def fed(forward, *arguments, reference=None):
 
     def run(given):
         seen.append(given)
-        return [forward(*given)]
+        return [forward(*given)], None
 
-    sizes = Sizes(arguments, ["x", "y"][: len(arguments)], run(arguments), run, forward, reference, notes)
+    subject = Subject(taken(forward, arguments)[1], (), run, forward, "backward")
+    sizes = Sizes(subject, arguments, run(arguments)[0], reference, notes)
     assert len([*sizes.batch(), *sizes.ones(batch_too=False)]) < len(seen)
     return [
         given for given in seen[1:] if all(len(v) < SOME for v in given if isinstance(v, torch.Tensor))
@@ -48,9 +51,9 @@ def test_integers_stay_inside_and_what_may_be_a_length_is_not_cut():
     assert all((n <= x.shape[1]).all() for x, n in seen)
     for n in (3, [3]):
         seen, notes = fed(lambda x, n: x, ROWS, n)
-        said = f"y = {n!r} may be the length 3 that would change"
+        said = f"n = {n!r} may be the length 3 that would change"
         assert (seen, notes[0].endswith(said), "(one example less, one example, 7" in notes[0]) == ([], True, True)
-    assert "y may hold places" in fed(lambda x, at: x[at], ROWS, torch.tensor([2, 1, 2]))[1][0]
+    assert "at may hold places" in fed(lambda x, at: x[at], ROWS, torch.tensor([2, 1, 2]))[1][0]
 
 
 def test_offsets_stay_in_order_and_no_id_is_left_without_one():
@@ -60,7 +63,7 @@ def test_offsets_stay_in_order_and_no_id_is_left_without_one():
     assert [len(some) for some in offsets] == [3, 1, 9]
     assert all(some == sorted(some) for some in offsets)
     assert [repeated(torch.tensor(some)).tolist() for some in ([0, 2, 3, 6], [4, 1, 3])] == [[0, 0, 2, 6], [4, 1, 4]]
-    said = "axis 0 of y may divide other integers, of which some would belong to none"
+    said = "axis 0 of offsets may divide other integers, of which some would belong to none"
     assert f"edge cases were skipped (an empty batch): {said}" in notes
 
 
