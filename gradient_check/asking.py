@@ -20,7 +20,7 @@ from gradient_check.slopes import Differences, dot_product
 from gradient_check.tolerances import SCATTERING
 from gradient_check.verdict import judge, judge_along
 
-COPIES = 6  # in float64, of all arguments and outputs, that an exact oracle needs at once
+NEEDED = 6  # in float64, of all arguments and outputs, that an exact oracle needs at once
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Asking:
     def _against(self, exact: Exact, run: Run) -> list[Found]:
         """What one exact oracle says; nothing where it cannot be asked."""
         elements = sum(v.numel() for v in (*run.arguments, *run.outputs) if isinstance(v, Tensor))
-        if run.is_large and (needed := COPIES * 8 * elements) > (free := free_memory()):
+        if run.is_large and (needed := NEEDED * 8 * elements) > (free := free_memory()):
             said = f"it would take about {needed / 2**30:.1f} GiB and {free / 2**30:.1f} are free"
             return self._refuse(exact, f"{said}; elementwise=True checks in chunks", run)
         try:

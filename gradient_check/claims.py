@@ -141,7 +141,7 @@ class Doubt:
     condition: float = 1.0  # the size of the summands over that of the result, as the caller knows it
     summands: float | None = None  # the size that a gradient which is exactly zero is judged by
     floor: float = 0.0  # absolute, of an element: the rounding of a gradient of ordinary size
-    terms: int = 1  # how many may have been added up
+    longest_sum: int = 1  # how many may have been added up
     leeway: Leeway = Leeway()  # noqa: RUF009  it is frozen
 
 
@@ -182,7 +182,7 @@ def _limit(doubt: Doubt, dtype: torch.dtype, value: Tensor, size: float) -> Tole
     if dtype == torch.float64:
         limit = tolerance(dtype, doubt.condition)
     elif doubt.expected is None:
-        limit = tolerance_of_sums(dtype, doubt.terms)
+        limit = tolerance_of_sums(dtype, doubt.longest_sum)
     else:
         own = doubt.expected.detach().to("cpu", torch.float64, copy=True).sub_(value).abs_()
         if doubt.errors is not None:

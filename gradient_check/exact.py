@@ -47,7 +47,7 @@ class Truth:
             ordinary=run.ordinary.get(name, 0.0),
             scatter=self.scatter.get(name),
             floor=run.floors.get(name, 0.0),
-            terms=run.terms,
+            longest_sum=run.longest_sum,
             leeway=run.said.leeway,
         )
 

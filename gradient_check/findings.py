@@ -15,7 +15,7 @@ from gradient_check.run import Run
 from gradient_check.slopes import summands_along
 from gradient_check.structure import Structure
 
-PATIENCE, IN_ALL = 2.0, 3.0  # seconds to measure one gradient for a diagnosis, and all of a report
+IN_ONE, IN_ALL = 2.0, 3.0  # seconds to measure one gradient for a diagnosis, and all of a report
 MOST_CALLS = 40_000  # of forward, for that
 MEASURED = 4  # rows; no more are measured
 
@@ -112,8 +112,8 @@ def _measured(name: str, run: Run, notes: Notes, until: float) -> tuple[dict[str
             terms, point = summands_along(run.subject.forward, [run.position(other)], run)
             start = perf_counter()
             terms(point)
-            calls = min(MOST_CALLS, int(PATIENCE / max(perf_counter() - start, 1e-6)))
-            latest = min(until, start + PATIENCE)
+            calls = min(MOST_CALLS, int(IN_ONE / max(perf_counter() - start, 1e-6)))
+            latest = min(until, start + IN_ONE)
             known[other], uncertainty[other] = measured(terms, point, most_calls=calls, until=latest)
         except Exception as error:  # forward takes the example and nothing beside it
             notes.add(f"{other} could not be measured for a diagnosis: {quoted(error)}")

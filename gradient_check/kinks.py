@@ -22,7 +22,7 @@ from gradient_check.slopes import summands, summands_along
 from gradient_check.tolerances import FLOOR
 
 LOOKED_AT = 64  # elements; of more a random sample
-ENOUGH = 8  # elements where forward is smooth and the oracle stands; no more are looked for
+SMOOTH_ONES = 8  # elements where forward is smooth and the oracle stands; no more are looked for
 BESIDE = 1e-7  # of max(1, |v|): so near, a smooth gradient is the same within ROUGHLY of its root mean square
 ROUGHLY = 1e-4
 DRAWS = 4  # of points beside
@@ -69,7 +69,7 @@ def settled(claims: Claims, actual: Tensor, exact: Exact, truth: Truth, run: Run
                 low[where], high[where], kinks[where] = *bounds, True
             elif SURER * slack < off < SINGLE * rms:
                 surer += 1
-        elif (final := final + 1) == ENOUGH:
+        elif (final := final + 1) == SMOOTH_ONES:
             return claims
     if count > LOOKED_AT and int(kinks.sum()) == LOOKED_AT:  # a random sample without exception speaks for the rest
         kinks |= looked_at

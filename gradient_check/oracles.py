@@ -112,7 +112,7 @@ def dense(gradient: Tensor) -> Tensor:
     return gradient if gradient.layout == torch.strided else gradient.to_dense()
 
 
-def most_terms(values: Sequence[Any]) -> int:
+def longest_sum(values: Sequence[Any]) -> int:
     """How many products may have been added up in one element: no more than the largest tensor has elements."""
     return max(value.numel() for value in values if isinstance(value, Tensor))
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gradient_check.cases import LAYOUTS
-from gradient_check.oracles import contiguous, copies, doubled, most_terms, moved_by, moved_by_rounding
+from gradient_check.oracles import contiguous, copies, doubled, longest_sum, moved_by, moved_by_rounding
 from gradient_check.report import Diagnosis, Row, quoted
 from gradient_check.subject import Gradients, NotAlone, Pullback, Subject, quiet
 from gradient_check.tolerances import FLOOR, SAME, ratio, tolerance_of_sums
@@ -145,7 +145,7 @@ def in_any_layout(
     except Exception as error:  # it is made for float64 alone
         notes.append(f"layouts were not fed in float32: {quoted(error)}")
         return []
-    limit = 4 * tolerance_of_sums(torch.float32, most_terms((*single, *outputs))).norm
+    limit = 4 * tolerance_of_sums(torch.float32, longest_sum((*single, *outputs))).norm
     for name, layout in LAYOUTS.items():
         fed = [c if (new := layout(c)) is None else new for c in drawn]
         if all(new is c for new, c in zip(fed, drawn, strict=True)):

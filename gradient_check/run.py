@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradient_check.oracles import most_terms
+from gradient_check.oracles import longest_sum
 from gradient_check.subject import Subject
 from gradient_check.tolerances import Leeway
 
@@ -43,9 +43,9 @@ class Run:
     floors: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def terms(self) -> int:
+    def longest_sum(self) -> int:
         """How many products may have been added up in one element."""
-        return most_terms((*self.arguments, *self.outputs))
+        return longest_sum((*self.arguments, *self.outputs))
 
     @property
     def is_well_known(self) -> bool:
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def is_large(self) -> bool:
-        return self.terms > LARGE
+        return self.longest_sum > LARGE
 
     def position(self, name: str) -> int:
         """Of the argument that this is the gradient of."""

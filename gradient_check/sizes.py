@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradient_check.lines import GOLDEN
 from gradient_check.oracles import contiguous, doubled, outputs_of
 from gradient_check.report import Diagnosis, Notes, Row, quoted
 from gradient_check.subject import Subject
@@ -23,7 +24,6 @@ LONG = 1_000  # an axis of which a reference is not asked for more
 BEYOND = 1_031  # examples: more than a block of 1,024, and a prime
 SOME = 147  # of which forward must not be slow, or 1,031 may take all time and memory
 SLOW = 0.01  # seconds
-GOLDEN = 0.618033988749895  # its multiples differ most from each other
 MOST = 300_000  # elements of an argument or an output
 Axis = tuple[int, int]  # which argument, and which of its axes
 Fed = Iterator[tuple[str, list[Any]]]  # a case's name and its arguments
@@ -56,7 +56,7 @@ class Sizes:
         self.whole = [axis for axis in self.lengths if _is_whole(self.arguments[axis[0]])]
 
     @cached_property
-    def rows(self) -> list[Axis]:
+    def shared(self) -> list[Axis]:
         """The first axes of the arguments that are as long as the batch, and of which the reference says the same.
 
         An argument whose other axis is as long might be matched with one of them. Without a reference, forward is asked
@@ -64,17 +64,17 @@ class Sizes:
         """
         firsts = {axis: n for axis, n in self.lengths.items() if axis[1] == 0}
         length = len(self.outputs[0]) if self.outputs[0].dim() else next(iter(firsts.values()), 0)  # a cost has none
-        rows = [axis for axis, n in firsts.items() if n == length > 1]
-        inner = [axis for axis, n in self.lengths.items() if n == length and axis not in rows]
-        if not rows or (self.reference is None and not inner):
-            return rows
+        shared = [axis for axis, n in firsts.items() if n == length > 1]
+        inner = [axis for axis, n in self.lengths.items() if n == length and axis not in shared]
+        if not shared or (self.reference is None and not inner):
+            return shared
         also = f"{self._said(inner)} is as long as the batch; choose sizes that are all different, or give a reference"
         try:
             if row := self.enter("other batches"):  # only what is not on trial was asked
                 raise NotTaken(row.reason)
             if self.reference is None:
                 _check_operators(self.subject.forward, self.arguments, also)
-            return self._asked_for_rows(rows)
+            return self._asked_for_shared(shared)
         except NotTaken as error:
             self.notes.add(str(error), "other batches")
             return []
@@ -84,22 +84,22 @@ class Sizes:
 
         In 16 bits `many` feeds as many.
         """
-        length = self.lengths[self.rows[0]] if self.rows else 0
+        length = self.lengths[self.shared[0]] if self.shared else 0
         counts = {length - 1: "one example less", 1: "one example", 2 * length + 1: f"{2 * length + 1:,} examples"}
         beyond = {} if torch.finfo(self.outputs[0].dtype).bits == 16 else {BEYOND: f"{BEYOND:,} examples"}
         yield from self._of({**counts, **beyond, 0: "an empty batch"})
 
     def _of(self, counts: Mapping[int, str]) -> Fed:
-        length = self.lengths[self.rows[0]] if self.rows else 0
+        length = self.lengths[self.shared[0]] if self.shared else 0
         for count, name in counts.items():
-            if not self.rows or MANY <= count <= length:
+            if not self.shared or MANY <= count <= length:
                 continue
             if row := self.enter(name):
                 self.failures.append(row)
                 continue
             try:
                 self._refuse(count, length)
-                fed = resized(self.arguments, self.subject.names, self.rows, count)
+                fed = resized(self.arguments, self.subject.names, self.shared, count)
             except NotTaken as error:
                 self.notes.add(str(error), name)
                 continue
@@ -107,7 +107,7 @@ class Sizes:
                 if (made := self._agreed(name, fed)) is None:
                     continue
                 if count > 1 and not _followed(made, self.outputs, length, count):
-                    raise NotTaken(f"{self._said(self.rows)} of {count} gives an output of another shape")
+                    raise NotTaken(f"{self._said(self.shared)} of {count} gives an output of another shape")
             except NotTaken as error:  # others are not taken either
                 self.notes.add(str(error), f"{name} and other batches" if count else name)
                 return
@@ -122,9 +122,9 @@ class Sizes:
 
         Without a reference, forward is asked itself, in isolation only.
         """
-        groups = [self.rows] if batch_too else []
+        groups = [self.shared] if batch_too else []
         for length in dict.fromkeys(n for n in self.lengths.values() if n > 1):
-            groups.append([axis for axis, n in self.lengths.items() if n == length and axis not in self.rows])
+            groups.append([axis for axis, n in self.lengths.items() if n == length and axis not in self.shared])
         groups = [axes for axes in groups if axes]
         if groups and self.reference is None and not self.isolated:
             why = "only a reference shows that forward takes them, or isolation"
@@ -156,22 +156,22 @@ class Sizes:
         """Raises NotTaken where so many examples may do harm or take long."""
         if not count and self.reference is None and any(length in shape[1:] for shape in _shapes(self.outputs)):
             raise NotTaken(f"another axis of the output is {length} long too, and may be a weight's")
-        whole = [axis for axis in self.rows if axis in self.whole]
+        whole = [axis for axis in self.shared if axis in self.whole]
         if not count and whole and len(whole) < len(self.whole):
             raise NotTaken(f"{self._said(whole)} may divide other integers, of which some would belong to none")
         if count > length:
-            grown = [self.arguments[i].numel() * count // length for i, _ in self.rows]
+            grown = [self.arguments[i].numel() * count // length for i, _ in self.shared]
             grown += [prod(count if n == length else n for n in shape) for shape in _shapes(self.outputs)]
             if max(grown) > (most := COSTLY if count == MANY else MOST):
                 raise NotTaken(f"a tensor would have {max(grown):,} elements, more than {most:,}")
-        some = resized(self.arguments, self.subject.names, self.rows, SOME) if count == BEYOND else []
+        some = resized(self.arguments, self.subject.names, self.shared, SOME) if count == BEYOND else []
         if some and all(_seconds(self._made, some) > SLOW for _ in range(3)):
             raise NotTaken(f"forward takes more than {1000 * SLOW:.0f} ms for {SOME} already")
 
-    def _asked_for_rows(self, rows: Sequence[Axis]) -> list[Axis]:
+    def _asked_for_shared(self, firsts: Sequence[Axis]) -> list[Axis]:
         """Those of the axes with which the output's rows change, in other numbers too. Raises NotTaken if none do."""
-        length, refused = self.lengths[rows[0]], NotTaken("")
-        for some in islice(_some_of(rows, self.whole, not self.outputs[0].dim()), PROBES):
+        length, refused = self.lengths[firsts[0]], NotTaken("")
+        for some in islice(_some_of(firsts, self.whole, not self.outputs[0].dim()), PROBES):
             try:
                 for count in (_unlike(self.lengths.values(), length), length - 1):
                     made = self._asked(resized(self.arguments, self.subject.names, some, count))
@@ -313,10 +313,10 @@ def _unlike(lengths: Iterable[int], length: int) -> int:
     return next(n for n in primes if n not in taken)
 
 
-def _some_of(rows: Sequence[Axis], whole: Sequence[Axis], cost: bool) -> Iterator[list[Axis]]:
+def _some_of(firsts: Sequence[Axis], whole: Sequence[Axis], cost: bool) -> Iterator[list[Axis]]:
     """All integers, which may be lengths or targets, with as few others as possible; for a cost, as many."""
-    integers = [axis for axis in rows if axis in whole]
-    others = [axis for axis in rows if axis not in whole]
+    integers = [axis for axis in firsts if axis in whole]
+    others = [axis for axis in firsts if axis not in whole]
     counts = range(len(others) + 1)
     for count in reversed(counts) if cost else counts:
         yield from ([*integers, *some] for some in combinations(others, count) if integers or some)

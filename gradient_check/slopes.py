@@ -28,8 +28,11 @@ from gradient_check.verdict import judge, judge_measured
 
 TITLE = "differences"
 LOOKED_AT = 200  # infinite elements
-ENOUGH, IN_CASES = {"": 16, "batch": 2, "rows": 2}, 4  # wrong elements, by the group of cases; it bounds the work too
-BLIND = 0.1  # of the norm: central differences that are no better, where nothing else judges, show nothing
+WRONG_ONES, IN_CASES = (
+    {"": 16, "batch": 2, "rows": 2},
+    4,
+)  # elements, by the group of cases: work is bounded
+SHOWS_NOTHING = 0.1  # of the norm: central differences that are no better, where nothing else judges, show nothing
 Forward = Callable[..., Any]
 
 
@@ -83,7 +86,7 @@ def dot_product(forward: Forward, run: Run, generator: Generator) -> Direction:
     )
     back = hypot(*((g.double() * part).norm().item() for g, part in zip(gradients, u, strict=True)))
     size = ahead.norm().item() + back
-    limit = tolerance(dtype) if dtype == torch.float64 else tolerance_of_sums(dtype, run.terms)
+    limit = tolerance(dtype) if dtype == torch.float64 else tolerance_of_sums(dtype, run.longest_sum)
     limit = run.said.leeway.widen(limit)
     moved = magnified(dtype) * ratio(abs((again.sum() - ahead.sum()).item()), size)
     lost = FLOOR[dtype] * torch.finfo(dtype).eps * _size(cotangents) * _size(u)  # where the gradient is exactly zero
@@ -177,10 +180,10 @@ class Differences:
             text = f"at {list(where)} it is {gradient[where].item()}"
             shape, said = tuple(argument.shape), Diagnosis("nan", text)
             return Row(name, name, shape, False, text, oracle=TITLE, index=where, diagnosis=said)
-        accuracy = 0.0 if argument.dtype == torch.float64 else tolerance_of_sums(argument.dtype, run.terms).norm
+        accuracy = 0.0 if argument.dtype == torch.float64 else tolerance_of_sums(argument.dtype, run.longest_sum).norm
         accuracy, ordinary = max(accuracy, run.said.leeway.relative), run.ordinary.get(name, 0.0)
         given = terms, point, gradient.detach().double()
-        enough = ENOUGH.get(run.group, IN_CASES)
+        enough = WRONG_ONES.get(run.group, IN_CASES)
         found = measure(*given, accuracy=accuracy, ordinary=ordinary, enough=enough, generator=self.generator)
         return judge_measured(found, name, name, TITLE)
 
@@ -205,7 +208,9 @@ class Differences:
         assert truth is not None
         for asked in (False, True):
             moved = self.moved.get(name) if asked else None
-            doubt = Doubt(moved=moved, floor=run.floors.get(name, 0.0), terms=run.terms, leeway=run.said.leeway)
+            doubt = Doubt(
+                moved=moved, floor=run.floors.get(name, 0.0), longest_sum=run.longest_sum, leeway=run.said.leeway
+            )
             claims = claimed(
                 name, run.said.titles[name], TITLE, truth, doubt, argument.dtype, argument.device, BLINDING
             )
@@ -220,7 +225,7 @@ class Differences:
         gradient = self.run.gradients[row.name]
         if not row.passed or gradient is None or row.name in self.run.said.zeros or not gradient.any():
             return row
-        every, steep = row.kinks == gradient.numel(), row.tolerance > BLIND
+        every, steep = row.kinks == gradient.numel(), row.tolerance > SHOWS_NOTHING
         if not every and not steep:
             return row
         seen = "every element sits at a kink, or forward bends too much nearby"

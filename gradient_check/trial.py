@@ -17,7 +17,7 @@ from gradient_check.cases import Case, cases
 from gradient_check.exact import output_name
 from gradient_check.findings import Found, explained
 from gradient_check.isolation import WATCH
-from gradient_check.oracles import contiguous, copies, drawn_like, most_terms, nudged
+from gradient_check.oracles import contiguous, copies, drawn_like, longest_sum, nudged
 from gradient_check.properties import (
     Repeated,
     alone,
@@ -39,8 +39,8 @@ from gradient_check.tolerances import FLOOR, tolerance_of_sums
 STREAM = 0x0DD5EED  # keeps the cotangent from being the very numbers that an example drew from the same small seed
 RESHAPED = ("batch", "rows", "axes")  # groups of cases that feed arguments of other shapes
 CAUSES = ("random", "in place", "stale")  # of wrong gradients: they come first
-ENOUGH = 3  # edge cases, to show a gradient that should be zero everywhere in the example
-PATIENCE, IN_ONE = 5.0, 2.0  # seconds of one core for the edge cases, and for one of them, where differences judge
+CASES_ENOUGH = 3  # edge cases, to show a gradient that should be zero everywhere in the example
+IN_CASES, IN_ONE = 5.0, 2.0  # seconds of one core for the edge cases, and for one of them, where differences judge
 ILL_POSED = 0.1  # of an output's norm: moved so far by one unit of rounding in the inputs, it has no digit left
 
 
@@ -102,7 +102,7 @@ class Trial:
         if random := unsettled(self.subject, before, outputs):
             return outputs, [], [Found(random)]
         if computes_in_single(self.subject, self.arguments, self.notes.said):
-            single = tolerance_of_sums(torch.float32, most_terms((*self.arguments, *outputs))).norm
+            single = tolerance_of_sums(torch.float32, longest_sum((*self.arguments, *outputs))).norm
             self.said = replace(self.said, leeway=replace(self.said.leeway, single=single))
         cotangents = [drawn_like(output, self.generator) for output in outputs]
         before, fed = [*before, *copies(outputs), *cotangents], copies(cotangents)
@@ -121,7 +121,7 @@ class Trial:
         sizes |= {output_name(i, len(outputs)): output for i, output in enumerate(outputs)}
         self.scales = {name: _rms(tensor) for name, tensor in sizes.items()}
         first = tuple(gradients.values())
-        slack = max(run.said.leeway.nondeterministic, 4 * tolerance_of_sums(outputs[0].dtype, run.terms).norm)
+        slack = max(run.said.leeway.nondeterministic, 4 * tolerance_of_sums(outputs[0].dtype, run.longest_sum).norm)
         self.repeated = Repeated(self.subject, self.arguments, outputs, cotangents, pullback, first, slack)
         rows = [self.repeated.at_once(self.notes.said)]
         if rows[0].passed:
@@ -134,9 +134,9 @@ class Trial:
             pull = _only(pullback, [i for i, name in enumerate(gradients) if name in judged])
             judged_first = tuple(gradients[name] for name in judged)
             loose = max(run.said.leeway.nondeterministic, run.said.leeway.single)
-            rows.append(linear(judged, cotangents, others, pull, judged_first, run.terms, loose))
+            rows.append(linear(judged, cotangents, others, pull, judged_first, run.longest_sum, loose))
             if self.subject.only and len(gradients) > 1 and all(row.passed for row in rows):
-                own = alone(self.subject, self.arguments, cotangents, first, run.terms, loose, self.notes.said)
+                own = alone(self.subject, self.arguments, cotangents, first, run.longest_sum, loose, self.notes.said)
                 rows.append(own)
         return outputs, cotangents, found + [Found(row) for row in rows]
 
@@ -147,10 +147,10 @@ class Trial:
         )
         found: list[Found] = []
         judged = len(self.asking.refused) < len(self.oracles.exact)  # by what takes little time
-        latest = thread_time() + (inf if judged else PATIENCE)
+        latest = thread_time() + (inf if judged else IN_CASES)
         for case in cases(self.groups, self.arguments, positions, names, cotangents, self.generator, sizes):
             if thread_time() > latest:
-                said = f"edge cases were skipped from {case.name!r} on, because those before took {PATIENCE:g} s"
+                said = f"edge cases were skipped from {case.name!r} on, because those before took {IN_CASES:g} s"
                 self.notes.add(f"{said}: give a smaller example, or a reference")
                 break
             self.asking.until = thread_time() + IN_ONE
@@ -234,7 +234,7 @@ class Trial:
             rounding = FLOOR[dtype] * torch.finfo(dtype).eps * growth
             rounding = max(rounding, sqrt(torch.finfo(dtype).eps)) if case.group == "values" else rounding
             if case.group == "layouts":  # a cotangent of equal numbers may cancel in a sum
-                rounding += tolerance_of_sums(dtype, most_terms(case.arguments)).norm
+                rounding += tolerance_of_sums(dtype, longest_sum(case.arguments)).norm
             floors[name] = max(self.scales.get(name, 0.0) * rounding, _lost(claimed, case.arguments[i]))
         if case.group in RESHAPED:  # of an output a sum of few may cancel
             dtype = self.arguments[positions[0]].dtype
@@ -245,7 +245,7 @@ class Trial:
     def _shown(self, one: Found) -> Found:
         """A gradient that should be zero everywhere in the example is shown by the cases, if there are enough."""
         seen = self.seen.get(one.row.name, [])
-        if not one.is_trivial or len(seen) < ENOUGH:
+        if not one.is_trivial or len(seen) < CASES_ENOUGH:
             return one
         where = f"{sum(seen)} of {len(seen)} edge cases show it where it is not" if any(seen) else ""
         where = where or f"and in all {len(seen)} edge cases"
@@ -332,5 +332,6 @@ def _differ(found: Sequence[Found], others: Sequence[Found]) -> bool:
         return True
     pairs = zip(one.gradients.values(), other.gradients.values(), strict=True)
     return any(
-        a is None or b is None or not distance(a, b) <= 4 * tolerance_of_sums(a.dtype, one.terms).norm for a, b in pairs
+        a is None or b is None or not distance(a, b) <= 4 * tolerance_of_sums(a.dtype, one.longest_sum).norm
+        for a, b in pairs
     )

@@ -260,11 +260,11 @@ def test_what_is_badly_conditioned_passes_as_with_a_reference():
 
 
 def test_edge_cases_end_when_their_time_does(monkeypatch):
-    monkeypatch.setattr("gradient_check.trial.PATIENCE", -1.0)
+    monkeypatch.setattr("gradient_check.trial.IN_CASES", -1.0)
     report = check_function(layer_norm, [normal(seeded(0), 2, 3)])
     assert report.passed
     assert any("edge cases were skipped from 'cotangent transposed' on" in note for note in report.notes)
-    monkeypatch.setattr("gradient_check.trial.PATIENCE", 5.0)
+    monkeypatch.setattr("gradient_check.trial.IN_CASES", 5.0)
     monkeypatch.setattr("gradient_check.trial.IN_ONE", -1.0)
     notes = check_function(lambda x: x.relu(), [torch.tensor([0.0, 1.0, -1.0]).double()]).notes
     assert any("x all zero: for want of time, differences were not asked for dx" in note for note in notes)
