@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from training.dashboard.figures import signed_colors
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 def signed(figure: Figure, axes: Axes, matrix: Tensor) -> None:
-    """A matrix as a picture: red is positive, blue negative, white zero."""
+    """A matrix as a picture: blue is positive, vermilion negative, white zero."""
     largest = matrix.abs().max().item()
-    image = axes.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto")
+    image = axes.imshow(matrix.numpy(), cmap=signed_colors(), vmin=-largest, vmax=largest, aspect="auto")
     figure.colorbar(image, ax=axes)

@@ -21,7 +21,7 @@ from lessons.measure import distance, outputs
 from lessons.runs import batch, first, train
 from manual_backprop.models.mlp import MLP
 from manual_backprop.tape import Tape
-from training.dashboard.figures import new_figure
+from training.dashboard.figures import new_figure, signed_colors
 from training.data import Dataset
 from training.families.configure import configure
 from training.prediction import load_trained
@@ -154,10 +154,10 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     rows = figure.subfigures(3, 1, squeeze=False).flat
     W = params["layer1.weight"]
     high = W.abs().quantile(0.99).item()
-    signed: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -high, "vmax": high}
+    signed: dict[str, Any] = {"cmap": signed_colors(), "vmin": -high, "vmax": high}
     gray: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1}
     pictures = (
-        ("weights of the 16 neurons of layer 1: red positive, blue negative", W, signed),
+        ("weights of the 16 neurons of layer 1: blue positive, vermilion negative", W, signed),
         ("what ascent from noise makes of the picture for the outputs 0 to 9", output.pictures, gray),
         ("the mean digit of each class", means, gray),
     )
