@@ -88,7 +88,7 @@ def teach(name: str, data: Dataset, seed: int, run_dir: Path) -> Report:
     """
     lesson = load_lesson(name)
     if run_dir.exists() and not (run_dir / REPORT).exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise UserError(f"{run_dir} holds something that is no lesson: give another --run-dir")
+        raise UserError(f"{run_dir} holds files that no lesson wrote: give another --run-dir")
     temporary = run_dir.with_name(f".{run_dir.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)

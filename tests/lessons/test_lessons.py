@@ -118,7 +118,7 @@ def test_lessons_run_one_after_another_and_print_claim_what_to_see_numbers_and_v
 
 
 def test_a_claim_that_does_not_hold_is_said_and_is_the_exit_status(here, falling, capsys):
-    done = call(capsys, script.main, "falling", "--seed", 3, "--run-dir", "mine")
+    done = call(capsys, script.main, "falling", "falling", "--seed", 3, "--run-dir", "mine")
     assert done.status == 1
     assert "DOES NOT HOLD: it fell down." in done.out
     assert "Things fall up [sic]." in done.out
@@ -168,7 +168,7 @@ REFUSED = {
     "shared-node": "lessons: there is no lesson 'shared-node' (did you mean 'shared-nodes'?)",
     "overfitting nothing": "there is no lesson 'nothing'; there are three-ways, sensitivity,",
     "shared-nodes --seed -1": "--seed is -1, but it must be",
-    "shared-nodes --run-dir mine": "mine holds something that is no lesson",
+    "shared-nodes --run-dir mine": "mine holds files that no lesson wrote",
     "shared-nodes --run-dir mine/thesis.txt/x": "cannot write to mine/thesis.txt",
 }
 
