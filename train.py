@@ -17,6 +17,7 @@ from training.families.configure import configure, default_preset, load_preset, 
 from training.families.networks import family_of
 from training.learners.checked import GradientMismatch
 from training.loop import NotFiniteError
+from training.naming import differences, run_name
 from training.tasks import CLASSIFICATION
 from training.terminal.output import command
 
@@ -44,11 +45,12 @@ class Start:
 
 @dataclass(frozen=True)
 class Request:
-    """A command line, understood: `notes` are what to tell about the settings that it left out."""
+    """A command line, understood: `notes` tell about the settings that it left out, `name` is that of a new run."""
 
     arguments: Start
     config: Config
     notes: list[str]
+    name: str = ""
 
 
 def parse(argv: list[str]) -> Request:
@@ -87,8 +89,12 @@ def parse(argv: list[str]) -> Request:
     config = configure(**defaults.fill(asked, kept))
     if arguments.resume:
         return Request(arguments, config, [])
-    usual = load_preset(default_preset(config.model))
-    return Request(arguments, config, defaults.notes(vars(config), asked, vars(usual), kept))
+    preset, usual = arguments.preset or default_preset(config.model), load_preset(default_preset(config.model))
+    different = differences(asked, base, known, kept)
+    if preset_values(preset).get("model", Config.model) != config.model:
+        different = {"model": config.model, **different}
+    notes = defaults.notes(vars(config), asked, vars(usual), kept)
+    return Request(arguments, config, notes, run_name(preset, config, different))
 
 
 @command("train.py")
@@ -102,9 +108,7 @@ def main(argv: list[str]) -> int:
         if arguments.print_config:
             print(config.to_toml(), end="")
             return 0
-        preset = arguments.preset or default_preset(config.model)
-        name = f"{Path(preset).stem}-{config.impl}-seed{config.seed}"
-        run_dir = arguments.resume or arguments.run_dir or run.free_run_dir(Path("runs"), name)
+        run_dir = arguments.resume or arguments.run_dir or run.free_run_dir(Path("runs"), request.name)
         result = run.resume(run_dir, config) if arguments.resume else run.start(config, run_dir, request.notes)
     except GradientMismatch as error:
         print(f"train.py: manual and reference differ at {error}", file=sys.stderr)

@@ -26,21 +26,28 @@ from training.terminal.output import Console, command
 class Arguments:
     """Compare the cost, ∂C/∂output, every δ and every gradient of hand-written networks with autograd's.
 
-    The exit status is 0 if all agree, 1 if not, 2 for a mistake in what was asked for, and 141 if the reader of the
-    output closed it.
+    The exit status is 0 if all agree, 1 if not, 2 for a mistake in the command, and 141 if the reader of the output
+    closed it.
     """
 
-    model: Annotated[str | None, tyro.conf.arg(metavar="NAME", help=f"Which model: {', '.join(FAMILIES)}.")] = None
-    checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="RUN_OR_PT")] = None
-    """Verify this trained network instead, on mini-batches of its training set."""
+    model: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="NAME", help=f"Model: {', '.join(FAMILIES)}.", help_behavior_hint=f"(default: {Config.model})"
+        ),
+    ] = None
+    checkpoint: Annotated[Path | None, tyro.conf.arg(metavar="RUN_OR_PT", help_behavior_hint="")] = None
+    """Verify a trained network instead, on mini-batches of its training set: a run's directory or a .pt file."""
     all: bool = False
     """Verify every model, every layer and every cost."""
-    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Where the data of a checkpoint lie; left out, where they lay for its run."""
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: that of the run)")] = (
+        None
+    )
+    """Directory with the data set of the checkpoint."""
     seeds: int = 20
-    """How many draws of parameters and examples (of mini-batches for a checkpoint)."""
+    """Number of seeds. Each draws new parameters and examples (for a checkpoint, a new mini-batch)."""
     seed: int = 0
-    """The first of these draws."""
+    """The first seed; the others follow it."""
     dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float64"
     """Number format of the hand-written side; the tolerance follows from it."""
     json: bool = False

@@ -38,17 +38,17 @@ Five checks are run on every pair, on the same example of odd sizes in float64:
 - **ours**: `gradient_check.check_backward`.
 
 ✓: the right backward is accepted and the wrong one is rejected. –: the wrong one passes. ✗: the right one is rejected.
-To optimizers, whole networks and an `autograd.Function` the first four do not apply (blank, and not counted). Of an
-optimizer ours compares the parameters after five recorded gradients with torch.optim's (`compare_gradients`), of a
-network the cost, every δ and every gradient of one step with autograd's (`check_step`), and a function is given to
-`check_function`.
+The first four do not apply to optimizers, whole networks and an `autograd.Function` (blank, and not counted). For an
+optimizer, ours compares the parameters after five recorded gradients with torch.optim's (`compare_gradients`). For a
+network it compares the cost, every δ and every gradient of one step with autograd's (`check_step`). A function is
+checked by `check_function`.
 
-*Missed by* is a test as people write it, which accepts both the right backward and the wrong one; the suite runs it.
-*Diagnosis* is what ours says first. The kinds that are true of a mistake stand in the gallery, written down before ours
-was first asked, but for thirteen where its answer was found to be as true as what stood there. A mistake that has no
-kind should be called unknown: any name counts as wrong. The diagnoses grew up beside this gallery, so the figures say
-what they cover, not how often they would name a mistake that nobody has thought of. Those made by *our own tests* were
-found, and but for the networks named, before they came here: they prove nothing and are left out of both figures."""
+*Missed by* is a common kind of test that accepts both the right backward and the wrong one; the test suite runs it.
+*Diagnosis* is the first diagnosis of ours. The correct kinds of each mistake are listed in the gallery. They were
+written before the check was run, except for thirteen, where its answer turned out to be as true as the list. A mistake
+without a kind should be called unknown: any name counts as wrong. The diagnoses were developed with this gallery, so
+the figures say what they cover, not how often they would name a new mistake. Mistakes made by *our own tests* were
+detected before they were added here (and, except for networks, diagnosed), so both figures leave them out."""
 
 
 def accepts_ones(entry: Wrong, right: bool) -> bool:

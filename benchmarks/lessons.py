@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.readme import machine
-from lessons.lesson import FIGURE, LESSONS, REPORT, markdown, teach
+from lessons.lesson import FIGURE, LESSONS, REPORT, paragraphs, teach
 from training.data import load
 from training.terminal.output import command
 
@@ -24,22 +24,26 @@ PAGE = Path(__file__).parent.parent / "docs" / "lessons.md"
 INTRODUCTION = """\
 # The lessons' claims, run and measured
 
-What the lessons say of backpropagation and of training, as programs: each states its claim, measures it with the
-hand-written gradients, and says whether it held. `python -m lessons` lists them; each takes less than a minute, writes
-its figure and TensorBoard's events into `runs/lessons/`, and exits with status 1 if its claim does not hold. The tests
-run them all. Written by `make lessons`."""
+Well-known claims about backpropagation and training, as programs. Each states its claim, measures it with the
+hand-written gradients, and says whether it holds.
+
+```
+python -m lessons                               # list them
+python -m lessons overfitting batch-sizes       # run two of them, each in less than a minute
+tensorboard --logdir runs/lessons               # text, figures and curves, one run a lesson
+```
+
+The exit status is 1 if a claim does not hold. In the figures blue is up or positive, and orange is down or negative,
+wherever a color has a sign. `make lessons` runs all lessons and writes this page."""
 
 
 def section(number: int, facts: dict[str, Any]) -> str:
     name = facts["lesson"]
     parts = [
         f"## {number}. {facts['title']}",
-        f"**Claim.** {facts['claim']}",
-        f"*Source: {facts['source']}.*",
-        f"`python -m lessons {name}` ([lessons/{module(name)}](../lessons/{module(name)}))",
-        markdown(facts["table"]),
-        f"**{'Holds' if facts['holds'] else 'Does not hold'}:** {facts['verdict']}",
+        f"`python -m lessons {name}` ([lessons/{module(name)}](../lessons/{module(name)}); source: {facts['source']})",
         f"![{facts['title']}](lessons/{name}.png)",
+        *paragraphs(facts),
     ]
     return "\n\n".join(parts)
 

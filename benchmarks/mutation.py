@@ -44,7 +44,7 @@ TEXT = """\
 
 **{score}.**
 
-A mutant is `manual_backprop` with one small mistake in one function. It is noticed if one of the fast tests of
+A mutant is `manual_backprop` with one small mistake in one function. It is noticed if a fast test of
 `manual_backprop` fails. Written by `make mutation`; do not edit.
 
 {table}
@@ -52,14 +52,14 @@ A mutant is `manual_backprop` with one small mistake in one function. It is noti
 The mistakes are those that [mutmut](https://github.com/boxed/mutmut) makes (another constant, operator or comparison,
 an argument left out or None, …) and those that one makes in a derivation ([mutate.py](../benchmarks/mutate.py)): a
 factor, a term, a transposition or a whole function forgotten, the sides of a difference, quotient or product swapped,
-a mean for a sum, the wrong sign. Not broken are what is outside of any function (`LEAK`, the tables of names),
-properties (`MLP.shapes`) and `examples`, which the tests are fed.
+a mean for a sum, the wrong sign. Code outside of functions (`LEAK`, the tables of names), properties
+(`MLP.shapes`) and `examples`, the inputs of the tests, are not mutated.
 
 {measured}
 
 ## Survivors
 
-Each with the argument why no test can kill it
+Each with the reason why no test can kill it
 ([mutation_survivors.toml](../benchmarks/mutation_survivors.toml)).
 
 {survivors}

@@ -61,7 +61,7 @@ PUBLISHED = (
         0.96,
         LAST_EPOCHS,
         "3Blue1Brown, *What is a neural network?* and *Gradient descent* (2017).",
-        "The video tells no recipe. The weights that it shows score 93.63% on the same test images.",
+        "The video gives no training settings. The weights that it shows score 93.63% on the same test images.",
         in_readme=True,
     ),
     Published(
@@ -80,7 +80,7 @@ PUBLISHED = (
         0.9659,
         BEST_OF_THREE,
         NIELSEN.format(1),
-        "He adds that readers report quite some variation, and runs that are a good deal worse.",
+        "He adds that readers report large variation, and some much worse runs.",
         in_readme=True,
     ),
     Published(
@@ -164,7 +164,7 @@ PUBLISHED = (
         LAST_EPOCH,
         NNFS.format(14),
         "Theirs is 0.0005 Σ w² over the first layer, biases included; ours is over all weights and no biases, and a "
-        "tenth of that: the same λ on both layers gives 65.7%. It was picked of four on these points.",
+        "tenth of that: the same λ on both layers gives 65.7%. It is the best of four values on these points.",
     ),
     Published(
         "lecun-300",
@@ -192,7 +192,7 @@ PUBLISHED = (
         "none",
         None,
         LAST_EPOCHS,
-        "The best that a fully connected network reached here in less than ten minutes of one core.",
+        "The best that a fully connected network reached here in less than ten minutes on one core.",
         "Chosen on the last 10,000 training images; aimed at 99.0%.",
         in_readme=True,
     ),

@@ -210,18 +210,18 @@ def page(entries: Sequence[Published], runs: Callable[[str], Sequence[Run]], at_
         [
             "# Published results, reproduced",
             "",
-            "Every preset is trained by hand-written backpropagation, with the seeds 0, 1, … as many as the column "
-            "*seeds* says, and judged as the source judged it: the same split, and the same rule for picking the "
-            "figure (*picked by*). Most sources give the best epoch of one or of the best of several runs, on the "
-            "very examples that picked it; such a figure flatters, so the columns *last epoch* (mean ± standard "
-            "deviation) and *best epoch* (the same, and the best of all) stand beside it. Where the figure was not "
-            "reached, σ is the standard deviation between our seeds. *Lost* lists the classes of which a seed ended "
-            "up recognizing less than half.",
+            "Every preset is trained by hand-written backpropagation, with the seeds 0, 1, … (column *seeds*: how "
+            "many), and evaluated as its source did: on the same split, with the same rule for picking the figure "
+            "(*picked by*). Most sources give the best epoch, of one run or of the best of several, on the same "
+            "examples that picked it. Such a figure is too optimistic, so the columns *last epoch* (mean ± standard "
+            "deviation) and *best epoch* (the same, and the best of all) stand beside it. If the figure was not "
+            "reached, σ is the standard deviation between our seeds. *Lost* lists the classes with a recall below "
+            "one half at the end of a run.",
             "",
             *table(entries, runs),
             "",
-            f"*Processor* is the time that a process spent on its one core, *whole run* what a clock shows, {at_once} "
-            f"at once and with whatever else the machine did. {machine()}. "
+            f"*Processor* is the CPU time of the process, on one core; *whole run* is the elapsed time, with {at_once} "
+            f"runs at once and other work on the machine. {machine()}. "
             "Measured and written by `make reproduce` (`python -m benchmarks.reproduction`).",
             "",
             "## What they are",

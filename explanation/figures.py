@@ -12,6 +12,7 @@ from explanation.plotly_layout import Chart, Panel, Trace
 from explanation.plotly_traces import (
     INK,
     PALE,
+    RING,
     bare,
     cells,
     colors,
@@ -23,10 +24,11 @@ from explanation.plotly_traces import (
     wide,
     words,
 )
-from training.dashboard.figures import BLUE, COLORS, VERMILION
+from training.dashboard.figures import COLORS
 from training.evaluation import confidence
 
 GRID = "#e4e4e4"
+LAYERS = COLORS[2:6]  # not blue and vermilion, which are up and down
 TERMS = 12  # of a sum that are shown one by one
 COLUMNS = 11  # of a mini-batch's examples in the table
 
@@ -132,7 +134,7 @@ def adding_up(e: Explanation, l: int) -> Chart:
 def sensitivity(e: Explanation) -> Chart:
     """|∂C/∂w| of all weights, in order, for each layer."""
     traces: list[Trace] = []
-    for layer, color in zip(e.layers, cycle(COLORS[:-1]), strict=False):
+    for layer, color in zip(e.layers, cycle(LAYERS), strict=False):
         sizes = layer.dW.abs().flatten().sort(descending=True)[0]
         sizes = sizes[sizes > 0]
         if len(sizes) == 0:
@@ -213,8 +215,8 @@ def _after_step(e: Explanation, r: int, what: str, steps: Steps, agreement: Tens
     first["name"] = "to first order"
     dots: Trace = {"type": "scatter", "mode": "markers", "x": x, "y": change, "hovertext": hover, "hoverinfo": "text"}
     symbols = ["star" if i == 0 else "circle" for i in range(len(x))]
-    sides = [BLUE if value <= 0 else VERMILION for value in change]
-    dots["marker"] = {"symbol": symbols, "size": [16 if i == 0 else 9 for i in range(len(x))], "color": sides}
+    own = [RING if i == 0 else INK for i in range(len(x))]
+    dots["marker"] = {"symbol": symbols, "size": [16 if i == 0 else 9 for i in range(len(x))], "color": own}
     zero: Trace = {"type": "scatter", "mode": "lines", "x": [-1.05, 1.05], "y": [0, 0], "hoverinfo": "skip"}
     zero["line"] = {"color": INK, "width": 1}
     horizontal = {"range": [-1.05, 1.05], "title": {"text": "cosine: agreement of its wish with the step"}}

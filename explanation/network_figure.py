@@ -11,7 +11,7 @@ from torch import Tensor
 
 from explanation.numbers import Explanation, Layer
 from explanation.plotly_layout import TOP, WIDTH, Chart, Panel, Trace
-from explanation.plotly_traces import INK, colors, number, picture, rgba
+from explanation.plotly_traces import INK, RING, colors, number, picture, rgba
 from training.dashboard.figures import BLUE, VERMILION, short
 from training.evaluation import confidence
 
@@ -208,7 +208,7 @@ def _brightness(a: Tensor) -> Tensor:
 
 def _marks() -> list[Trace]:
     marks: list[Trace] = [{"mode": "lines", "line": {"color": color, "width": 2}} for color in (BLUE, VERMILION)]
-    marks.append({"mode": "markers", "marker": {"symbol": "circle", "size": 44, "color": "#E69F00"}})
+    marks.append({"mode": "markers", "marker": {"symbol": "circle", "size": 44, "color": RING}})
     return [mark | {"type": "scatter", "x": [None], "y": [None], "hoverinfo": "skip", "meta": "mark"} for mark in marks]
 
 

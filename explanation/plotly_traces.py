@@ -9,7 +9,7 @@ from torch import Tensor
 from explanation.plotly_layout import Trace
 from training.dashboard.figures import BLUE, VERMILION
 
-INK, PALE = "#333333", "#b9b9b9"
+INK, PALE, RING = "#333333", "#b9b9b9", "#E69F00"
 WISHES = [[0.0, VERMILION], [0.5, "#ffffff"], [1.0, BLUE]]
 GRAYS = [[0.0, "#000000"], [1.0, "#ffffff"]]
 

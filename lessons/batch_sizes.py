@@ -36,8 +36,13 @@ if TYPE_CHECKING:
 
 TITLE = "Batch sizes: a drunk man who stumbles downhill quickly"
 CLAIM = (
-    "A mini-batch's gradient points downhill on average, with noise that falls as one over the square root of its "
-    "size; many such cheap steps get much farther than the few exact ones that look at as many examples."
+    "The gradient of a mini-batch points downhill on average, with noise that falls as one over the square root of its "
+    "size. Many cheap, noisy steps lower the cost much more than the few exact steps that use as many examples."
+)
+SEE = (
+    "Left: paths from one start over one cost surface. Small batches (orange, blue) wander and get far; the exact "
+    "steps of the whole batch go straight and hardly leave the start. Middle: after the same number of examples, the "
+    "smallest batches have the lowest cost. Right: the measured noise lies on the line that theory gives."
 )
 SOURCE = (
     "3Blue1Brown, chapter 3 (a drunk man stumbling down a hill with quick steps, against a careful one); "
@@ -158,7 +163,7 @@ def draw_paths(axes: Axes, courses: Sequence[Course], data: Dataset) -> None:
         path = (c.thetas - start) @ directions.T
         axes.plot(path[:, 0], path[:, 1], color=color, linewidth=1)
         axes.plot(path[-1, 0], path[-1, 1], "o", color=color)
-    axes.set_title("Paths on one cost surface")
+    axes.set_title("paths on one cost surface")
     axes.set_xlabel("θ along the paths' first principal direction")
     axes.set_ylabel("second principal direction")
 
@@ -181,17 +186,17 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     predicted = {size: law(of_one, size, EXAMPLES) ** 0.5 / length for size in range(1, EXAMPLES + 1)}
     miss = max(abs(noise / predicted[size] - 1) for size, noise in zip(noises, measured, strict=True))
 
-    table = [["batch", "noise / ‖∇C‖", "by the law", "steps", f"cost after {NETWORK.epochs} epochs"]]
+    table = [["batch", "noise / ‖∇C‖", "predicted", "steps", f"cost after {NETWORK.epochs} epochs"]]
     for c, noise in zip(courses, [*measured, offs[-1]], strict=True):  # the whole batch can be drawn in one way only
         pair = [f"{noise:.2f}", f"{predicted[c.size]:.2f}"]
         table.append([f"{c.size:,}", *pair, f"{c.steps[-1]:,}", f"{c.costs[-1]:.3f}"])
     best = [f"{whole.steps[-1]:,}", f"{whole.costs[-1]:.3f}"]
-    table.append([f"{EXAMPLES:,}, η = {whole.lr:g}", "", "", *best])
+    table.append([f"{EXAMPLES:,}, best η = {whole.lr:g}", "", "", *best])
     verdict = (
-        f"the squared noise goes as the batch size to the power {k:.3f} ± {error:.3f}, and an epoch's batches average "
-        f"to ∇C, to {off:.0e}; after {NETWORK.epochs} epochs batches of 1 and 10 have brought the cost to "
-        f"{courses[0].costs[-1]:.3f} and {courses[1].costs[-1]:.3f}, the whole batch with its best rate to "
-        f"{whole.costs[-1]:.3f}."
+        f"the squared noise is proportional to the batch size to the power {k:.3f} ± {error:.3f} (theory: −1), and the "
+        f"mean over the batches of an epoch is ∇C, to {off:.0e}. After {NETWORK.epochs} epochs batches of 1 and 10 "
+        f"have lowered the cost to {courses[0].costs[-1]:.3f} and {courses[1].costs[-1]:.3f}, the whole batch with the "
+        f"best of {1 + len(WHOLE_RATES)} learning rates to {whole.costs[-1]:.3f}."
     )
 
     figure = new_figure(11, 3.8)
@@ -200,23 +205,18 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     for c, color in zip(courses, COLORS, strict=False):
         axes.plot(c.examples, c.costs, color=color, label=f"B = {c.size:,}: {c.seconds:.2f} s")
     axes.set_yscale("log")
-    axes.set_title("The same examples, many steps or few")
+    axes.set_title("as many examples, in many steps or few")
     axes.set_xlabel("examples seen")
-    axes.set_ylabel("cost of all examples")
+    axes.set_ylabel("mean cost of all examples")
     axes.legend(frameon=False, fontsize=8)
     axes = figure.add_subplot(1, 3, 3)
     axes.loglog(list(noises), measured, "o", color=COLORS[0], label=f"{DRAWS} batches each")
-    axes.loglog(list(predicted), list(predicted.values()), color="black", linewidth=0.8, label="the law")
-    axes.set_title("The noise falls as 1/√B")
+    axes.loglog(list(predicted), list(predicted.values()), color="black", linewidth=0.8, label="theory")
+    axes.set_title("the noise falls as 1/√B")
     axes.set_xlabel("batch size B")
     axes.set_ylim(bottom=0.5 * min(measured))
     axes.set_ylabel("‖g_B − ∇C‖ / ‖∇C‖, root mean square")
     axes.legend(frameon=False, fontsize=8)
-    curves = {
-        f"batch {c.size}": {
-            "loss/train": list(zip(c.steps, c.costs, strict=True)),
-            "loss/by_examples_seen": list(zip(c.examples, c.costs, strict=True)),
-        }
-        for c in courses
-    }
-    return Report(table, confirmed(off, k, miss, courses, whole), verdict, figure, curves)
+    curves = {f"batch {c.size}": list(zip(c.examples, c.costs, strict=True)) for c in courses}
+    charts = {"cost by examples seen": curves}
+    return Report(table, confirmed(off, k, miss, courses, whole), verdict, figure, charts)

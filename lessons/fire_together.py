@@ -1,4 +1,4 @@
-"""Fire together, wire together: a weight's gradient is the wish of the neuron after it, times the activation before it.
+"""Fire together, wire together: the gradient of a weight is δ of the neuron after it times the activation before it.
 
     ∂C/∂W_jk = δ_j a_k                    BP4 for one example: an outer product, a matrix of rank one
     ∂C/∂W = (1/B) Σ_examples δᵀ a         for a batch: a mean of such matrices, of any rank
@@ -24,9 +24,15 @@ from training.learners.manual import ManualLearner
 
 TITLE = "Neurons that fire together wire together"
 CLAIM = (
-    "The weights that grow most are those between the neurons that are most active and the ones that should become "
-    "more active: a weight's gradient is δ of the neuron after it times the activation of the neuron before it. "
-    "Weights from neurons of low activation learn slowly."
+    "The weights that grow most connect the most active neurons to the neurons that should become more active: the "
+    "gradient of a weight is δ of the neuron after it times the activation of the neuron before it. Weights from "
+    "neurons of low activation learn slowly."
+)
+SEE = (
+    "Left: how the weights into the output layer should change for one picture of a 2. Only the row of the 2 should "
+    "clearly grow (blue), and it grows most at the most active neurons (left). Middle: for each example, the growth of "
+    "a weight is proportional to the activation before it: points on a line through 0, whose slope is −δ. Right: of "
+    "the weights into one hidden neuron, only those of pixels with ink change: one sees the 2."
 )
 SOURCE = (
     '3Blue1Brown, "What is backpropagation really doing?" (chapter 3 of the videos, '
@@ -83,7 +89,7 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     each = [outer_products(network, x[i : i + 1], y[i : i + 1]) for i in range(EXAMPLES)]
     mean = {layer: torch.stack([of_one[layer] for of_one in each]).mean(dim=0) for layer in LAYERS}
     whole = network.params.split(gradient(network, x, y))
-    table = [["layer", "weights", "error of δ a", "σ₂/σ₁, one example", f"rank, {EXAMPLES} examples"]]
+    table = [["layer", "weights", "error of δ_j a_k", "σ₂/σ₁, one example", f"rank, {EXAMPLES} examples"]]
     for layer in LAYERS:
         error, of_batch = distance(products[layer], one[layer]), whole[f"{layer}.weight"]
         shape = f"{len(of_batch)} × {of_batch.shape[1]}"
@@ -94,20 +100,20 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
 
     result = network.backpropagate(x, y)
     a, every = result.outputs["layer2.a"], torch.arange(EXAMPLES)
-    wish = -EXAMPLES * result.deltas["layer3"][every, y]  # −δ_j of the neuron of each example's digit
+    pull = -EXAMPLES * result.deltas["layer3"][every, y]  # −δ_j of the neuron of each example's digit
     growth = -wiggled(network, "layer3", x, y)  # (10, 16, B)
     j, k = strongest(growth)
     together = ((j == y) & (k == a.argmax(dim=1))).double().mean().item()
     own = growth[y, :, every]  # (B, 16): of the weights into that neuron
-    off_own = distance(own, wish.unsqueeze(1) * a)
+    off_own = distance(own, pull.unsqueeze(1) * a)
     slower = (own.amax(dim=1) / own.amin(dim=1)).median().item()
     dark = one["layer1"][:, a_two[0] == 0]
     share = dark.numel() / one["layer1"].numel()
     verdict = (
-        f"wiggling each weight finds δ_j a_k, to {max(off, off_own):.0e}; in {together:.0%} of {EXAMPLES} examples the "
-        f"weight that grows most joins the most active neuron to the digit's. The weight of the dimmest neuron grows "
-        f"{slower:.0f} times more slowly, and those of dark pixels ({share:.0%}) "
-        f"{'do grow' if dark.any() else 'not at all'}."
+        f"δ_j a_k agrees with central differences, to {max(off, off_own):.0e}. In {together:.0%} of {EXAMPLES} "
+        f"examples the weight that grows most connects the most active neuron to the digit's neuron; the weight of "
+        f"the least active neuron grows {slower:.0f} times more slowly (median). The weights of black pixels "
+        f"({share:.0%} of the first layer) {'DO change' if dark.any() else 'do not change'}."
     )
     holds = max(off, off_own, off_batch, thin) < AGREE and together == 1 and not dark.any()
 
@@ -116,20 +122,20 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     brightest_first = a[y == DIGIT][0].argsort(descending=True)
     signed(figure, axes, -one["layer3"][:, brightest_first])
     axes.set_title(f"−∂C/∂W³ for a {data.classes[DIGIT]}")
-    axes.set_xlabel("neuron before, brightest first")
+    axes.set_xlabel("neuron before, most active first")
     axes.set_ylabel("output neuron")
     axes.set_yticks(range(len(data.classes)), data.classes)
 
     axes = figure.add_subplot(1, 3, 2)
     for i in range(LINES):
-        line = axes.axline((0, 0), slope=wish[i].item(), color="black", linewidth=0.5)
+        line = axes.axline((0, 0), slope=pull[i].item(), color="black", linewidth=0.5)
         (points,) = axes.plot(a[i], own[i], ".", color=BLUE)
     axes.set_title(f"into the digit's neuron, {LINES} examples")
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("activation of the neuron before")
-    axes.set_ylabel("−∂C/∂W³ of the weight")
-    axes.legend([points, line], ["by wiggling", "slope −δ_j"], frameon=False)
+    axes.set_ylabel("−∂C/∂W³")
+    axes.legend([points, line], ["central differences", "slope −δ_j"], frameon=False)
 
     axes = figure.add_subplot(1, 3, 3)
     neuron = int(one["layer1"].sum(dim=1).argmin())

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lessons.descent import descend
-from lessons.lesson import Report
+from lessons.lesson import Curve, Report, mean_curve
 from lessons.measure import distance, outputs
 from lessons.runs import batch, first, learner
 from manual_backprop.models.mlp import MLP
@@ -34,11 +34,17 @@ from training.families.mlp import MLPConfig
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TITLE = "Initial weights: equal, too large, right"
+TITLE = "Initial weights: equal, too large, of the right size"
 CLAIM = (
-    "Neurons that start equal stay equal, so equal weights make one neuron of a layer, and all zeros may learn nothing "
-    "but output biases; N(0, 1) weights saturate neurons, which slows learning and can lose whole digits, and "
-    "N(0, 1/fan_in) weights do not."
+    "Hidden neurons that start equal stay equal, so that a whole layer does the work of one neuron; with all weights "
+    "zero, a network may learn nothing but its output biases. N(0, 1) weights saturate neurons, which slows learning "
+    "and can lose whole digits; N(0, 1/fan_in) weights do not."
+)
+SEE = (
+    "Left: before training, most z of N(0, 1) weights (orange) lie where σ′ (black) is about 0; those of N(0, "
+    "1/fan_in) weights (blue) lie where σ′ is large. Middle: after training, some digits of the orange networks are "
+    "lost: few or none of their pictures are found, and σ′ of their output is tiny. Right: hidden neurons that start "
+    "equal stay equal up to rounding, which training can amplify later."
 )
 SOURCE = (
     "CS231n, Neural Networks Part 2, Weight Initialization (https://cs231n.github.io/neural-networks-2/); "
@@ -156,21 +162,21 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     large, fitting = ([course(replace(config, seed=s), data) for s in seeds] for config in (LARGE, FITTING))
 
     rows = {name: [c] for name, c in equal.items()} | {"N(0, 1)": large, "N(0, 1/fan_in)": fitting}
-    table = [["start", "what moved", "neurons differ", "z¹", "accuracy", "digits lost"]]
+    table = [["initial weights", "what changed", "neurons differ by", "RMS z¹", "accuracy", "digits lost, by run"]]
     table += [row(name, courses) for name, courses in rows.items()]
     early, replaced = (max(getattr(c, what) for c in equal.values()) for what in ("early", "replaced"))
     step, late = max((c.differences[-1] for c in equal.values()), key=lambda point: point[1])
     verdict = (
-        f"after {EARLY} steps neurons that started equal differ by {early:.0e}, and one in their place gives the same "
-        f"outputs to {replaced:.0e}; descent lets their rounding grow, to {late:.0e} at step {step:,}. N(0, 1) "
-        f"saturated {saturated(large[0].z):.0%} of the hidden neurons and lost {lost(large)} digits in {STARTS} "
-        f"starts, N(0, 1/fan_in) {saturated(fitting[0].z):.0%} and {lost(fitting)}."
+        f"after {EARLY} steps hidden neurons that started equal differ by {early:.0e}, and one neuron in their place "
+        f"gives the same outputs to {replaced:.0e}; by step {step:,} training has amplified rounding to {late:.0e}. "
+        f"N(0, 1) weights saturate {saturated(large[0].z):.0%} of the hidden neurons and lose {lost(large)} digits in "
+        f"{STARTS} runs; N(0, 1/fan_in) weights saturate {saturated(fitting[0].z):.0%} and lose {lost(fitting)}."
     )
-    named = {f"{EQUAL[name].init} {EQUAL[name].activation[0]}": c for name, c in equal.items()}
-    for config, courses in ((LARGE, large), (FITTING, fitting)):
-        named |= {f"{config.init} {i}": c for i, c in enumerate(courses, start=1)}
-    curves = {run: {"accuracy/test": c.accuracies, "difference/neurons": c.differences} for run, c in named.items()}
-    return Report(table, confirmed(equal, large, fitting), verdict, draw(equal, large, fitting), curves)
+    charts: dict[str, dict[str, Curve]] = {
+        "accuracy": {name: mean_curve([c.accuracies for c in courses]) for name, courses in rows.items()},
+        "difference of neurons that start equal": {name: c.differences for name, c in equal.items()},
+    }
+    return Report(table, confirmed(equal, large, fitting), verdict, draw(equal, large, fitting), charts)
 
 
 def row(name: str, courses: Sequence[Course]) -> list[str]:
@@ -187,18 +193,18 @@ def draw(equal: Mapping[str, Course], large: Sequence[Course], fitting: Sequence
     axes = [figure.add_subplot(1, 3, column) for column in (1, 2, 3)]
     for (name, c), color in zip(equal.items(), COLORS, strict=False):
         steps, values = zip(*c.differences, strict=True)
-        axes[0].plot(steps, [max(value, 1e-18) for value in values], color=color, label=name)
+        axes[2].plot(steps, [max(value, 1e-18) for value in values], color=color, label=name)
     for name, courses, color in (("N(0, 1)", large, VERMILION), ("N(0, 1/fan_in)", fitting, BLUE)):
         z, slope, recall = (torch.cat([getattr(c, what) for c in courses]) for what in ("z", "slope", "recall"))
-        axes[1].hist(z.flatten(), bins=100, range=(-30, 30), density=True, color=color, alpha=0.6, label=name)
-        axes[2].semilogx(slope, recall, "o", color=color, alpha=0.6, label=name)
+        axes[0].hist(z.flatten(), bins=100, range=(-30, 30), density=True, color=color, alpha=0.6, label=name)
+        axes[1].semilogx(slope, recall, "o", color=color, alpha=0.6, label=name)
     z = torch.linspace(-30, 30, 601)
-    axes[1].plot(z, torch.sigmoid(z) * torch.sigmoid(-z), color="black", linewidth=1, label="σ′(z)")
-    axes[0].set(title="Neurons that start equal", xlabel="step", ylabel="difference between them (10⁻¹⁸: none)")
-    axes[0].set(yscale="log", ylim=(1e-18, 1))
-    axes[1].set(title="z of the hidden neurons at the start", xlabel="z¹", ylabel="density")
-    axes[2].set(title=f"Ten digits, {STARTS} starts: some are lost", ylabel="part of its pictures that is found")
-    axes[2].set(xlabel="σ′ of the digit's output on its pictures")
+    axes[0].plot(z, torch.sigmoid(z) * torch.sigmoid(-z), color="black", linewidth=1, label="σ′(z)")
+    axes[0].set(title="z of the hidden neurons before training", xlabel="z¹", ylabel="density")
+    axes[1].set(title=f"ten digits, {STARTS} runs: some are lost", ylabel="recall: share of its pictures found")
+    axes[1].set(xlabel="mean σ′ of the digit's output on its pictures")
+    axes[2].set(title="hidden neurons that start equal", xlabel="step", ylabel="difference between them (10⁻¹⁸: none)")
+    axes[2].set(yscale="log", ylim=(1e-18, 1))
     for each in axes:
         each.legend(frameon=False, fontsize=8)
     return figure

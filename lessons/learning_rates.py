@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lessons.descent import descend
-from lessons.lesson import Curve, Report
+from lessons.lesson import Report
 from lessons.runs import batch, first, learner
 from training.config import Config
 from training.dashboard.figures import BLUE, GREEN, VERMILION, new_figure
@@ -28,8 +28,13 @@ from training.learners.manual import ManualLearner
 
 TITLE = "The learning rate: too low, right, too high"
 CLAIM = (
-    "With a learning rate of 0.001 the network learns, but far too slowly; with 3 it learns; with 100 it stays as good "
-    "as guessing, because its outputs saturate and no gradient is left to lead it back."
+    "With a learning rate of 0.001 the network learns, but far too slowly; with 3 it learns; with 100 it stays at the "
+    "accuracy of guessing, because its outputs saturate and the gradient is then almost 0."
+)
+SEE = (
+    "Left: one learning rate of three (green) reaches a high accuracy. Middle: with the largest (orange), σ′ of the "
+    "outputs collapses in the first steps. Right: the gradient collapses with it, and learning has ended. With the "
+    "smallest (blue) the gradient stays large, but the steps are too short."
 )
 SOURCE = (
     "Nielsen, chapter 1 (http://neuralnetworksanddeeplearning.com/chap1.html), 784-30-10 neurons (100 hidden ones with "
@@ -101,20 +106,21 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
         kept[lr] = promise_kept(network, x, y, lr)
         courses[lr] = course(network, config, data)
 
-    looks = [("none yet", "", courses[RIGHT][0])]
+    looks = [("before training", "", courses[RIGHT][0])]
     looks += [(f"{lr:g}", f"{kept[lr]:.1%}", courses[lr][-1]) for lr in RATES]
-    table = [["learning rate", "promised fall kept", "cost", "accuracy", "σ′ of outputs", "‖∇C‖"]]
+    table = [["learning rate", "ΔC / predicted", "cost", "accuracy", "mean σ′ of outputs", "‖∇C‖"]]
     table += [[n, k, f"{o.cost:.2f}", f"{o.accuracy:.1%}", f"{o.slope:.0e}", f"{o.gradient:.0e}"] for n, k, o in looks]
     low, right, high = (courses[lr][-1] for lr in RATES)
     verdict = (
-        f"after {low.step:,} steps {low.accuracy:.0%} are right with {LOW:g}, {right.accuracy:.0%} with {RIGHT:g} and "
-        f"{high.accuracy:.0%} with {HIGH:g}, where the gradient is {high.gradient / courses[HIGH][0].gradient:.0e} of "
-        f"what it was: the first step made only {kept[HIGH]:.0%} of the fall that the slope promised."
+        f"after {low.step:,} steps the accuracy is {low.accuracy:.0%} with {LOW:g}, {right.accuracy:.0%} with "
+        f"{RIGHT:g} and {high.accuracy:.0%} with {HIGH:g}. With {HIGH:g} the norm of the gradient is "
+        f"{high.gradient / courses[HIGH][0].gradient:.0e} of its first value; the first step already lowered the cost "
+        f"by only {kept[HIGH]:.0%} of what the gradient predicts."
     )
 
     figure = new_figure(11, 3.8)
-    panels = {"accuracy": "part of test pictures that is right", "slope": "mean σ′ of the outputs", "gradient": "‖∇C‖"}
-    titles = ("One of the rates learns in time …", "… one throws the outputs to 0 or 1 …", "… and the gradient dies")
+    panels = {"accuracy": "accuracy on test pictures", "slope": "mean σ′ of the outputs", "gradient": "‖∇C‖"}
+    titles = ("one learning rate learns in time …", "… one saturates the outputs …", "… and its gradient vanishes")
     for column, (quantity, unit) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, 3, column)
         for lr, color in zip(RATES, (BLUE, GREEN, VERMILION), strict=True):
@@ -126,14 +132,9 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
         axes.set_xlabel("step")
         axes.set_ylabel(unit)
         axes.legend(frameon=False)
-    return Report(table, confirmed(courses), verdict, figure, {f"rate {lr:g}": curves(courses[lr]) for lr in RATES})
-
-
-def curves(looks: Sequence[Look]) -> dict[str, Curve]:
-    tags = {
-        "cost": "loss/test",
-        "accuracy": "accuracy/test",
-        "slope": "sigma_prime/outputs",
-        "gradient": "gradient/norm",
+    charts = {"accuracy": "accuracy", "slope": "mean sigma' of the outputs", "gradient": "norm of the gradient"}
+    curves = {
+        chart: {f"rate {lr:g}": [(o.step, getattr(o, quantity)) for o in courses[lr]] for lr in RATES}
+        for quantity, chart in charts.items()
     }
-    return {tag: [(o.step, getattr(o, quantity)) for o in looks] for quantity, tag in tags.items()}
+    return Report(table, confirmed(courses), verdict, figure, curves)

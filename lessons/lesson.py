@@ -1,17 +1,19 @@
 """What a lesson is, and how one is run: claim, measurement, verdict, figure, events.
 
-A lesson is a module of this package with three texts and a function:
+A lesson is a module of this package with four texts and a function:
 
-    TITLE, CLAIM, SOURCE        the claim in one to three sentences, and whose it is, as plain text
+    TITLE, CLAIM, SOURCE, SEE   the claim in one to three sentences, its source, what the figure shows, as plain text
     run(data, seed, run_dir)    measures it and says whether it held
 
-`run` is given a data set of pictures, and a directory for runs of its own (lessons/runs.py). Its numbers come from
-the hand-written code alone. The same data and seed give the same report.
+`run` is given a data set of pictures, and a directory for the networks that it trains (lessons/runs.py). Its numbers
+come from the hand-written code alone. The same data and seed give the same report. In figures blue is up or positive,
+orange is down or negative.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -57,13 +59,14 @@ class Report:
     holds: bool  # whether the claim held
     verdict: str  # one or two sentences with the numbers that decided it
     figure: Figure
-    curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)  # by run and tag, for TensorBoard
+    curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)  # by chart and line, for TensorBoard
 
 
 class Lesson(Protocol):
     TITLE: str
     CLAIM: str
     SOURCE: str
+    SEE: str
 
     def run(self, data: Dataset, seed: int, run_dir: Path) -> Report: ...
 
@@ -78,14 +81,14 @@ def load_lesson(name: str) -> Lesson:
 
 
 def teach(name: str, data: Dataset, seed: int, run_dir: Path) -> Report:
-    """Run a lesson and write `run_dir`: report.json, figure.png, TensorBoard's events, the lesson's own runs.
+    """Run a lesson and write `run_dir`, one run for TensorBoard: events, report.json, figure.png, trained networks.
 
     What an earlier run of a lesson left there is replaced once this one is finished. Raises UserError for an unknown
     lesson, or a directory that holds something else.
     """
     lesson = load_lesson(name)
     if run_dir.exists() and not (run_dir / REPORT).exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        raise UserError(f"{run_dir} holds something that is no lesson: give another --run-dir")
+        raise UserError(f"{run_dir} holds files that no lesson wrote: give another --run-dir")
     temporary = run_dir.with_name(f".{run_dir.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -96,7 +99,7 @@ def teach(name: str, data: Dataset, seed: int, run_dir: Path) -> Report:
         start = time.perf_counter()
         report = lesson.run(data, seed, temporary)
         facts: dict[str, Any] = {"lesson": name, "title": lesson.TITLE, "claim": lesson.CLAIM, "source": lesson.SOURCE}
-        facts |= {"data": data.source, "seed": seed, "seconds": time.perf_counter() - start}
+        facts |= {"see": lesson.SEE, "data": data.source, "seed": seed, "seconds": time.perf_counter() - start}
         write(report, temporary, facts)
         shutil.rmtree(run_dir, ignore_errors=True)
         temporary.rename(run_dir)
@@ -106,7 +109,10 @@ def teach(name: str, data: Dataset, seed: int, run_dir: Path) -> Report:
 
 
 def write(report: Report, run_dir: Path, facts: Mapping[str, Any]) -> None:
-    """The report with these facts as report.json, its figure as figure.png and both, with its curves, as events."""
+    """The report with these facts as report.json, its figure as figure.png and both, with its curves, as events.
+
+    A curve's tag is lesson/name/chart/line. Under CUSTOM SCALARS TensorBoard shows the lines of a chart together.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
     from training.dashboard.figures import drawn  # imports matplotlib
@@ -117,15 +123,31 @@ def write(report: Report, run_dir: Path, facts: Mapping[str, Any]) -> None:
     said = {"table": [list(row) for row in report.table], "holds": report.holds, "verdict": report.verdict}
     (run_dir / REPORT).write_text(json.dumps({**facts, **said}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     with closing(SummaryWriter(run_dir)) as writer:
-        text = "\n\n".join([f"**{facts['title']}**", facts["claim"], markdown(report.table), report.verdict])
-        writer.add_text("lesson", text, 0)
+        text = [f"**{facts['title']}**", *paragraphs({**facts, **said})]
+        text += ["The figure is under IMAGES" + (", the curves are under CUSTOM SCALARS." if report.curves else ".")]
+        writer.add_text("lesson", "\n\n".join(text), 0)
         events: Any = writer.file_writer
         events.add_summary(image_summary("lesson", picture), 0)
-    for run, curves in report.curves.items():
-        with closing(SummaryWriter(run_dir / run)) as writer:
-            for tag, curve in curves.items():
+        charts = {}
+        for chart, lines in report.curves.items():
+            tags = {line: f"lesson/{facts['lesson']}/{chart}/{line}" for line in lines}
+            charts[chart] = ["Multiline", [f"^{re.escape(tag)}$" for tag in tags.values()]]
+            for line, curve in lines.items():
                 for step, value in curve:
-                    writer.add_scalar(tag, value, step)
+                    writer.add_scalar(tags[line], value, step)
+        if charts:
+            writer.add_custom_scalars({facts["title"]: charts})
+
+
+def paragraphs(facts: Mapping[str, Any]) -> list[str]:
+    """The facts of report.json for readers, in Markdown: the claim, what to see, and then the numbers."""
+    verdict = f"**{'Holds' if facts['holds'] else 'Does not hold'}:** {facts['verdict']}"
+    return [f"**Claim.** {facts['claim']}", f"**What to see.** {facts['see']}", markdown(facts["table"]), verdict]
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """The mean of curves with the same steps."""
+    return [(points[0][0], sum(value for _, value in points) / len(points)) for points in zip(*curves, strict=True)]
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:

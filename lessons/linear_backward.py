@@ -2,8 +2,8 @@
 
     δˡ = δˡ⁺¹ Wˡ⁺¹ diag(σ′(zˡ))         BP2 for one example, whose zˡ the forward pass has fixed
 
-So it obeys superposition, B(α u + β v) = α B(u) + β B(v) for any wishes u, v of the outputs, and is one matrix as a
-whole: its rows are what it makes of the wish of one output neuron alone.
+So it obeys superposition, B(α u + β v) = α B(u) + β B(v) for any two gradients u, v of the outputs, and
+is one matrix as a whole: each of its rows is the result for one output alone.
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ from training.learners.base import without_activations
 
 TITLE = "The backward pass is itself a network, linear in δ"
 CLAIM = (
-    "Backpropagation runs a second network from the outputs to the inputs, with the same weights; unlike the first it "
-    "is linear, so what it makes of the sum of two wishes is the sum of what it makes of each."
+    "Backpropagation runs a second network from the outputs to the inputs, with the same weights. Unlike the first it "
+    "is linear: its result for the sum of two output gradients is the sum of its results for each."
+)
+SEE = (
+    "Each group of three bars is one hidden neuron: its −δ, so how it should change, if the output of the 3 should go "
+    "up (blue), if the output of the 8 should go down (orange), and both (green). The green bar is always the sum of "
+    "the other two. Left: the second hidden layer. Right: the first, one layer further back."
 )
 SOURCE = "Nielsen, chapter 2 (http://neuralnetworksanddeeplearning.com/chap2.html); Rojas, Neural Networks, chapter 7"
 TRIALS = 20
@@ -44,7 +49,7 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     x, _ = batch(data.train, 2)
 
     def backward(d_output: Tensor) -> dict[str, Tensor]:
-        """Everything that a wish (1, 10) becomes on its way back, after the same forward pass each time."""
+        """Every gradient that follows from the outputs' (1, 10), after the same forward pass each time."""
         gradients: dict[str, Tensor] = {}
         tape = Tape(observes=True, need_dx=True)
         model.forward(params, x[:1], tape)
@@ -75,23 +80,25 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     table += [["forward, to the outputs", f"{forward:.1e}"]]
     largest = max(*worst.values(), as_matrix)
     verdict = (
-        f"of {TRIALS} random pairs of wishes, the backward pass adds all to {largest:.0e}, which is rounding; "
-        f"the forward pass, of two pictures, is off by {forward:.0%}."
+        f"for {TRIALS} random pairs of output gradients, the backward pass deviates from superposition by "
+        f"{largest:.0e} at most, which is rounding; the forward pass, for two pictures, by {forward:.0%}."
     )
 
-    more_3, less_8 = torch.zeros(2, 1, 10, dtype=x.dtype)
-    more_3[0, 3], less_8[0, 8] = -1.0, 1.0
-    wishes = {"more of 3": more_3, "less of 8": less_8, "both": more_3 + less_8}
+    up_3, down_8 = torch.zeros(2, 1, 10, dtype=x.dtype)
+    up_3[0, 3], down_8[0, 8] = -1.0, 1.0  # ∂C/∂a: negative where a should go up
+    bars = (
+        ("output 3 up", up_3, -0.27, BLUE),
+        ("output 8 down", down_8, 0, VERMILION),
+        ("both", up_3 + down_8, 0.27, GREEN),
+    )
     figure = new_figure(11, 3.8)
     for column, layer in enumerate(("layer2", "layer1"), start=1):
         axes = figure.add_subplot(1, 2, column)
-        for shift, (wish, color) in zip(
-            (-0.27, 0, 0.27), zip(wishes, (BLUE, VERMILION, GREEN), strict=True), strict=True
-        ):
-            delta = backward(wishes[wish])[f"δ of {layer}"][0]
-            axes.bar(torch.arange(len(delta)).numpy() + shift, delta.numpy(), width=0.27, color=color, label=wish)
-        axes.set_title(f"δ of {layer}: the third bar is the sum of the first two")
+        for label, d_output, shift, color in bars:
+            up = -backward(d_output)[f"δ of {layer}"][0]
+            axes.bar(torch.arange(len(up)).numpy() + shift, up.numpy(), width=0.27, color=color, label=label)
+        axes.set_title(f"−δ of {layer}: green is the sum of blue and orange")
         axes.set_xlabel("neuron")
-        axes.set_ylabel("δ")
+        axes.set_ylabel("−δ: above 0, z should rise")
         axes.legend(frameon=False)
     return Report(table, largest < AGREE and forward > 0.01, verdict, figure)

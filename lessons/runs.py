@@ -51,14 +51,16 @@ def learner(config: Config, data: Dataset) -> ManualLearner:
 
 
 def train(config: Config, data: Dataset, run_dir: Path) -> list[dict[str, Any]]:
-    """A whole run as train.py does it, without its pictures; returns the lines of its metrics.jsonl.
+    """A whole run as train.py does it; returns the lines of its metrics.jsonl. Raises NotFiniteError as the loop does.
 
-    Raises NotFiniteError as the loop does.
+    TensorBoard does not see it: of its events nothing is left.
     """
     config, model = prepare(config, data)
     create(run_dir, config)
     with closing(MetricsWriter(run_dir, config, data, environment=environment(config))) as writer:
         Loop(config, data, make_manual(config, data, model), writer, Silent(), run_dir).run()
+    for events in run_dir.glob("events.out.tfevents.*"):
+        events.unlink()
     return list(read_metrics(run_dir / METRICS))
 
 

@@ -22,8 +22,14 @@ from training.data import Dataset
 
 TITLE = "The cost is 32 times more sensitive to this weight"
 CLAIM = (
-    "The size of an element of the gradient is how sensitive the cost is to that weight or bias: if one weight's is "
-    "3.2 and another's is 0.1, then wiggling the first changes the cost 32 times as much as wiggling the second."
+    "The size of an element of the gradient says how sensitive the cost is to that weight or bias: if it is 3.2 for "
+    "one weight and 0.1 for another, a small change of the first changes the cost 32 times as much as the same change "
+    "of the second."
+)
+SEE = (
+    "Left: the cost as each of two weights is moved. One curve is steep (blue), the other almost flat (green). Each "
+    "dashed line has the slope that backpropagation found, and touches its curve at 0. Right: the same for hundreds of "
+    "weights and biases of all layers: every point lies on the diagonal."
 )
 SOURCE = (
     '3Blue1Brown, "What is backpropagation really doing?" (chapter 3 of the videos, '
@@ -88,14 +94,14 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
 
     first, second = pair(params, dtheta)
     names = [name_of(params, position) for position in (first, second)]
-    table = [["both nudged by", f"ΔC for {names[0]}", f"ΔC for {names[1]}", "ratio"]]
+    table = [["both changed by", f"ΔC for {names[0]}", f"ΔC for {names[1]}", "ratio"]]
     ratio = 0.0
     for h in NUDGES:
         changes = [change(cost, theta, position, h) for position in (first, second)]
         ratio = changes[0] / changes[1]
         table.append([f"{h:g}", f"{changes[0]:+.2e}", f"{changes[1]:+.2e}", f"{ratio:.2f}"])
     predicted = (dtheta[first] / dtheta[second]).item()
-    table.append(["gradient", f"{dtheta[first]:+.2e}", f"{dtheta[second]:+.2e}", f"{predicted:.2f}"])
+    table.append(["∂C/∂w", f"{dtheta[first]:+.2e}", f"{dtheta[second]:+.2e}", f"{predicted:.2f}"])
 
     at = some_of_each_layer(params, seed)
     slopes = wiggle(cost, theta, at)
@@ -105,9 +111,10 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     a, b = able[drawn]
     off_ratio = (slopes[a] / slopes[b] / (dtheta[at][a] / dtheta[at][b]) - 1).abs().max().item()
     verdict = (
-        f"of two weights whose gradients are as {predicted:.2f} to 1, a nudge of {NUDGES[-1]:g} changes the cost as "
-        f"{ratio:.2f} to 1; of {len(at)} weights and biases of all layers, wiggled one by one, none is off by more "
-        f"than {off:.0e} of the largest gradient, and no ratio of {PAIRS:,} pairs by more than {off_ratio:.0e} of it."
+        f"the gradients of the two weights have the ratio {predicted:.2f}. A change of {NUDGES[-1]:g} of each changes "
+        f"the cost in the ratio {ratio:.2f}. For {len(at)} weights and biases of all layers, moved one at a time, "
+        f"measured and computed gradient differ by at most {off:.0e} of the largest; for {PAIRS:,} pairs of them, "
+        f"measured and computed ratio differ by at most {off_ratio:.0e} of it."
     )
     even = abs(predicted / RATIO - 1) < NEAR and abs(ratio / predicted - 1) < NEAR
     holds = even and off < AGREE and off_ratio < AGREE / SENSITIVE
@@ -115,13 +122,13 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     figure = new_figure(11, 3.8)
     axes = figure.add_subplot(1, 2, 1)
     span = torch.linspace(-2, 2, 41).tolist()
-    for position, name, color in zip((first, second), names, (VERMILION, BLUE), strict=True):
+    for position, name, color in zip((first, second), names, (BLUE, GREEN), strict=True):
         slope = dtheta[position].item()
         axes.plot(span, [change(cost, theta, position, h) for h in span], color=color, label=f"{name} moved")
         tangent = [h * slope for h in span]
-        axes.plot(span, tangent, "--", color=color, linewidth=1, label=f"its slope by backpropagation, {slope:.1e}")
-    axes.set_title(f"two weights, {predicted:.0f} to 1")
-    axes.set_xlabel("nudge of the weight")
+        axes.plot(span, tangent, "--", color=color, linewidth=1, label=f"slope by backpropagation, {slope:.1e}")
+    axes.set_title(f"two weights: one slope is {predicted:.0f} times the other")
+    axes.set_xlabel("change of the weight")
     axes.set_ylabel(f"change of the cost of {EXAMPLES} examples")
     axes.legend(frameon=False, fontsize=8)
 
@@ -131,8 +138,8 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
         axes.loglog(dtheta[at][own].abs(), slopes[own].abs(), ".", color=color, label=f"layer {number}")
     ends = [slopes[slopes != 0].abs().min().item(), slopes.abs().max().item()]
     axes.plot(ends, ends, color="black", linewidth=0.8)
-    axes.set_title(f"{len(at)} weights and biases ({int((slopes == 0).sum())} at dark pixels: 0)")
-    axes.set_xlabel("|gradient|, by backpropagation")
-    axes.set_ylabel("|change of C per unit|, by wiggling")
+    axes.set_title(f"{len(at)} weights and biases (not shown: {int((slopes == 0).sum())} with gradient 0)")
+    axes.set_xlabel("|gradient| by backpropagation")
+    axes.set_ylabel("|gradient| by central differences")
     axes.legend(frameon=False, fontsize=8)
     return Report(table, holds, verdict, figure)

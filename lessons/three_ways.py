@@ -29,9 +29,15 @@ from training.data import Dataset
 
 TITLE = "Three ways to raise an output neuron"
 CLAIM = (
-    "The bias, the weights and the activations before it can all make a neuron more active. Nudging the weights in "
-    "proportion to the activations that they carry lowers the cost most, so the brightest neurons' weights matter "
-    "most; and nudging the activations in proportion to the weights."
+    "The bias, the weights and the activations of the layer before can all make a neuron more active. The cost falls "
+    "most when the weights are changed in proportion to the activations that they multiply, so the weights of the most "
+    "active neurons matter most. In the same way the activations should change in proportion to the weights."
+)
+SEE = (
+    "Left: what each value can do alone, measured by moving it. All points lie on one line: the effect of a weight is "
+    "proportional to its activation, the effect of an activation to its weight, and a bias is like a weight whose "
+    "activation is 1. Middle: the proportional change (dashed) lowers the cost more than any random change of the same "
+    "length. Right: half the change leaves a quarter of the error, so the predicted slope is right."
 )
 SOURCE = (
     '3Blue1Brown, "What is backpropagation really doing?" (chapter 3 of the videos, '
@@ -105,7 +111,7 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     generator = torch.Generator().manual_seed(seed)
     longest, shortest = LENGTHS[0], LENGTHS[-1]
 
-    table = [["nudged by 0.1", "predicted ΔC", "measured ΔC", "error at 0.05", "best random ΔC"]]
+    table = [["changed by 0.1", "predicted ΔC", "measured ΔC", "error at 0.05", "ΔC of the best random change"]]
     error, order, best, tried = {}, {}, {}, {}
     for way, where in WAYS.items():
         error[way] = errors(v, dv, where)
@@ -116,7 +122,7 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
         best[way] = tried[way].min().item() / measured
         predicted = -longest * dv[where].norm().item()
         halved = f"÷ {error[way][0] / error[way][1]:.2f}"
-        table.append([way, f"{predicted:.5f}", f"{measured:.5f}", halved, f"{best[way]:.0%} of it"])
+        table.append([way, f"{predicted:.5f}", f"{measured:.5f}", halved, f"{best[way]:.0%} of this"])
 
     w, a = v[WAYS["16 weights"]], v[WAYS["16 activations"]]
     of_weights, of_activations = effect[WAYS["16 weights"]], effect[WAYS["16 activations"]]
@@ -126,43 +132,44 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     ratio = max(error[way][-1] / (shortest * dv[where].norm().item()) for way, where in WAYS.items())
     closest = max(best["16 weights"], best["16 activations"])
     verdict = (
-        f"at length {shortest:.0e} measured and predicted differ by {ratio:.0e} at most, an error of order "
-        f"{least_order:.2f}; of {DIRECTIONS:,} random directions the best lowers the cost {closest:.0%} as much as the "
-        f"proportional one; one by one, brighter neurons' weights {'always' if ranked else 'do NOT always'} do more."
+        f"for changes of length {shortest:.0e}, the relative error of the predicted ΔC is {ratio:.0e} at most, and the "
+        f"error falls as length to the power {least_order:.2f}. The best of {DIRECTIONS:,} random directions lowers "
+        f"the cost {closest:.0%} as much as the proportional one. Moved one at a time, weights of more active neurons "
+        f"{'always' if ranked else 'do NOT always'} have the larger effect."
     )
     holds = ranked and off < AGREE and least_order > SECOND_ORDER and max(best.values()) <= 1
 
     figure = new_figure(11, 3.8)
     axes = figure.add_subplot(1, 3, 1)
-    for (way, color), size in zip(COLORS.items(), (7, 3, 3, 3), strict=True):  # the bias may lie under another
-        axes.loglog(LENGTHS, error[way], "o-", color=color, markersize=size, label=way)
-    square = error["bias"][0] / 3
-    axes.loglog(LENGTHS, [square * (r / longest) ** 2 for r in LENGTHS], color="gray", linewidth=0.8, label="∝ length²")
-    axes.set_title("measured − predicted")
-    axes.set_xlabel("length of the nudge")
-    axes.set_ylabel("error of the change of C")
+    ends = torch.stack([torch.cat([w, a]).min(), torch.cat([w, a, torch.ones(1)]).max()])
+    axes.plot(ends, -dv[0] * ends, color="black", linewidth=0.8, label="slope −δ")
+    axes.plot(a, -of_weights, "o", color=BLUE, label="a weight, by its activation")
+    axes.plot(w, -of_activations, "s", color=GREEN, label="an activation, by its weight")
+    axes.plot(1, -effect[0], "D", color=VERMILION, label="the bias, by 1")
+    axes.set_title("what each value alone can do")
+    axes.set_xlabel("what the value is multiplied by in z")
+    axes.set_ylabel("decrease of C per unit (central differences)")
     axes.legend(frameon=False, fontsize=8)
 
     axes = figure.add_subplot(1, 3, 2)
-    ends = torch.stack([torch.cat([w, a]).min(), torch.cat([w, a, torch.ones(1)]).max()])
-    axes.plot(ends, -dv[0] * ends, color="black", linewidth=0.8, label="−δ times it")
-    axes.plot(a, -of_weights, "o", color=BLUE, label="weight k, by activation k")
-    axes.plot(w, -of_activations, "s", color=GREEN, label="activation k, by weight k")
-    axes.plot(1, -effect[0], "D", color=VERMILION, label="the bias, by 1")
-    axes.set_title("what each value alone can do")
-    axes.set_xlabel("what it is multiplied by")
-    axes.set_ylabel("fall of C per unit, by wiggling")
-    axes.legend(frameon=False, fontsize=8)
-
-    axes = figure.add_subplot(1, 3, 3)
     for way in ("16 weights", "16 activations"):
         where = WAYS[way]
-        axes.hist(tried[way].numpy(), bins=40, histtype="step", color=COLORS[way], label=f"{way}, at random")
+        axes.hist(tried[way].numpy(), bins=40, histtype="step", color=COLORS[way], label=f"{way}, random")
         proportional = changes(v, where, -dv[where].unsqueeze(0), longest).item()
-        axes.axvline(proportional, color=COLORS[way], linestyle="--", label="in proportion")
+        axes.axvline(proportional, color=COLORS[way], linestyle="--", label="proportional")
     axes.set_ylim(0, 1.5 * axes.get_ylim()[1])  # room for the legend
     axes.set_title(f"{DIRECTIONS:,} directions, each of length {longest:g}")
     axes.set_xlabel("change of C")
     axes.set_ylabel("directions")
+    axes.legend(frameon=False, fontsize=8)
+
+    axes = figure.add_subplot(1, 3, 3)
+    for (way, color), size in zip(COLORS.items(), (7, 3, 3, 3), strict=True):  # the bias may lie under another
+        axes.loglog(LENGTHS, error[way], "o-", color=color, markersize=size, label=way)
+    square = error["bias"][0] / 3
+    axes.loglog(LENGTHS, [square * (r / longest) ** 2 for r in LENGTHS], color="gray", linewidth=0.8, label="∝ length²")
+    axes.set_title("error of the prediction")
+    axes.set_xlabel("length of the change")
+    axes.set_ylabel("|measured ΔC − predicted ΔC|")
     axes.legend(frameon=False, fontsize=8)
     return Report(table, holds, verdict, figure)

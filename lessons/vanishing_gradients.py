@@ -31,8 +31,14 @@ from training.families.mlp import MLPConfig
 TITLE = "Deep networks: δ vanishes or explodes, layer by layer"
 CLAIM = (
     "On its way back through a deep network, δ is multiplied by about the same factor in every layer. For sigmoids "
-    "with ordinary initial weights it is less than ¼, so the first layers of a deep network hardly learn; with weights "
-    "that are too large relus make δ explode; Xavier's start for tanh and He's for relu keep its size."
+    "with ordinary initial weights the factor is less than ¼, so the first layers of a deep network hardly learn. For "
+    "relus with too large weights δ explodes. Xavier's initial weights for tanh and He's for relu keep its size."
+)
+SEE = (
+    "Left: the size of δ in each of 30 layers, on a logarithmic scale, read from right to left. The lines are nearly "
+    "straight: every layer multiplies δ by about the same factor. Sigmoids fall steeply, relus with too large weights "
+    "rise steeply, tanh with Xavier's weights and relu with He's stay level. Right: six hidden layers of sigmoids stay "
+    "near guessing (10%); one layer of them learns, and so do six of tanh or relu with fitting weights."
 )
 SOURCE = (
     "Hochreiter 1991; Nielsen, chapter 5 (http://neuralnetworksanddeeplearning.com/chap5.html); "
@@ -138,30 +144,31 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     holds = worst < AS_PREDICTED and sigmoid < 0.25 and explosion > 2 and all(abs(f - 1) < KEPT for f in kept)
     holds &= all(value < GUESSED if name == "sigmoid-6-layers" else value > LEARNED for name, value in last.items())
     verdict = (
-        f"a layer of sigmoids multiplies δ by {sigmoid:.2f}, tanh with Xavier's start by {kept[0]:.2f}, relu with He's "
-        f"by {kept[1]:.2f} and with N(0, 1) by {explosion:.1f}, all within {worst:.0%} of what the forward pass "
-        f"foretold. Trained alike, 6 hidden layers of sigmoids get {last['sigmoid-6-layers']:.0%} of test digits right "
-        f"(guessing gets 10%), one gets {last['sigmoid-1-layer']:.0%}, and 6 of relu {last['relu-he-6-layers']:.0%}."
+        f"a layer of sigmoids multiplies δ by {sigmoid:.2f}, tanh with Xavier's weights by {kept[0]:.2f}, relu with "
+        f"He's by {kept[1]:.2f} and with N(0, 1) by {explosion:.1f}, all within {worst:.0%} of what the forward pass "
+        f"predicts. After the same training, 6 hidden layers of sigmoids reach {last['sigmoid-6-layers']:.0%} test "
+        f"accuracy (guessing: 10%), one layer {last['sigmoid-1-layer']:.0%}, and 6 of relu "
+        f"{last['relu-he-6-layers']:.0%}."
     )
 
     figure = new_figure(11, 3.8)
     left, right = figure.subplots(1, 2)
-    curves: dict[str, dict[str, Curve]] = {}
+    rms_by_layer: dict[str, Curve] = {}
     for (start, p), color in zip(passages.items(), COLORS, strict=False):
         name = ", ".join(start)
         points = list(enumerate(p.sizes.tolist(), start=1))
         left.plot(*zip(*points, strict=True), ".-", color=color, label=name)
-        curves[name.replace(", ", "-")] = {"deltas/rms_by_layer": points}
+        rms_by_layer[name.replace(", ", "-")] = points
     left.set_yscale("log")
-    left.set_title("a straight line: the same factor in every layer")
-    left.set_xlabel("layer l, of 30 hidden ones (backpropagation comes from the right)")
+    left.set_title("straight lines: the same factor in every layer")
+    left.set_xlabel("hidden layer l (backpropagation goes from right to left)")
     left.set_ylabel("RMS of δˡ, before training")
     left.legend(frameon=False, fontsize=8)
     for (name, accuracies), color in zip(accuracy.items(), ("black", COLORS[0], COLORS[2], COLORS[4]), strict=True):
         right.plot(*zip(*accuracies, strict=True), ".-", color=color, label=name)
-    right.set_title("what becomes of it: deep sigmoids do not learn")
+    right.set_title("the consequence: six layers of sigmoids do not learn")
     right.set_xlabel("step")
     right.set_ylabel("accuracy on test pictures")
     right.set_ylim(0, 1)
     right.legend(frameon=False, fontsize=8)
-    return Report(table, holds, verdict, figure, curves)
+    return Report(table, holds, verdict, figure, {"RMS of delta by layer": rms_by_layer, "accuracy": accuracy})

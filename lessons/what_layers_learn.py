@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lessons.drawing import show_signed
 from lessons.lesson import Report
 from lessons.measure import distance, outputs
 from lessons.runs import batch, first, train
@@ -26,10 +26,15 @@ from training.data import Dataset
 from training.families.configure import configure
 from training.prediction import load_trained
 
-TITLE = "What the neurons look for: no strokes, and no digits either"
+TITLE = "What the neurons detect: no strokes, and no digits either"
 CLAIM = (
-    "The hidden neurons of a trained network do not look for little edges and strokes, as one would hope, but for "
-    "patterns all over the picture; and the network is as sure of pictures that show no digit as of real digits."
+    "The hidden neurons of a trained network do not detect little edges and strokes, as one would hope, but patterns "
+    "all over the picture; and the network is as confident about pictures that show no digit as about real digits."
+)
+SEE = (
+    "Top: the weights of the 16 neurons of the first layer, blue positive, orange negative. They are blots all over "
+    "the picture, not strokes. Middle: for each output 0 to 9, a picture that makes it nearly 1, found by gradient "
+    "ascent from noise. It still looks like noise. Bottom: for comparison, the mean picture of each digit."
 )
 SOURCE = (
     "3Blue1Brown, chapter 2 (https://www.3blue1brown.com/lessons/gradient-descent); gradient ascent on the input: "
@@ -127,7 +132,7 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     means = torch.stack([x[y == k].mean(dim=0) for k in range(10)])
     of_real, of_ascended = likeness(x, means[y]), likeness(output.pictures, means)
     less = torch.stack([(of_real[y == k] < of_ascended[k]).double().mean() for k in range(10)])
-    table = [["the most of", "on noise", "on digits", "by ascent", "likeness: digits, ascent"]]
+    table = [["largest value of", "on noise", "on digits", "by ascent", "correlation: digits, ascent"]]
     for k, name in enumerate(data.classes):
         reached = [f"{v[k]:.3f}" for v in (output.noise, output.real, output.ascended)]
         table.append([f"output {name}", *reached, f"{of_real[y == k].mean():.2f}, {of_ascended[k]:.2f}"])
@@ -144,26 +149,29 @@ def run(data: Dataset, seed: int, run_dir: Path) -> Report:
     )
     holds = error < AGREE and sure > AS_SURE and less.max().item() < UNLIKE and patch.mean().item() < STROKE
     verdict = (
-        f"by ascent from noise every output gets at least {sure:.1%} of what the best real digit gets, from pictures "
-        f"less like that digit than {1 - less.max().item():.1%} of the real ones; the best patch of {PATCH} × {PATCH} "
-        f"pixels holds {patch.mean():.0%} of a first-layer neuron's Σw². ∂a/∂x agrees with moving the pixels to "
-        f"{error:.0e}. On plain noise the largest output is {on_noise:.2f} on average, on test digits {on_test:.2f}."
+        f"gradient ascent from noise brings every output to at least {sure:.1%} of its value for the best real digit, "
+        f"with pictures that correlate less with the mean digit than {1 - less.max().item():.1%} of the real digits. "
+        f"The best patch of {PATCH} × {PATCH} pixels has {patch.mean():.0%} of a first-layer neuron's Σw² (mean). "
+        f"∂a/∂x agrees with central differences, to {error:.0e}. The largest output is {on_noise:.2f} on average for "
+        f"plain noise and {on_test:.2f} for test digits."
     )
 
     figure = new_figure(11, 3.8)
     rows = figure.subfigures(3, 1, squeeze=False).flat
     W = params["layer1.weight"]
     high = W.abs().quantile(0.99).item()
-    signed: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -high, "vmax": high}
-    gray: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1}
     pictures = (
-        ("weights of the 16 neurons of layer 1: red positive, blue negative", W, signed),
-        ("what ascent from noise makes of the picture for the outputs 0 to 9", output.pictures, gray),
-        ("the mean digit of each class", means, gray),
+        ("weights of the 16 neurons of layer 1: blue positive, orange negative", W),
+        ("pictures found by gradient ascent from noise for the outputs 0 to 9", output.pictures),
+        ("the mean digit of each class", means),
     )
-    for row, (title, values, scale) in zip(rows, pictures, strict=True):
+    for row, (title, values) in zip(rows, pictures, strict=True):
         row.suptitle(title, fontsize=9)
         for axes, value in zip(row.subplots(1, len(values)), values, strict=True):
-            axes.imshow(value.view(data.shape).numpy(), **scale)
+            picture = value.view(data.shape)
+            if values is W:
+                show_signed(axes, picture, high)
+            else:
+                axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1)
             axes.axis("off")
     return Report(table, holds, verdict, figure)

@@ -31,6 +31,29 @@ def event_file(run_dir):
     return path
 
 
+def hparams_of(run_dir):
+    """Name and value of each, and the experiment."""
+    session, experiment = (
+        HParamsPluginData.FromString(events(run_dir).SummaryMetadata(f"_hparams_/{tag}").plugin_data.content)
+        for tag in ("session_start_info", "experiment")
+    )
+    found = session.session_start_info.hparams
+    return {name: getattr(value, value.WhichOneof("kind")) for name, value in found.items()}, experiment
+
+
+HPARAMS = {
+    "the lessons' network": ({}, "hidden"),
+    "adam": ({"optimizer": "adam", "l2": 0.1, "seed": 3}, "hidden betas eps l2"),
+    "nesterov": ({"optimizer": "nesterov", "schedule": "step", "lr_epochs": 3}, "hidden momentum lr_epochs lr_factor"),
+    "exponential": (
+        {"schedule": "exponential", "lr_epochs": 3, "validation": 9},
+        "hidden validation lr_epochs lr_factor",
+    ),
+    "cnn": ({"model": "cnn", "blocks": 0, "optimizer": "muon"}, "channels blocks betas eps momentum"),
+    "lenet5": ({"model": "lenet5", "optimizer": "lion", "warmup": 4}, "betas warmup"),
+}
+
+
 class TestScalars:
     def test_every_tag_step_and_value_is_there_in_full_precision_in_metrics(self, tmp_path):
         """And once they are flushed, while the run goes on."""
@@ -234,15 +257,8 @@ class TestConfiguration:
         with writing(run_dir, config=CHOSEN) as writer:
             writer.scalars(60, {"accuracy/test": 0.75})
             writer.hparams({"hparam/accuracy": 0.75})
-        session, experiment = (
-            HParamsPluginData.FromString(events(run_dir).SummaryMetadata(f"_hparams_/{tag}").plugin_data.content)
-            for tag in ("session_start_info", "experiment")
-        )
-        values = session.session_start_info.hparams
-        apart = {"data_dir", "device", "threads", "check_every", "log_every", "histogram_every"}
-        assert set(values) == {field.name for field in fields(CHOSEN)} - apart
-        shown = [values["hidden"].string_value, values["activation"].string_value, values["lr"].number_value]
-        assert shown == ["30 7", "tanh", 0.125]
+        values, experiment = hparams_of(run_dir)
+        assert (values["hidden"], values["activation"], values["lr"]) == ("30 7", "tanh", 0.125)
         assert [info.name.tag for info in experiment.experiment.metric_infos] == ["hparam/accuracy"]
         assert scalars(run_dir)["hparam/accuracy"] == [(60, 0.75)]
         assert metrics(run_dir)[-1] == {"step": 60, "hparam/accuracy": 0.75}
@@ -251,6 +267,15 @@ class TestConfiguration:
         with writing(tmp_path, start_step=61) as writer:
             writer.hparams({"hparam/accuracy": 0.75})
         assert scalars(tmp_path) == {"hparam/accuracy": [(60, 0.75)]}
+
+    @pytest.mark.parametrize(("options", "more"), HPARAMS.values(), ids=HPARAMS)
+    def test_hparams_are_only_what_the_run_has(self, tmp_path, options, more):
+        with writing(tmp_path, config=configure(device="cpu", check_every=3, **options)) as writer:
+            writer.hparams({"hparam/accuracy": 0.75})
+        values, _ = hparams_of(tmp_path)
+        every = f"model impl init seed dataset loss optimizer lr epochs batch_size schedule dtype activation {more}"
+        assert values.keys() == set(every.split())
+        assert {"nesterov": 0.9, "muon": 0.95}.get(options.get("optimizer")) == values.get("momentum")
 
 
 DIGITS = {"loss/test": 0.44546, "accuracy/test": 0.28451, "accuracy/train": 0.3153}

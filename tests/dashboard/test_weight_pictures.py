@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.dashboard import BLACK, BLUE, GRAY, RED, WHITE, colors_of, image, random_pictures
+from tests.support.dashboard import BLACK, BLUE, GRAY, VERMILION, WHITE, colors_of, image, random_pictures
 from tests.support.running import learner_of
 from training.dashboard.weight_images import GRID_PIXELS, feature_maps, filter_pictures, weight_pictures
 from training.families.configure import configure
@@ -19,9 +19,9 @@ NOT_FINITE = pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 
 
 def depth(colors):
-    """From -1, blue, over 0, white, to 1, red."""
-    reddish = colors[..., 0] > colors[..., 2]
-    return np.where(reddish, (255 - colors[..., 1]) / (255 - RED[1]), -(255 - colors[..., 1]) / (255 - BLUE[1]))
+    """From -1, vermilion, over 0, white, to 1, blue."""
+    bluish, pale = colors[..., 0] < colors[..., 2], 255 - colors[..., 1]
+    return np.where(bluish, pale / (255 - BLUE[1]), -pale / (255 - VERMILION[1]))
 
 
 def cell(grid, row, column, zoom, shape, line=2):
@@ -45,8 +45,13 @@ class TestWeights:
         tag, grid = image(tmp_path, random_pictures((4, 5)), "pictures", parameters)
         zoom = GRID_PIXELS // (2 * 5)  # two columns of neurons
         assert (tag, grid.shape) == ("first_layer_weights", (2 * (4 * zoom + 2) + 2, 2 * (5 * zoom + 2) + 2, 3))
-        red, blue, point = (cell(grid, *place, zoom, (4, 5)).reshape(20, 3) for place in ((0, 0), (0, 1), (1, 0)))
-        for found, color in ((red, RED), (blue, BLUE), (point[7], RED), (np.delete(point, 7, axis=0), WHITE)):
+        blue, vermilion, point = (cell(grid, *place, zoom, (4, 5)).reshape(20, 3) for place in ((0, 0), (0, 1), (1, 0)))
+        for found, color in (
+            (blue, BLUE),
+            (vermilion, VERMILION),
+            (point[7], BLUE),
+            (np.delete(point, 7, axis=0), WHITE),
+        ):
             assert (found == color).all()
 
     @NOT_FINITE
@@ -111,8 +116,8 @@ class TestFeatureMaps:
         shown = colors_of(feature_maps(torch.zeros(1, 4, 4), maps))
         assert shown.shape == (3 * LABEL + (128 + 4) + 2 * (64 + 4), 16 * 66 + 2, 3)
         a, b = (shown[top:][:64] for top in (FIRST_MAPS, FIRST_MAPS + 68 + LABEL))
-        assert all((a[:, 2 + 66 * c : 66 + 66 * c] == RED).all() for c in range(16))
-        assert all((b[:, 2 + 66 * c : 66 + 66 * c] == BLUE).all() for c in range(2))
+        assert all((a[:, 2 + 66 * c : 66 + 66 * c] == BLUE).all() for c in range(16))
+        assert all((b[:, 2 + 66 * c : 66 + 66 * c] == VERMILION).all() for c in range(2))
         assert (b[:, 2 * 66 + 2 :] == WHITE).all()  # nothing more
 
     def test_labels(self):
@@ -139,20 +144,20 @@ class TestFeatureMaps:
         a = {"a": torch.tensor([1.0, bad, -1.0, bad]).view(1, 2, 2), "b": torch.full((3, 2, 2), bad)}
         shown = colors_of(feature_maps(torch.tensor([[[5.0, bad], [6.0, 7.0]]]), a))
         assert shown[LABEL + 2 : LABEL + 130 : 64, 2:130:64, 0].tolist() == [[0, 0], [128, 255]]
-        assert shown[FIRST_MAPS : FIRST_MAPS + 64 : 32, 2:66:32].tolist() == [[RED, BLACK], [BLUE, BLACK]]
+        assert shown[FIRST_MAPS : FIRST_MAPS + 64 : 32, 2:66:32].tolist() == [[BLUE, BLACK], [VERMILION, BLACK]]
         assert (shown[FIRST_MAPS + 66 + LABEL + 2 :][:64, 2:66] == BLACK).all()
         feature_maps(torch.full((1, 2, 2), bad), {"a": torch.ones(1, 1, 1)})
 
     @pytest.mark.parametrize("values", ANY_SIZE.values(), ids=ANY_SIZE)
     def test_values_of_any_size(self, values):
         shown = colors_of(feature_maps(torch.rand(1, 4, 4), {"a": values.view(2, 10, 10)}))
-        assert shown[FIRST_MAPS, 2 + 3 * 6].tolist() == (RED if values[3] else WHITE)
+        assert shown[FIRST_MAPS, 2 + 3 * 6].tolist() == (BLUE if values[3] else WHITE)
 
     def test_large_pictures_are_thinned_out(self):
         a = torch.cat([torch.zeros(1, 100, 100), torch.ones(1, 100, 100)], dim=1)
         shown = colors_of(feature_maps(torch.zeros(1, 200, 100), {"a": a}))
         assert shown.shape[0] == 2 * LABEL + (100 + 4) + (50 + 4)
-        assert (shown[-52:-2, 2:27] == np.repeat([[WHITE], [RED]], 25, axis=0)).all()
+        assert (shown[-52:-2, 2:27] == np.repeat([[WHITE], [BLUE]], 25, axis=0)).all()
 
 
 class TestFilters:
@@ -164,7 +169,7 @@ class TestFilters:
         zoom = 400 // (3 * 5)
         assert (tag, shown.shape) == ("filters", (2 * (5 * zoom + 6) + 6, 3 * (5 * zoom + 6) + 6, 3))
         expected = np.full((6, 5, 5, 3), WHITE)
-        expected[1], expected[3, 1, 2], expected[5, 4, 0] = RED, BLUE, BLACK
+        expected[1], expected[3, 1, 2], expected[5, 4, 0] = BLUE, VERMILION, BLACK
         assert (np.array(cells(shown, 6, 3, zoom, 5)) == expected).all()
 
     def test_three_channels_are_side_by_side(self):
@@ -172,7 +177,7 @@ class TestFilters:
         kernels[5, 2], kernels[4, 0] = 1.0, -1.0
         shown = cells(colors_of(filter_pictures(kernels)), 24, 6, 400 // (6 * 3), 3)  # two outputs a row
         colored = {i: c[0, 0].tolist() for i, c in enumerate(shown) if (c != WHITE).any()}
-        assert colored == {3 * 5 + 2: RED, 3 * 4: BLUE}
+        assert colored == {3 * 5 + 2: BLUE, 3 * 4: VERMILION}
 
     @pytest.mark.parametrize(("shape", "size"), HUNDRED.items(), ids=["33 outputs of three", "100 channels of one"])
     def test_at_most_a_hundred(self, shape, size):

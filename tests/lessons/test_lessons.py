@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 import lessons.universal_approximation as approximation
 import lessons.vanishing_gradients as vanishing
@@ -28,13 +29,13 @@ from training.data import points_rule
 class Falling(ModuleType):
     """A lesson whose claim does not hold."""
 
-    TITLE, CLAIM, SOURCE = "Falling up", "Things fall up [sic].", "nobody"
+    TITLE, CLAIM, SOURCE, SEE = "Falling up", "Things fall up [sic].", "nobody", "A stone."
 
     def run(self, data, seed, run_dir):
         figure = new_figure(3, 2)
         figure.add_subplot().plot([0, seed])
         (run_dir / "own.txt").write_text("of the lesson", encoding="utf-8")
-        curves = {"stone": {"height": [(0, 2.0), (10, 0.5)]}}
+        curves = {"height": {"a (stone)": [(0, 2.0), (10, 0.5)], "feather": [(0, 2.0)]}}
         return Report([["what", "height"], ["a|b", "0.5"]], False, "it fell down.", figure, curves)
 
 
@@ -42,7 +43,7 @@ class Falling(ModuleType):
 def falling(monkeypatch):
     lesson = Falling("lessons.falling")
     monkeypatch.setitem(sys.modules, "lessons.falling", lesson)
-    monkeypatch.setattr(lessons, "LESSONS", ("falling",))
+    monkeypatch.setattr(lessons, "LESSONS", ("falling", *LESSONS))
     return lesson
 
 
@@ -64,6 +65,7 @@ def test_the_claim_holds_and_its_table_is_small(taught, name):
     assert {len(row) for row in rows} == {len(heading)}
     assert (run_dir / FIGURE).stat().st_size > 10_000
     assert (run_dir / REPORT).exists()
+    assert [path.parent for path in run_dir.rglob("events.*")] == [run_dir], "one run for TensorBoard"
 
 
 def test_without_a_name_all_are_listed_in_order(capsys):
@@ -76,14 +78,14 @@ def test_without_a_name_all_are_listed_in_order(capsys):
 @pytest.mark.parametrize("name", LESSONS)
 def test_a_lesson_has_its_texts_a_file_of_its_own_and_a_part_of_the_page(name):
     lesson, text = load_lesson(name), pages.PAGE.read_text(encoding="utf-8")
-    assert "\n" not in lesson.TITLE + lesson.CLAIM + lesson.SOURCE
-    assert lesson.CLAIM.endswith(".")
+    assert "\n" not in lesson.TITLE + lesson.CLAIM + lesson.SOURCE + lesson.SEE
+    assert (lesson.CLAIM[-1], lesson.SEE[-1]) == (".", ".")
     assert not lesson.SOURCE.endswith(".")
     assert (ROOT / "lessons" / pages.module(name)).is_file()
     headings = re.findall(r"^## \d+\. (.*)$", text, re.MULTILINE)
     assert headings == [load_lesson(name).TITLE for name in LESSONS]
     assert text.count("**Holds:**") == len(LESSONS)
-    for part in (lesson.CLAIM, lesson.SOURCE, f"`python -m lessons {name}`", f"(lessons/{name}.png)"):
+    for part in (lesson.CLAIM, lesson.SOURCE, lesson.SEE, f"`python -m lessons {name}`", f"(lessons/{name}.png)"):
         assert part in text
 
 
@@ -96,22 +98,31 @@ def test_every_file_of_the_package_is_a_lesson_or_used_by_one():
 
 
 @pytest.mark.slow
-def test_a_run_prints_the_claim_numbers_and_verdict(here, capsys):
-    done = call(capsys, script.main, "shared-nodes")
-    out = " ".join(done.out.split())
-    assert done.status == 0
-    assert load_lesson("shared-nodes").CLAIM in out
-    assert "error of the sum" in out
-    assert "Holds: the sums are" in out
-    assert "tensorboard --logdir runs/lessons/shared-nodes" in out
-    assert {path.name for path in (here / "runs" / "lessons").iterdir()} == {"shared-nodes"}
+def test_lessons_run_one_after_another_and_print_claim_what_to_see_numbers_and_verdict(here, falling, capsys):
+    for options, parent in (([], "runs/lessons"), (["--run-dir", "mine"], "mine")):
+        done = call(capsys, script.main, "falling", "shared-nodes", "falling", *options)
+        out = " ".join(done.out.split())
+        assert done.status == 1, "one claim does not hold"
+        assert out.count("DOES NOT HOLD: it fell down.") == 1
+        lesson = load_lesson("shared-nodes")
+        order = [
+            lesson.TITLE,
+            lesson.CLAIM,
+            lesson.SEE,
+            "error of the sum",
+            "Holds: the sums agree",
+            f"--logdir {parent}",
+        ]
+        assert sorted(order, key=out.index) == order
+        assert {path.name for path in (here / parent).iterdir()} == {"falling", "shared-nodes"}
 
 
 def test_a_claim_that_does_not_hold_is_said_and_is_the_exit_status(here, falling, capsys):
-    done = call(capsys, script.main, "falling", "--seed", 3)
+    done = call(capsys, script.main, "falling", "falling", "--seed", 3, "--run-dir", "mine")
     assert done.status == 1
     assert "DOES NOT HOLD: it fell down." in done.out
     assert "Things fall up [sic]." in done.out
+    assert (here / "mine" / REPORT).exists(), "of a single lesson, --run-dir is its directory"
 
 
 def test_what_a_run_leaves_behind(falling, sample, tmp_path):
@@ -121,7 +132,7 @@ def test_what_a_run_leaves_behind(falling, sample, tmp_path):
     assert facts.pop("seconds") > 0
     assert facts == {
         **{"lesson": "falling", "title": "Falling up", "claim": "Things fall up [sic].", "source": "nobody"},
-        **{"data": sample.source, "seed": 3, "table": [["what", "height"], ["a|b", "0.5"]]},
+        **{"see": "A stone.", "data": sample.source, "seed": 3, "table": [["what", "height"], ["a|b", "0.5"]]},
         **{"holds": False, "verdict": "it fell down."},
     }
     with Image.open(run_dir / "figure.png") as picture:
@@ -131,8 +142,13 @@ def test_what_a_run_leaves_behind(falling, sample, tmp_path):
     assert events.Tags()["images"] == ["lesson"]
     text = events.Tensors("lesson/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "| what | height |\n| --- | --- |\n| a\\|b | 0.5 |" in text, "a cell with a bar stays one cell"
-    curve = EventAccumulator(str(run_dir / "stone")).Reload().Scalars("height")
+    assert text.index("A stone.") < text.index("| what") < text.index("it fell down.")
+    curve = events.Scalars("lesson/falling/height/a (stone)")
     assert [(event.step, event.value) for event in curve] == [(0, 2.0), (10, 0.5)]
+    layout = Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    (chart,) = layout.category[0].chart
+    lines = [[tag for tag in events.Tags()["scalars"] if re.search(line, tag)] for line in chart.multiline.tag]
+    assert lines == [["lesson/falling/height/a (stone)"], ["lesson/falling/height/feather"]]
 
 
 def test_a_second_run_replaces_the_first_and_nothing_is_left_of_a_failed_one(falling, sample, tmp_path, monkeypatch):
@@ -150,8 +166,9 @@ def test_a_second_run_replaces_the_first_and_nothing_is_left_of_a_failed_one(fal
 
 REFUSED = {
     "shared-node": "lessons: there is no lesson 'shared-node' (did you mean 'shared-nodes'?)",
+    "overfitting nothing": "there is no lesson 'nothing'; there are three-ways, sensitivity,",
     "shared-nodes --seed -1": "--seed is -1, but it must be",
-    "shared-nodes --run-dir mine": "mine holds something that is no lesson",
+    "shared-nodes --run-dir mine": "mine holds files that no lesson wrote",
     "shared-nodes --run-dir mine/thesis.txt/x": "cannot write to mine/thesis.txt",
 }
 
@@ -210,7 +227,7 @@ def test_a_lesson_notices_a_mistake_and_only_that(monkeypatch, sample, tmp_path,
     wrong.spoil(lesson, monkeypatch)
     report = lesson.run(sample, 0, tmp_path)
     assert report.holds == (wrong in RIGHT)
-    assert wrong.lesson != "one_example" or len(report.curves) == 3 * 10  # of every stage, one for each digit
+    assert wrong.lesson != "one_example" or len(report.figure.axes[-1].lines) == 3 * 10  # of every stage, every digit
 
 
 @pytest.mark.slow

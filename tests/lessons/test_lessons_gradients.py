@@ -48,6 +48,7 @@ def test_training_goes_on_as_a_run_does(sample, tmp_path):
     data = first(sample, 350, 20)  # three full batches and a smaller one
     options = {"loss": "squared-error", "lr": 3.0, "schedule": "constant", "dtype": "float64", "seed": 4}
     train(configure(hidden=(16, 16), max_steps=9, **options), data, tmp_path / "run")
+    assert not list(tmp_path.rglob("events.*")), "it is no run of its own for TensorBoard"
     assert list(descend(new_network(data, seed=4), 100, 3.0, epochs=2, seed=4)) == list(range(9)), (
         "also before the first"
     )

@@ -15,7 +15,8 @@ from training.data.dataset import Split
 from training.families.configure import configure
 from training.learners.base import Backpropagation
 
-RED, WHITE, BLUE, BLACK, GRAY = [178, 24, 43], [255, 255, 255], [33, 102, 172], [0, 0, 0], [190, 190, 190]
+BLUE, WHITE, VERMILION = [0, 114, 178], [255, 255, 255], [213, 94, 0]  # above, at and below zero
+BLACK, GRAY = [0, 0, 0], [190, 190, 190]
 NOTHING = Backpropagation(torch.tensor(0.0), gradients={}, deltas={}, outputs={}, buffers={}, memory={})
 
 

@@ -11,6 +11,8 @@ from training.config.groups import Data, Learning, Machine, Network, Regularizat
 from training.config.rules import check, flag, require_parts
 from training.errors import UserError
 
+SCHEDULED = {"lr_epochs": "every", "lr_factor": "factor"}  # settings that only some schedules take
+
 
 @dataclass(frozen=True)
 class Config(Machine, Regularization, Schedule, Learning, Data, Network):  # the fields of the last base come first
@@ -41,8 +43,8 @@ class Config(Machine, Regularization, Schedule, Learning, Data, Network):  # the
                     f"the optimizer {self.optimizer} has a setting {name}, and no option gives it: Learning in "
                     f"training/config/groups.py has to have a field {name} (docs/adding.md)"
                 )
-        for name in dict.fromkeys(field.name for make in OPTIMIZERS.values() for field in fields(make)):  # type: ignore[arg-type]
-            if name not in own and getattr(self, name, None) != getattr(Config, name, None):
+        for name in self._of_other_optimizers:
+            if getattr(self, name, None) != getattr(Config, name, None):
                 raise UserError(
                     f"{self.optimizer} has no {name}: leave out {flag(name)}, or choose another --optimizer"
                 )
@@ -54,7 +56,7 @@ class Config(Machine, Regularization, Schedule, Learning, Data, Network):  # the
         course = SCHEDULES[self.schedule]
         if "every" in course.takes and not self.lr_epochs:
             raise UserError(f"--schedule {self.schedule} has no length: give {flag('lr_epochs')}, 10 for example")
-        for name, taken in {"lr_epochs": "every", "lr_factor": "factor"}.items():
+        for name, taken in SCHEDULED.items():
             if taken not in course.takes and getattr(self, name) != getattr(Config, name):
                 users = ", ".join(other for other, own in SCHEDULES.items() if taken in own.takes)
                 raise UserError(f"{flag(name)} goes with --schedule {users}, not with {self.schedule}")
@@ -72,6 +74,32 @@ class Config(Machine, Regularization, Schedule, Learning, Data, Network):  # the
     def optimizer_settings(self) -> dict[str, Any]:
         """What the optimizer is made with; where the option is left out, the optimizer's own default."""
         return {name: getattr(self, name) or default for name, default in self._optimizer_defaults.items()}
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide what is learned, as far as this run has them.
+
+        What only other optimizers or schedules have is left out, and what is switched off by the value that it has
+        anyway (--l2 0).
+        """
+        takes = SCHEDULES[self.schedule].takes
+        others = {*self._of_other_optimizers, *(name for name, taken in SCHEDULED.items() if taken not in takes)}
+        found = {**asdict(self), **self.optimizer_settings}
+        machine = [field.name for field in fields(Machine) if field.name not in ("dtype", "eval_every")]
+        for name in (*others, *machine, "data_dir"):
+            found.pop(name, None)
+        return {
+            name: value
+            for name, value in found.items()
+            if value
+            or name == "seed"
+            or value != getattr(type(self), name, None)  # no residual block at all is a choice
+        }
+
+    @property
+    def _of_other_optimizers(self) -> list[str]:
+        every = dict.fromkeys(field.name for make in OPTIMIZERS.values() for field in fields(make))  # type: ignore[arg-type]
+        return [name for name in every if name not in self._optimizer_defaults]
 
     @property
     def _optimizer_defaults(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from training.tasks import CLASSIFICATION, Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colors, which readers with any color vision can tell apart.
@@ -189,6 +190,13 @@ def _decorate(axes: Axes, title: str, unit: str, log: bool) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.25)
     _legend(axes)
+
+
+def signed_colors() -> Colormap:
+    """Vermilion below zero, white, blue above."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("signed", (VERMILION, "white", BLUE))
 
 
 def _legend(axes: Axes, **where: Any) -> None:

@@ -219,11 +219,10 @@ def _parameter_tag(name: str) -> str:
 
 
 def _hyperparameters(config: Config) -> dict[str, Any]:
-    """What decides about learning, as HPARAMS takes it: no lists."""
+    """What decides what is learned, as HPARAMS takes it: no lists."""
     return {
         name: " ".join(map(str, value)) if isinstance(value, tuple) else value
-        for name, value in asdict(config).items()
-        if name not in ("data_dir", "device", "threads", "check_every", "log_every", "histogram_every")
+        for name, value in config.decisive.items()
     }
 
 

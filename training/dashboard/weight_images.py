@@ -1,6 +1,6 @@
 """Pictures drawn by NumPy and Pillow alone, fast enough to be drawn during training.
 
-In all of them blue is negative, white zero, red positive and black not finite.
+In all of them vermilion is negative, white zero, blue positive and black not finite.
 """
 
 import math
@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
+
+from training.dashboard.figures import BLUE, VERMILION
 
 CELLS = 100  # that a grid shows at most
 GRID_PIXELS = 400  # about the side of a grid
@@ -17,12 +19,12 @@ MAPS = 16  # that a layer shows at most
 MAP_PIXELS, INPUT_PIXELS = 64, 128  # at most the side of a map, and of the picture it was made of
 LABEL_PIXELS = 24  # the height of a line of text
 
-# The palette: LEVELS shades to blue, white, LEVELS shades to red, then gray and black.
+# The palette: LEVELS shades to vermilion, white, LEVELS shades to blue, then gray and black.
 LEVELS = 126
-BLUE, WHITE, RED = np.array([[33, 102, 172], [255, 255, 255], [178, 24, 43]])
+DOWN, WHITE, UP = (np.array(ImageColor.getrgb(color)) for color in (VERMILION, "white", BLUE))
 SHADES = np.linspace(0, 1, LEVELS + 1)[1:, None]
 PALETTE = (
-    np.vstack([(WHITE + SHADES * (BLUE - WHITE))[::-1], WHITE, WHITE + SHADES * (RED - WHITE), [190] * 3, [0] * 3])
+    np.vstack([(WHITE + SHADES * (DOWN - WHITE))[::-1], WHITE, WHITE + SHADES * (UP - WHITE), [190] * 3, [0] * 3])
     .round()
     .astype(np.uint8)
 )
