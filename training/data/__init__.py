@@ -7,7 +7,8 @@ from pathlib import Path
 from training.data.arrays import load_npz
 from training.data.dataset import Dataset, Examples, Split, as_format, scaled
 from training.data.expansion import expand
-from training.data.images import load_images, preparation_of, read_picture
+from training.data.folders import load_images
+from training.data.images import preparation_of, read_picture
 from training.data.mnist import MNIST_COUNTS, has_mnist, load_fashion_mnist, load_mnist, load_sample
 from training.data.order import epoch_order
 from training.data.streams import Streams
