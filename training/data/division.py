@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.errors import UserError
+from training.errors import UserError, listed
 
 Rows = NDArray[np.intp]
 
@@ -83,6 +83,4 @@ def _unseen(where: str, train: NDArray, test: NDArray, classes: Sequence[str]) -
 
 
 def _names(classes: Sequence[str], chosen: NDArray) -> str:
-    """At most eight of them."""
-    names = [name for name, is_chosen in zip(classes, chosen, strict=True) if is_chosen]
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    return listed([name for name, is_chosen in zip(classes, chosen, strict=True) if is_chosen])

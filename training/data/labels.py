@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.errors import UserError
+from training.errors import UserError, listed
 
 MAX_CLASSES = 10_000
 EXACT = 2**53  # up to here a float64 holds every whole number
@@ -46,9 +46,9 @@ def _one_hot(where: str, y: NDArray) -> NDArray:
     ones = y == 1
     wrong = np.flatnonzero((ones.sum(axis=1) != 1) | (y != ones).any(axis=1))
     if len(wrong):
-        row = ", ".join(f"{value:g}" for value in y[wrong[0], :12].tolist())
+        row = listed([f"{value:g}" for value in y[wrong[0]].tolist()])
         raise UserError(
-            f"{where} has {y.shape[1]} columns, and row {wrong[0]} is ({row}{', …' if y.shape[1] > 12 else ''}), which "
+            f"{where} has {y.shape[1]} columns, and row {wrong[0]} is ({row}), which "
             "is not one-hot, a single 1 among zeros; save one label a row"
         )
     return ones.argmax(axis=1)
@@ -98,18 +98,17 @@ def class_indices(where: str, labels: Mapping[str, Labels]) -> tuple[NDArray, tu
         known, y = known[order], order.argsort()[y]
     if not 2 <= len(known) <= MAX_CLASSES:
         raise UserError(
-            f"{where} has {len(known):,} different label(s) ({listed(known)}); 2 to {MAX_CLASSES:,} "
+            f"{where} has {len(known):,} different label(s) ({_spelled(known)}); 2 to {MAX_CLASSES:,} "
             "classes are possible"
         )
-    what = f"one-hot rows of {columns}" if columns else f"labels {listed(known)}"
+    what = f"one-hot rows of {columns}" if columns else f"labels {_spelled(known)}"
     taken = f"{what} are taken as {len(known):,} classes"
     is_index = not columns and np.array_equal(known, np.arange(len(known)))
     return y[columns:], tuple(map(str, known)), "" if is_index else taken
 
 
-def listed(labels: NDArray) -> str:
-    """Such as 1 to 10 for whole numbers in a row, else the labels, of many the first and the last."""
+def _spelled(labels: NDArray) -> str:
+    """Such as 1 to 10 for whole numbers in a row."""
     if labels.dtype.kind == "i" and len(labels) > 2 and labels[-1] - labels[0] == len(labels) - 1:
         return f"{labels[0]} to {labels[-1]}"
-    names = [str(label) for label in labels]
-    return ", ".join(names if len(names) <= 8 else [*names[:5], f"… {names[-1]}"])
+    return listed(labels.tolist())
