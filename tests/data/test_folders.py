@@ -12,16 +12,17 @@ from training.data import load
 
 @pytest.fixture
 def folders(tmp_path):
-    """Seven black-ish cats, two white-ish dogs, and things that are no examples."""
+    """Seven black-ish cats, two white-ish dogs, a transparent 猫, and things that are no examples."""
     root = tmp_path / "pets"
     for name, count, base in (("dog", 2, 200), ("cat", 7, 10)):
         (root / name).mkdir(parents=True)
         for i in range(count):
             Image.new("RGB", (40, 30), (base + i,) * 3).save(root / name / f"{i}.{'PNG' if i % 2 else 'bmp'}")
-    (root / ".git").mkdir()
-    (root / "cat" / ".hidden.png").write_text("no picture")
-    (root / "cat" / "notes.txt").write_text("no picture")
-    (root / "notes.txt").write_text("no folder")
+    for name in (".git", "__MACOSX/cat", "an empty one", "größe 猫/deeper"):
+        (root / name).mkdir(parents=True)
+    Image.new("RGBA", (5, 9), (0, 0, 0, 0)).save(root / "größe 猫" / "deeper" / "a b.png")
+    for name in ("cat/.hidden.png", "cat/Thumbs.db", "cat/notes.txt", "notes.txt"):
+        (root / name).write_text("no picture")
     return root
 
 
@@ -30,69 +31,54 @@ def shades(split):
     return sorted(zip(split.x[:, 0].tolist(), split.y.tolist(), strict=True))
 
 
+CATS, DOGS = [(10 + i, 0) for i in range(7)], [(200, 1), (201, 1)]
+
+
 def test_each_folder_is_a_class_and_a_fifth_of_it_is_for_testing(folders):
-    dataset = load("images", folders)
-    assert (dataset.classes, dataset.shape) == (("cat", "dog"), (28, 28))
-    assert sorted(shades(dataset.train) + shades(dataset.test)) == [
-        *((10 + i, 0) for i in range(7)),
-        (200, 1),
-        (201, 1),
-    ]
-    assert dataset.test.y.bincount().tolist() == [1, 1]
-    assert dataset.train.x.dtype == torch.uint8
-    assert torch.equal(load("images", folders).train.x, dataset.train.x)
-    assert "7 training and 2 test pictures of 2 classes, each made 28×28 grey" in dataset.source
-    assert "2 files are left out (2 .txt)" in dataset.source
+    data = load("images", folders)
+    assert (data.classes, data.shape, data.train.x.dtype) == (("cat", "dog", "größe 猫"), (28, 28), torch.uint8)
+    assert sorted(shades(data.train) + shades(data.test)) == [*CATS, *DOGS, (255, 2)]
+    assert data.test.y.bincount().tolist() == [1, 1]
+    assert torch.equal(load("images", folders).train.x, data.train.x)
+    assert "8 training and 2 test pictures of 3 classes, each made 28×28 grey" in data.source
+    assert data.source.endswith("(2 .txt); empty folders are left out (an empty one)")
 
 
-def test_odd_folders_are_read_and_told(folders):
-    (folders / "an empty one").mkdir()
-    (folders / "__MACOSX" / "cat").mkdir(parents=True)
-    (folders / "größe 猫" / "deeper").mkdir(parents=True)
-    Image.new("RGBA", (5, 9), (0, 0, 0, 0)).save(folders / "größe 猫" / "deeper" / "a b.png")
-    (folders / "cat" / "Thumbs.db").write_text("no picture")
-    dataset = load("images", folders)
-    assert dataset.classes == ("cat", "dog", "größe 猫")
-    assert dataset.train.y.bincount().tolist() == [6, 1, 1]
-    assert "no test example is of class größe 猫" in dataset.source
-    assert "(2 .txt); empty folders are left out (an empty one)" in dataset.source
-
-
-@pytest.mark.parametrize(
-    "names", [("train", "test"), ("Training", "Testing"), ("train", "val"), ("train", "test", "val")]
-)
+@pytest.mark.parametrize("names", [("train", "test"), ("Training", "Val"), ("train", "test", "valid")], ids=str)
 def test_folders_for_training_and_testing_hold_the_classes(names, folders, tmp_path):
     for name in names:
         shutil.copytree(folders, tmp_path / "parts" / name)
     shutil.rmtree(tmp_path / "parts" / names[0] / "dog")
-    dataset = load("images", tmp_path / "parts")
-    assert [number for number, _ in shades(dataset.test)] == [*range(10, 17), 200, 201]
-    assert len(dataset.train) == (7 if len(names) == 2 else 7 + 9)
-    assert ("no training example is of class dog, so 2 test" in dataset.source) == (len(names) == 2)
+    data = load("images", tmp_path / "parts")
+    assert shades(data.test) == [*CATS, *DOGS, (255, 2)]
+    assert len(data.train) == (8 if len(names) == 2 else 8 + 10)
+    assert ("no training example is of class dog, so 2 test" in data.source) == (len(names) == 2)
 
 
 def test_folders_that_do_not_fit_are_refused(folders, tmp_path):
-    (folders / "cat" / "3.PNG").write_text("no picture")
-    with refused(str(folders / "cat" / "3.PNG")):
-        load("images", folders)
-    (folders / "dog" / "0.bmp").write_text("no picture")
-    with refused("2 pictures cannot be read, the first of them", str(folders / "cat" / "3.PNG")):
-        load("images", folders)
-    (folders / "owl").mkdir()
-    (folders / "owl" / "1.heic").write_text("no picture")
-    with refused(str(folders / "owl"), "no picture (1 .heic)", "*.png"):
-        load("images", folders)
-    with refused("0 class folder", "at least 2"):
-        load("images", folders / "cat")
+    parts, cats = tmp_path / "parts", folders / "cat"
+    shutil.copytree(folders, parts / "train")
+    (parts / "test").mkdir()
+    for where, words in (
+        (parts, [str(parts / "test"), "no pictures in class folders"]),
+        (cats, ["0 class folder", "at least 2"]),
+        (tmp_path / "nowhere", ["nowhere", "folder per class"]),
+    ):
+        with refused(*words):
+            load("images", where)
+    (parts / "old").mkdir()
+    with refused("old, test, train", "one folder each for train, val and test"):
+        load("images", parts)
+    shutil.rmtree(parts)
     with refused("1 class folder", f"give --data-dir {folders}"):
         load("images", tmp_path)
-    with refused("nowhere", "folder per class"):
-        load("images", tmp_path / "nowhere")
-    shutil.copytree(folders, tmp_path / "parts" / "train")
-    (tmp_path / "parts" / "test").mkdir()
-    shutil.rmtree(tmp_path / "parts" / "train" / "owl")
-    with refused(str(tmp_path / "parts" / "test"), "no pictures in class folders"):
-        load("images", tmp_path / "parts")
-    (tmp_path / "parts" / "old").mkdir()
-    with refused("old, test, train", "one folder each for train, val and test"):
-        load("images", tmp_path / "parts")
+    for broken, words in (
+        ("cat/3.PNG", [str(cats / "3.PNG")]),
+        ("dog/0.bmp", ["2 pictures cannot be read, the first"]),
+    ):
+        (folders / broken).write_text("no picture")
+        with refused(*words, str(cats / "3.PNG")):
+            load("images", folders)
+    (folders / "an empty one" / "1.heic").write_text("no picture")
+    with refused(str(folders / "an empty one"), "no picture (1 .heic)", "*.png"):
+        load("images", folders)

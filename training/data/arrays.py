@@ -61,10 +61,8 @@ def _read(path: Path) -> tuple[dict[Role, Named], list[str]]:
             if not isinstance(archive, NpzFile):
                 raise UserError(f"{path} holds a single array; save x and y together with numpy.savez(path, x=x, y=y)")
             return _found(path, archive)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist; --dataset npz needs --data-dir to be the path of a .npz file"
-        ) from None
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path} is no file; --dataset npz needs --data-dir to be the path of a .npz file") from None
     except UserError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
