@@ -40,54 +40,33 @@ def test_names_say_what_an_array_is(names, role):
 def test_parts_are_found_by_their_names_or_their_order(npz):
     plain = load("npz", npz(x=BYTES, y=DIGITS)).train.x
     assert torch.equal(load("npz", npz(BYTES, DIGITS)).train.x, plain)
-    scikit = npz(data=BYTES.reshape(12, -1), images=BYTES, target=DIGITS, target_names=np.array(list("abc")))
-    assert torch.equal(load("npz", scikit).train.x, plain)
+    wide = BYTES[:, 1:]
+    scikit = npz(data=wide.reshape(12, -1), images=wide, target=DIGITS, target_names=np.array(list("abc")))
+    assert load("npz", scikit).shape == (7, 8)
     parts = {"train_images": BYTES[:6], "train_labels": DIGITS[:6], "val_images": BYTES[6:9], "val_labels": DIGITS[6:9]}
     for tested, held_out in (({}, 0), ({"test_images": BYTES[9:], "test_labels": DIGITS[9:]}, 3)):
         data = load("npz", npz(**parts, **tested), validation=held_out)
         assert torch.equal(data.test.x.view(3, 8, 8), torch.tensor(BYTES[6:9])), "tested or held out are those"
 
 
-UNIT, LARGE = BYTES / 255, BYTES[:, 0, :5].astype(int)
-SIXTEENTHS = np.rint(UNIT * 16)
+UNIT, LARGE, SIXTEENTHS = BYTES / 255, BYTES[:, 0, :5].astype(int), np.rint(BYTES / 255 * 16)
+TWO = [BYTES, BYTES // 2]
 SAVED = {  # what is saved, what the network reads, how it is kept, and what is said of it
     "bytes": (BYTES, UNIT, "uint8", ""),
-    "floats": (BYTES.astype("f4"), UNIT, "uint8", "; pixels 0 to 255 (float32) are divided by 255"),
-    "doubles, big-endian": (BYTES.astype(">f8"), UNIT, "uint8", "; pixels 0 to 255 (float64) are divided by 255"),
-    "integers": (BYTES.astype("i8"), UNIT, "uint8", "; pixels 0 to 255 (int64) are divided by 255"),
-    "16 bits": (BYTES.astype("u2") * 257, UNIT, "float32", "; pixels 0 to 65535 (uint16) are divided by 65,535"),
-    "12 bits": (
-        BYTES.astype("i2") * 16,
-        BYTES / 4095 * 16,
-        "float32",
-        "; pixels 0 to 4080 (int16) are divided by 4,095",
-    ),
-    "4 bits": (SIXTEENTHS, SIXTEENTHS / 16, "float64", "; pixels 0 to 16 (float64) are divided by 16"),
-    "bits": (BYTES > 99, BYTES > 99, "uint8", "; pixels 0 and 1 are taken as black and white"),
-    "interpolated": (BYTES * 0.9, UNIT * 0.9, "float64", "; pixels 0 to 229.5 (float64) are divided by 255"),
+    "floats": (BYTES.astype("f4"), UNIT, "uint8", "pixels 0 to 255 (float32) are divided by 255"),
+    "big-endian doubles": (BYTES.astype(">f8"), UNIT, "uint8", "pixels 0 to 255 (float64) are divided by 255"),
+    "16 bits": (BYTES.astype("u2") * 257, UNIT, "float32", "pixels 0 to 65535 (uint16) are divided by 65,535"),
+    "4 bits": (SIXTEENTHS, SIXTEENTHS / 16, "float64", "pixels 0 to 16 (float64) are divided by 16"),
+    "bits": (BYTES > 99, BYTES > 99, "uint8", ""),
+    "interpolated": (BYTES * 0.9, UNIT * 0.9, "float64", "pixels 0 to 229.5 (float64) are divided by 255"),
     "fractions": (UNIT.astype("f4"), UNIT, "float32", ""),
-    "standardized": (UNIT * 5 - 2, UNIT * 5 - 2, "float64", "; values from -2 to 3 are taken as they are"),
-    "half precision": (
-        X[:, 0].astype("f2"),
-        X[:, 0],
-        "float32",
-        "; values from -0.5 to 55.5 are taken as they are, although",
-    ),
-    "features": (
-        LARGE,
-        LARGE,
-        "float32",
-        "; values from ",
-    ),
-    "flat": (BYTES.reshape(12, 64), UNIT, "uint8", "; rows of 64 are taken as 8×8 pictures"),
+    "standardized": (UNIT * 5 - 2, UNIT * 5 - 2, "float64", "values from -2 to 3 are taken as they are"),
+    "half precision": (X[:, 0].astype("f2"), X[:, 0], "float32", "values from -0.5 to 55.5 are taken as they are, but"),
+    "features": (LARGE, LARGE, "float32", "values from 10 to 255 are taken as they are, but networks learn better"),
+    "flat": (BYTES.reshape(12, 64), UNIT, "uint8", "rows of 64 are taken as 8×8 pictures"),
     "one channel": (BYTES[:, None], UNIT, "uint8", ""),
     "one channel, last": (BYTES[..., None], UNIT, "uint8", ""),
-    "channels last": (
-        np.stack([BYTES, BYTES // 2], 3),
-        np.stack([BYTES, BYTES // 2], 1) / 255,
-        "uint8",
-        "; the 2 chan",
-    ),
+    "channels last": (np.stack(TWO, 3), np.stack(TWO, 1) / 255, "uint8", "the 2 channels are moved to the front"),
 }
 
 
@@ -96,7 +75,7 @@ def test_examples_are_read_however_they_are_saved(saved, read, kept, said, npz):
     y = np.arange(len(saved)) % 3
     data = load("npz", npz(x=saved, y=y, x_test=saved, y_test=y))
     assert (data.shape, str(data.test.x.dtype)) == (read.shape[1:], f"torch.{kept}")
-    assert f"classes{said}" in data.source if said else data.source.endswith("classes")
+    assert f"classes; {said}" in data.source if said else data.source.endswith("classes")
     x, _ = data.test.batch(torch.arange(len(saved)), torch.float64)
     torch.testing.assert_close(x, torch.tensor(read, dtype=torch.float64).flatten(1), rtol=0, atol=1e-7)
 
@@ -130,16 +109,13 @@ def test_rows_that_stand_class_by_class_are_divided_and_shuffled(npz):
     assert sorted(torch.cat([data.train.x, data.test.x]).flatten().tolist()) == x.flatten().tolist()
     assert "; a fifth of each class, drawn with seed 0, is for testing; no test example is of class 3" in data.source
     assert torch.equal(data.test.x, again.test.x)
-    held_out = load("npz", npz(x=x, y=y, x_test=x[:75], y_test=y[:75] + 1), validation=30)
+    held_out = load("npz", npz(x=x, y=y, x_test=x[:3], y_test=np.array([0, 7, 1], dtype=np.uint8)), validation=30)
     assert {0, 1} <= set(held_out.test.y.tolist())
     assert torch.equal(held_out.test.y, torch.tensor(y)[(held_out.test.x.flatten() + 9).long()])
-    assert "stand class by class are shuffled with seed 0; no test example is of class 0, 3;" in held_out.source
-
-
-def test_classes_that_training_never_sees_are_named(npz):
-    data = load("npz", npz(x=X, y=Y, x_test=X[:3], y_test=np.array([0, 6, 1], dtype=np.uint8)))
-    assert (data.classes, data.test.y.tolist()) == (("0", "1", "2", "3", "6"), [0, 4, 1])
-    assert "no training example is of class 6, so 1 test examples cannot be classified correctly" in data.source
+    unseen = "no training example is of class 7, so 1 test example(s) cannot be classified correctly"
+    assert (
+        f"stand class by class are shuffled with seed 0; {unseen}; no test example is of class 2, 3" in held_out.source
+    )
 
 
 def with_test_set(x, y):
@@ -149,33 +125,21 @@ def with_test_set(x, y):
 BAD_ARRAYS = {
     "no y": (dict(x=X, foo=Y), ["no labels for training (y or y_train); it holds x, foo; save it"]),
     "no names": (dict(a=X, b=Y), ["no examples for training (x or x_train); it holds a, b"]),
-    "nothing": ({}, ["it is empty"]),
     "half a test set": (dict(x=X, y=Y, x_test=X), ["no labels for testing (y_test)"]),
     "two of a kind": (dict(x=X, data=-X, y=Y), ["both x and data could be the examples for training"]),
     "lengths differ": (dict(x=X, y=Y[:9]), ["(9,)", "10 rows", "one label a row"]),
     "fractions": (dict(x=X, y=Y + 0.5), ["y has 0.5 in row 0, which is no class"]),
     "a label is nan": (dict(x=X, y=np.where(Y == 2, np.nan, Y)), ["nan in row 2"]),
-    "a label is empty": (dict(x=X, y=np.where(Y == 2, "", "a")), ["no label in row 2"]),
-    "dates": (dict(x=X, y=Y.astype("M8[D]")), ["datetime64[D]"]),
     "quantities": (dict(x=X, y=np.arange(10)), ["no two examples of any class"]),
     "probabilities": (dict(x=X, y=np.full((10, 2), 0.5)), ["2 columns", "row 0 is (0.5, 0.5)", "not one-hot"]),
     "unlabelled rows": (dict(x=X, y=Y - 1), ["3 labels of -1 beside labels up to 2; leave these rows out"]),
     "one class": (dict(x=X, y=Y * 0), ["1 different label(s) (0)"]),
-    "giant labels": (dict(x=X, y=Y * 1e300), ["1e+300"]),
-    "other classes for testing": (
-        with_test_set(X, Y + 9),
-        ["no training example of the classes that are tested (9, 10,"],
-    ),
+    "other classes for testing": (with_test_set(X, Y + 9), ["no training example of the classes that are tested"]),
     "names for testing": (with_test_set(X, Y.astype(str)), ["numbers in y and names in y_test"]),
-    "another scale for testing": (
-        dict(x=BYTES, y=DIGITS, x_test=UNIT, y_test=DIGITS),
-        ["up to 255, and x_test up to 1;"],
-    ),
+    "another scale": (dict(x=BYTES, y=DIGITS, x_test=UNIT, y_test=DIGITS), ["up to 255, and x_test up to 1;"]),
     "another shape for testing": (with_test_set(X[:, :1], Y), ["(1, 3)", "(2, 3)"]),
     "not finite": (with_test_set(WITH_NAN, Y), ["x_test has a value that is not finite in row 4"]),
     "complex": (dict(x=X.astype(complex), y=Y), ["complex128", "uint8"]),
-    "x is flat": (dict(x=X.ravel()[:10], y=Y), ["(10,)"]),
-    "no features": (dict(x=X[:, :0], y=Y), ["(10, 0, 3)"]),
     "no rows": (dict(x=X[:0], y=Y[:0]), ["(0, 2, 3)"]),
     "objects": (dict(x=X, y=np.array(["a"] * 10, dtype=object)), ["y holds Python objects", "y.astype(str)"]),
 }

@@ -28,12 +28,13 @@ def read_labels(where: str, y: NDArray, rows: int) -> Labels:
     """
     if y.dtype.kind not in "biufSU":
         raise UserError(f"{where} is {y.dtype}; {POSSIBLE}")
-    if y.ndim == 0 or (len(y) != rows and y.size != rows):
+    is_one_each = y.size == rows and max(y.shape, default=0) == rows
+    if not is_one_each and (y.ndim == 0 or len(y) != rows):
         raise UserError(
             f"{where} has shape {y.shape}, and there are {rows:,} rows of examples; save one label a row, and examples "
             "along the first axis"
         )
-    if y.size != rows:
+    if not is_one_each:
         y = y.reshape(rows, -1)
         return Labels(_one_hot(where, y), y.shape[1])
     y = y.ravel()
@@ -48,8 +49,8 @@ def _one_hot(where: str, y: NDArray) -> NDArray:
     if len(wrong):
         row = listed([f"{value:g}" for value in y[wrong[0]].tolist()])
         raise UserError(
-            f"{where} has {y.shape[1]} columns, and row {wrong[0]} is ({row}), which "
-            "is not one-hot, a single 1 among zeros; save one label a row"
+            f"{where} has {y.shape[1]} columns, and row {wrong[0]} is ({row}), which is not one-hot, a single 1 among "
+            "zeros; save one label a row"
         )
     return ones.argmax(axis=1)
 

@@ -76,7 +76,7 @@ def _pixels(x: NDArray) -> tuple[NDArray, list[str]]:
     is_whole = x.dtype.kind != "f" or np.array_equal(x, np.rint(x))
     depth = next((depth for depth in DEPTHS if high <= depth), 0)
     if is_whole and depth == 1:
-        return (x * 255).astype(np.uint8), ["pixels 0 and 1 are taken as black and white"]
+        return (x * 255).astype(np.uint8), []
     if is_whole and depth == 255:
         taken = [f"pixels 0 to {high:g} ({x.dtype}) are divided by 255"]
         return x.astype(np.uint8), [] if x.dtype == np.uint8 else taken
@@ -87,7 +87,7 @@ def _pixels(x: NDArray) -> tuple[NDArray, list[str]]:
 
 def _features(x: NDArray) -> tuple[NDArray, list[str]]:
     low, high = float(x.min()), float(x.max())
-    advice = ", although networks learn better from about -1 to 1" if max(-low, high) > LARGE else ""
+    advice = ", but networks learn better from about -1 to 1" if max(-low, high) > LARGE else ""
     taken = [f"values from {low:.3g} to {high:.3g} are taken as they are{advice}"]
     return _floating(x, x.dtype), taken if low < 0 or high > 1 else []
 
