@@ -39,8 +39,7 @@ class Start:
     run_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Directory of the run; left out, a new one under runs/."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR")] = None
-    """Go on with the run in this directory; only --epochs, --max-steps and --data-dir, where the same
-    data lie now, can be given with it."""
+    """Go on with the run in this directory; --epochs, --max-steps and --data-dir (data that moved) go with it."""
 
 
 @dataclass(frozen=True)

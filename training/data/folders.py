@@ -26,7 +26,9 @@ def load_images(data_dir: Path) -> Dataset:
     among its files, and for pictures that cannot be read.
     """
     if not data_dir.is_dir():
-        raise UserError(f"{data_dir} is no directory; --dataset images needs one that holds a folder per class")
+        raise UserError(
+            f"{data_dir} is no directory; --dataset images needs --data-dir to be one with a folder per class"
+        )
     parts = _parts(data_dir)
     files, folders, left_out, empty = [], [], [], []
     sizes = dict.fromkeys(parts, 0)
