@@ -58,7 +58,12 @@ SAVED = {  # what is saved, what the network reads, how it is kept, and what is 
     "16 bits": (BYTES.astype("u2") * 257, UNIT, "float32", "pixels 0 to 65535 (uint16) are divided by 65,535"),
     "4 bits": (SIXTEENTHS, SIXTEENTHS / 16, "float64", "pixels 0 to 16 (float64) are divided by 16"),
     "bits": (BYTES > 99, BYTES > 99, "uint8", ""),
-    "interpolated": (BYTES * 0.9, UNIT * 0.9, "float64", "pixels 0 to 229.5 (float64) are divided by 255"),
+    "interpolated": (
+        BYTES * 1.04 - 3,
+        UNIT * 1.04 - 3 / 255,
+        "float64",
+        "pixels -3 to 262.2 (float64) are divided by 255",
+    ),
     "fractions": (UNIT.astype("f4"), UNIT, "float32", ""),
     "standardized": (UNIT * 5 - 2, UNIT * 5 - 2, "float64", "values from -2 to 3 are taken as they are"),
     "half precision": (X[:, 0].astype("f2"), X[:, 0], "float32", "values from -0.5 to 55.5 are taken as they are, but"),

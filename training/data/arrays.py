@@ -99,7 +99,7 @@ def _array(path: Path, archive: NpzFile, name: str) -> NDArray:
             raise
         raise UserError(
             f"{path}: {name} holds Python objects, which are not loaded because they could run any code; save it as an "
-            f"array of numbers, or of names with {name}.astype(str)"
+            f"array of numbers, all rows of one shape, or of names with {name}.astype(str)"
         ) from None
 
 

@@ -13,6 +13,7 @@ from training.errors import UserError
 DEPTHS = (1, 16, 255, 4095, 65535)  # largest values of pixels: of one bit, scikit-learn's digits, 8, 12 and 16 bits
 PIXELS = 64  # flat rows of as many numbers that are not negative are taken for pixels
 CHANNELS = 4  # at most, of an axis that is taken for that of the channels
+OVERSHOOT = 0.1  # how far interpolation may go beyond black and white, as a share of the depth
 APART = 30  # times: training and test pictures whose values are so far apart are not scaled alike
 LARGE = 10  # features beyond this learn badly
 
@@ -31,7 +32,7 @@ def check_examples(where: str, x: NDArray) -> None:
 def as_examples(where: str, arrays: Mapping[str, NDArray]) -> tuple[Tensor, tuple[int, ...], list[str]]:
     """The arrays, one after another, as rows that Split keeps; an example's shape; and what was made of them.
 
-    Pixels, which are not negative, become bytes where they are whole numbers of 8 bits or of one, else fractions of
+    Pixels, which are hardly negative, become bytes where they are whole numbers of 8 bits or of one, else fractions of
     the largest value of their depth. Other features stay as they are. Channels come first, and flat rows of pixels that
     fill a square are pictures. Raises UserError, beginning with `where`, for arrays that are not alike.
     """
@@ -43,7 +44,8 @@ def as_examples(where: str, arrays: Mapping[str, NDArray]) -> tuple[Tensor, tupl
                 "save both alike"
             )
     x = np.concatenate(list(arrays.values()))
-    is_pixels = x.min() >= 0 and (x.dtype.kind == "b" or x.dtype == np.uint8 or x[0].ndim > 1 or x[0].size >= PIXELS)
+    may_be = x.dtype.kind == "b" or x.dtype == np.uint8 or x[0].ndim > 1 or x[0].size >= PIXELS
+    is_pixels = may_be and float(x.min()) >= -OVERSHOOT * float(x.max())
     if is_pixels:
         _require_one_scale(where, arrays)
     x, notes = _laid_out(x, is_pixels)
@@ -72,16 +74,16 @@ def _laid_out(x: NDArray, is_pixels: bool) -> tuple[NDArray, list[str]]:
 
 
 def _pixels(x: NDArray) -> tuple[NDArray, list[str]]:
-    high = float(x.max())
-    is_whole = x.dtype.kind != "f" or np.array_equal(x, np.rint(x))
-    depth = next((depth for depth in DEPTHS if high <= depth), 0)
+    low, high = float(x.min()), float(x.max())
+    is_whole = low >= 0 and (x.dtype.kind != "f" or np.array_equal(x, np.rint(x)))
+    depth = next((depth for depth in DEPTHS if high <= depth * (1 if is_whole else 1 + OVERSHOOT)), 0)
     if is_whole and depth == 1:
         return (x * 255).astype(np.uint8), []
     if is_whole and depth == 255:
-        taken = [f"pixels 0 to {high:g} ({x.dtype}) are divided by 255"]
+        taken = [f"pixels {low:g} to {high:g} ({x.dtype}) are divided by 255"]
         return x.astype(np.uint8), [] if x.dtype == np.uint8 else taken
     if depth > (1 if is_whole else 16):
-        return _floating(x / depth, x.dtype), [f"pixels 0 to {high:g} ({x.dtype}) are divided by {depth:,}"]
+        return _floating(x / depth, x.dtype), [f"pixels {low:g} to {high:g} ({x.dtype}) are divided by {depth:,}"]
     return _features(x)
 
 
