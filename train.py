@@ -27,7 +27,7 @@ PRESET_HELP = (
     "on the data that are there."
 )
 ABOUT = "Train a network by hand-written backpropagation, by autograd, or by both in lock step."
-RESUMED_WITH = ("epochs", "max_steps")
+RESUMED_WITH = ("epochs", "max_steps", "data_dir")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Start:
     run_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Directory of the run; left out, a new one under runs/."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR")] = None
-    """Go on with the run in this directory; only --epochs and --max-steps can be given with it."""
+    """Go on with the run in this directory; --epochs, --max-steps and --data-dir (data that moved) go with it."""
 
 
 @dataclass(frozen=True)

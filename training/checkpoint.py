@@ -14,7 +14,7 @@ from torch import Tensor
 
 from manual_backprop.schedules import Memory
 from training.data import Dataset
-from training.errors import UserError
+from training.errors import UserError, listed
 from training.learners.base import LearnerState
 
 FORMAT = 2
@@ -36,12 +36,14 @@ class Progress(TypedDict):
 
 
 class DataSummary(TypedDict):
-    """What a network was trained on: the data set's name, an example's shape, the names of the classes, the task."""
+    """What a network was trained on, as Dataset has it."""
 
     name: str
     shape: list[int]
     classes: list[str]
     task: str
+    path: str  # empty in checkpoints of earlier versions, as the hashes are
+    hashes: dict[str, str]
 
 
 class Checkpoint(LearnerState):
@@ -54,7 +56,38 @@ class Checkpoint(LearnerState):
 
 
 def summary(data: Dataset) -> DataSummary:
-    return DataSummary(name=data.name, shape=list(data.shape), classes=list(data.classes), task=data.task)
+    known = {"name": data.name, "shape": list(data.shape), "classes": list(data.classes), "task": data.task}
+    return cast(DataSummary, {**known, "path": data.path, "hashes": dict(data.hashes)})
+
+
+def data_dir(saved: Checkpoint) -> str:
+    """Where the data of a run are to be looked for: where they lay, or else at the same relative path from here."""
+    path = saved["data"]["path"]
+    return path if path and Path(path).exists() else str(saved["config"]["data_dir"])
+
+
+def differences(saved: DataSummary, data: Dataset) -> list[str]:
+    """What is different in these data from those that were trained on, each a sentence's part; empty if they are alike.
+
+    Checkpoints of earlier versions have no hashes, and then only names and shapes are compared.
+    """
+    now = summary(data)
+    told = {
+        "the data set": (saved["name"], now["name"]),
+        "the task": (saved["task"], now["task"]),
+        "an example's shape": ("×".join(map(str, saved["shape"])), "×".join(map(str, now["shape"]))),
+        "the list of classes": (listed(saved["classes"]), listed(now["classes"])),
+    }
+    found = [f"{what} was {old} and is {new}" for what, (old, new) in told.items() if old != new]
+    if found or not saved["hashes"]:
+        return found
+    for what, new in now["hashes"].items():
+        old = saved["hashes"].get(what, "missing")
+        if old != new:
+            (old_size, *_), (new_size, *_) = old.split(), new.split()
+            sizes = f", {old_size} then and {new_size} now" if old_size != new_size else ""
+            found.append(f"the {what} differ{sizes}")
+    return found
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -109,4 +142,5 @@ def load(path: Path) -> Checkpoint:
     if checkpoint["format"] == 1:
         checkpoint["data"] = {"task": "classification", **checkpoint["data"]}
         checkpoint["progress"] = {FORMAT_1.get(key, key): value for key, value in checkpoint["progress"].items()}
+    checkpoint["data"] = {"path": "", "hashes": {}, **checkpoint["data"]}
     return cast(Checkpoint, checkpoint)

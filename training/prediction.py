@@ -11,7 +11,7 @@ from torch import Tensor
 from training import checkpoint
 from training.config import Config
 from training.data import Dataset, Split, load, scaled
-from training.errors import UserError
+from training.errors import UserError, listed
 from training.evaluation import BLOCK
 from training.families.configure import from_mapping
 from training.families.networks import arranged, make_model
@@ -50,19 +50,19 @@ class Trained:
             own, other = getattr(self.data, what), getattr(data, what)
             if own != other:
                 raise UserError(
-                    f"{data.name} has {what} {_listed(other)}, but this network was trained on {self.data.name} "
-                    f"with {what} {_listed(own)}: give a data set like that one"
+                    f"{data.name} has {what} {listed(other)}, but this network was trained on {self.data.name} "
+                    f"with {what} {listed(own)}: give a data set like that one"
                 )
 
 
 def load_trained(path: Path) -> Trained:
-    """The network of a run directory or of a .pt file.
+    """The network of a run directory or of a .pt file; its configuration says where the data lie now.
 
     Raises UserError if there is none or if it is broken.
     """
     saved = checkpoint.load(path)
     try:
-        config = from_mapping(saved["config"])
+        config = replace(from_mapping(saved["config"]), data_dir=checkpoint.data_dir(saved))
         known = saved["data"]
         shape, classes = tuple(known["shape"]), tuple(known["classes"])
         nothing = Split(torch.empty(0, prod(shape)), torch.empty(0, dtype=torch.int64))
@@ -95,8 +95,3 @@ def verify_trained(path: Path, dtype: str, seeds: Sequence[int], data_dir: Path 
         batch = data.train.order(seed, 0, config.batch_size)[: config.batch_size]
         check.reports.append(compare(manual, references, *data.train.batch(batch, manual.dtype)))
     return check
-
-
-def _listed(values: tuple[object, ...]) -> str:
-    """At most twelve of them."""
-    return ", ".join(map(str, values[:12])) + (", …" if len(values) > 12 else "")

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,19 @@ def resume(run_dir: Path, config: Config) -> Result:
     """Go on with a run where its `last.pt` stands, bit for bit as if it had not stopped.
 
     `config` is the run's own (`load_config`), or has other epochs or max_steps, for which the rest of the schedule is
-    then laid out. Raises UserError if there is no run to resume, if its data are not there, or if it is
-    beyond the end already.
+    then laid out, or another data_dir, where the same data lie now. Raises UserError if there is no run to resume, if
+    its data are not there, or if it is beyond the end already.
     """
     saved = checkpoint.load(run_dir)
-    data = load_data(config)
-    if checkpoint.summary(data) != saved["data"]:
-        raise UserError(f"the data in {config.data_dir} are not those that the run in {run_dir} was trained on")
+    moved = config.data_dir != saved["config"]["data_dir"]  # by the user, who then knows where to
+    data = load_data(config if moved else replace(config, data_dir=checkpoint.data_dir(saved)))
+    if different := checkpoint.differences(saved["data"], data):
+        raise UserError(
+            f"the data in {data.path} are not those that the run in {run_dir} was trained on: {'; '.join(different)}; "
+            "give the place of the same data by --data-dir, or begin a new run"
+        )
+    if not saved["data"]["hashes"]:
+        print("note: an earlier version began this run and kept no hashes of its data: whether they changed is unknown")
     resolve_device(config.device, config.dtype)
     require_longer_than_warmup(config, data)
     model = make_model(config, data)

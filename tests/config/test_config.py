@@ -128,7 +128,8 @@ def test_print_config_trains_nothing_and_read_back_is_the_same(capsys, tmp_path)
         ("data_dir = 3", "data_dir is 3, but it must be text in quotes"),
         ("[training]\nlr = 3.0", "unknown key 'training'"),
         ("lr = 3.0\nlr = 4.0", "is not a TOML file"),
-        (b"\xff\xfe\x00lr", "is not a TOML file"),
+        (b"\xff\xfe\x00lr", "is not a TOML file in UTF-8 (line 1: truncated data): save it as UTF-8"),
+        ("lr = 3.0\n# é".encode("latin-1"), "is not a TOML file in UTF-8 (line 2"),
     ],
 )
 def test_a_wrong_preset_is_refused_by_name(text, wanted, tmp_path):
@@ -136,6 +137,14 @@ def test_a_wrong_preset_is_refused_by_name(text, wanted, tmp_path):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with refused(wanted, str(path)):
         load_preset(str(path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_preset_is_read_as_windows_editors_save_it(encoding, tmp_path):
+    text = "\ufeff" * (encoding == "utf-16-be") + '# größe\r\nepochs = 1\r\ndata_dir = "größe"\r\n'
+    (tmp_path / "NOTEPAD.TOML").write_bytes(text.encode(encoding))
+    config = load_preset(str(tmp_path / "NOTEPAD.TOML"))
+    assert (config.epochs, config.data_dir) == (1, "größe")
 
 
 @pytest.mark.parametrize("name", ["3b1c", "none.toml", ""])

@@ -88,7 +88,8 @@ def test_stopped_again_and_again_with(options, impl, npz, tmp_path):
 def test_a_checkpoint_says_what_it_is_of_and_any_module_with_the_same_names_loads_it_strictly(data, tmp_path):
     loop, _ = train_loop(config(data, epochs=5), data, tmp_path)
     saved = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert saved["data"] == {"name": "npz", "shape": [5], "classes": ["0", "1", "2"], "task": "classification"}
+    known = {"name": "npz", "shape": [5], "classes": ["0", "1", "2"], "task": "classification", "path": data.path}
+    assert saved["data"] == known | {"hashes": data.hashes}
     assert saved["config"]["hidden"] == [4, 3]
     assert saved["steps"] == 35
     for tensor in saved["model"].values():  # no view of θ, which would save all of θ for every name

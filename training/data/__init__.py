@@ -5,9 +5,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from training.data.arrays import load_npz
-from training.data.dataset import Dataset, Examples, Split, as_format, scaled
+from training.data.dataset import Dataset, Examples, Split, as_format, hashes_of, scaled
 from training.data.expansion import expand
-from training.data.images import load_images, preparation_of, read_picture
+from training.data.folders import load_images
+from training.data.images import preparation_of, read_picture
 from training.data.mnist import MNIST_COUNTS, has_mnist, load_fashion_mnist, load_mnist, load_sample
 from training.data.order import epoch_order
 from training.data.streams import Streams
@@ -58,6 +59,7 @@ def load(name: str, data_dir: Path = Path("data"), *, validation: int = 0, examp
         hint = f", did you mean {near[0]!r}?" if near else ","
         raise UserError(f"unknown dataset {name!r}{hint} use one of {', '.join(DATASETS)}")
     dataset = LOADERS[name](data_dir)
+    dataset = replace(dataset, path=str(data_dir.absolute()), hashes=hashes_of(dataset))
     dataset = hold_out(dataset, validation) if validation else dataset
     return keep_first(dataset, examples) if examples else dataset
 

@@ -6,70 +6,63 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
-from torch import Tensor
 
 from training.data.dataset import Dataset, Split
+from training.data.division import divide
+from training.data.labels import class_indices, read_labels
+from training.data.pixels import as_examples, check_examples
+from training.data.roles import PARTS, Role, names_by_role
 from training.errors import UserError
 
-MAX_CLASSES = 10_000
+SAVE = "save it with numpy.savez(path, x=x, y=y)"
+WHAT = {"x": "examples", "y": "labels"}
+PURPOSE = {"train": "for training", "val": "for validation", "test": "for testing"}
+
+Named = tuple[str, NDArray]  # an array with the name that it has in the file
 
 
 def load_npz(path: Path) -> Dataset:
-    """Examples x (N, …) and class indices y (N,) from the .npz file at `path`, for testing x_test and y_test.
+    """Examples x (N, …) and labels y (N,) from the .npz file at `path`, and those for validation and testing.
 
-    x is uint8, read as pictures with values from 0 to 255, or floating point, kept as float64 or else made float32.
-    Without x_test and y_test the last fifth of the rows, in their order, is for testing. There are as many classes as
-    the largest label of all, plus one. Raises UserError at whatever does not fit.
+    The names of the arrays say what they are (`role_of`): x and y, x_train and y_test, train_images, data and target.
+    What labels, pixels and parts may be, and what is made of them, say `read_labels`, `as_examples` and `divide`; the
+    data set's source tells it. Raises UserError at whatever does not fit.
     """
-    arrays = _read(path)
-    for name in ("x", "y"):
-        if name not in arrays:
-            raise UserError(f"{path} has no array {name!r}; save it with numpy.savez(path, x=x, y=y)")
-    if ("x_test" in arrays) != ("y_test" in arrays):
-        raise UserError(f"{path} has only one of x_test and y_test; save both, or neither to test on the last fifth")
-
-    x, y = _checked_pair(path, arrays, "x", "y")
-    if "x_test" in arrays:
-        x_test, y_test = _checked_pair(path, arrays, "x_test", "y_test")
-        if x_test.shape[1:] != x.shape[1:] or x_test.dtype != x.dtype:
-            raise UserError(
-                f"{path}: x_test has examples of shape {x_test.shape[1:]}, {x_test.dtype}, and x of {x.shape[1:]}, "
-                f"{x.dtype}; save both alike"
-            )
-    else:
-        if len(x) < 2:
-            raise UserError(f"{path} holds 1 example, at least 2 are needed: one to train on, one to test on")
-        kept = len(x) - max(1, len(x) // 5)
-        x, x_test, y, y_test = x[:kept], x[kept:], y[:kept], y[kept:]
-
-    n_classes = int(max(y.max(), y_test.max())) + 1
-    if not 2 <= n_classes <= MAX_CLASSES:
-        raise UserError(
-            f"{path}: labels up to {n_classes - 1:,} make {n_classes:,} class(es); 2 to {MAX_CLASSES:,} are possible, "
-            "number them from 0"
-        )
+    found, notes = _read(path)
+    parts = [part for part in PARTS if (part, "x") in found]
+    examples, labels = {}, {}
+    for part in parts:
+        (x_name, x), (y_name, y) = found[part, "x"], found[part, "y"]
+        check_examples(f"{path}: {x_name}", x)
+        examples[x_name], labels[y_name] = x, read_labels(f"{path}: {y_name}", y, len(x))
+    indices, classes, taken = class_indices(str(path), labels)
+    inputs, shape, made = as_examples(str(path), examples)
+    sizes = dict(zip(parts, map(len, examples.values()), strict=True))
+    train, test, divided = divide(str(path), sizes, indices, classes)
+    targets = torch.from_numpy(indices)
+    what = f"{len(train):,} training and {len(test):,} test examples of {len(classes)} classes"
     return Dataset(
         name="npz",
-        train=Split(_tensor(x), torch.from_numpy(y.astype(np.int64))),
-        test=Split(_tensor(x_test), torch.from_numpy(y_test.astype(np.int64))),
-        shape=x.shape[1:],
-        classes=tuple(str(k) for k in range(n_classes)),
-        source=f"arrays from {path}: {len(x):,} training and {len(x_test):,} test examples of {n_classes} classes",
+        train=Split(inputs[train], targets[train]),
+        test=Split(inputs[test], targets[test]),
+        shape=shape,
+        classes=classes,
+        source="; ".join([f"arrays from {path}: {what}", *notes, *filter(None, [taken]), *made, *divided]),
     )
 
 
-def _read(path: Path) -> dict[str, NDArray]:
+def _read(path: Path) -> tuple[dict[Role, Named], list[str]]:
+    """The arrays that have a role, each with its name, and what was made of arrays without names."""
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+            if not isinstance(archive, NpzFile):
                 raise UserError(f"{path} holds a single array; save x and y together with numpy.savez(path, x=x, y=y)")
-            return {name: archive[name] for name in ("x", "y", "x_test", "y_test") if name in archive}
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist; --dataset npz needs --data-dir to be the path of a .npz file"
-        ) from None
+            return _found(path, archive)
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path} is no file; --dataset npz needs --data-dir to be the path of a .npz file") from None
     except UserError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
@@ -78,27 +71,44 @@ def _read(path: Path) -> dict[str, NDArray]:
         ) from error
 
 
-def _checked_pair(path: Path, arrays: dict[str, NDArray], x_name: str, y_name: str) -> tuple[NDArray, NDArray]:
-    x, y = arrays[x_name], arrays[y_name]
-    if x.dtype.type not in (np.uint8, np.float16, np.float32, np.float64):
-        raise UserError(f"{path}: {x_name} is {x.dtype}; save it as uint8 (0 to 255) or as float32")
-    if x.ndim < 2 or x.size == 0:
+def _found(path: Path, archive: NpzFile) -> tuple[dict[Role, Named], list[str]]:
+    if archive.files == ["arr_0", "arr_1"]:  # numpy.savez(path, x, y)
+        x, y = (_array(path, archive, name) for name in archive.files)
+        if x.ndim > 1:
+            return {("train", "x"): ("arr_0", x), ("train", "y"): ("arr_1", y)}, [
+                "arr_0 and arr_1 are taken as x and y"
+            ]
+    by_role = names_by_role(archive.files)
+    for part in dict.fromkeys(["train", *(part for part, _ in by_role)]):
+        for kind, what in WHAT.items():
+            if (part, kind) not in by_role:
+                names = f"{kind} or {kind}_train" if part == "train" else f"{kind}_{part}"
+                has = f"it holds {', '.join(archive.files[:12])}" if archive.files else "it is empty"
+                raise UserError(f"{path} has no {what} {PURPOSE[part]} ({names}); {has}; {SAVE}")
+    return {
+        role: _the_one(path, role, {name: _array(path, archive, name) for name in names})
+        for role, names in by_role.items()
+    }, []
+
+
+def _array(path: Path, archive: NpzFile, name: str) -> NDArray:
+    try:
+        return archive[name]
+    except ValueError as error:
+        if "pickle" not in str(error):
+            raise
         raise UserError(
-            f"{path}: {x_name} has shape {x.shape}; expected (N, features) or (N, height, width), none of them 0"
-        )
-    if not np.issubdtype(y.dtype, np.integer):
-        raise UserError(f"{path}: {y_name} is {y.dtype}; labels are integers, save it as int64")
-    if y.shape != x.shape[:1]:
-        raise UserError(f"{path}: {y_name} has shape {y.shape} and {x_name} {len(x):,} rows; expected one label a row")
-    if y.min() < 0:
-        raise UserError(f"{path}: {y_name} has label {y.min()} at row {y.argmin()}; labels are class indices from 0")
-    if x.dtype != np.uint8 and not np.isfinite(x).all():
-        row = np.argwhere(~np.isfinite(x))[0][0]
-        raise UserError(f"{path}: {x_name} has a value that is not finite in row {row}; remove or replace it")
-    return x, y
+            f"{path}: {name} holds Python objects, which are not loaded because they could run any code; save it as an "
+            f"array of numbers, all rows of one shape, or of names with {name}.astype(str)"
+        ) from None
 
 
-def _tensor(x: NDArray) -> Tensor:
-    """Rows of features (N, features) in a dtype that Split keeps, in the machine's own byte order."""
-    dtype = x.dtype.type if x.dtype in (np.uint8, np.float64) else np.float32
-    return torch.from_numpy(np.array(x.reshape(len(x), -1), dtype=dtype))
+def _the_one(path: Path, role: Role, arrays: dict[str, NDArray]) -> Named:
+    """The array of a role, of several that hold the same numbers that of most axes, as scikit-learn saves pictures."""
+    (name, x), *others = sorted(arrays.items(), key=lambda named: -named[1].ndim)
+    for other, values in others:
+        if not np.array_equal(x.ravel(), values.ravel()):
+            raise UserError(
+                f"{path}: both {name} and {other} could be the {WHAT[role[1]]} {PURPOSE[role[0]]}; save one of them"
+            )
+    return name, x

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Protocol
 
 import torch
@@ -41,6 +43,10 @@ class Examples(Protocol):
 
     def first(self, count: int) -> Examples:
         """The first `count` examples; all where there are fewer."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it holds, under a plural noun each: the examples and labels, or the ids of a text."""
         ...
 
     def stored(self, indices: Tensor) -> Tensor:
@@ -89,6 +95,9 @@ class Split:
     def first(self, count: int) -> Split:
         return self.part(0, count)
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {"examples": self.x, "labels": self.y}
+
     def stored(self, indices: Tensor) -> Tensor:
         return self.x.index_select(0, indices)
 
@@ -124,7 +133,8 @@ class Dataset:
     `name` is resolved, never "auto". With `validation=K` at loading, `test` is the last K training examples, held out
     of `train`. `shape` is that of one example, (28, 28) for pictures, and its product is the number of features.
     `classes` names the classes in index order. `source` says in one line which data these are, and where from.
-    `task` names what is learned from it, one of training/tasks.py.
+    `task` names what is learned from it, one of training/tasks.py. `load` adds the `path` that the data were read from,
+    absolute, and their `hashes`.
     """
 
     name: str
@@ -134,7 +144,22 @@ class Dataset:
     classes: tuple[str, ...]
     source: str
     task: str = "classification"
+    path: str = ""
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set on `device`."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
+
+
+def hashes_of(data: Dataset) -> dict[str, str]:
+    """Size, number format and a hash of each tensor: "60000×784 uint8 9f86d081884c7d65" of the training examples."""
+    return {
+        f"{what} {name}": f"{'×'.join(map(str, t.shape))} {str(t.dtype).removeprefix('torch.')} {_hash(t)}"
+        for what, examples in (("training", data.train), ("test", data.test))
+        for name, t in examples.tensors().items()
+    }
+
+
+def _hash(tensor: Tensor) -> str:
+    return blake2b(tensor.contiguous().numpy().data, digest_size=8).hexdigest()

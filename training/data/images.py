@@ -1,4 +1,4 @@
-"""Pictures of the user's own: one file, or a folder for every class."""
+"""A picture of the user's own, as a network reads it."""
 
 import struct
 import warnings
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from training.data.dataset import Dataset, Split
 from training.errors import UserError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
@@ -54,49 +53,6 @@ def read_picture(path: Path, preparation: str) -> Tensor:
     if preparation == "digit":
         return _bytes(_like_mnist(_ink(grey, path)))
     return _bytes(_resize(grey, SIDE, SIDE))
-
-
-def load_images(data_dir: Path) -> Dataset:
-    """The pictures of `data_dir`, which holds one folder per class; class indices follow the folders' sorted names.
-
-    In each class the first picture in name order and every fifth after it are for testing. The training pictures are
-    shuffled, always in the same way, so that the last K of them hold every class. Hidden files, and files that are not
-    named like a picture, are left out.
-    """
-    if not data_dir.is_dir():
-        raise UserError(f"{data_dir} is no directory; --dataset images needs one that holds a folder per class")
-    folders = sorted(path for path in data_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(folders) < 2:
-        raise UserError(
-            f"{data_dir} holds {len(folders)} class folder(s), at least 2 are needed; put each class's pictures "
-            "into a folder of its own there"
-        )
-    train: list[tuple[Path, int]] = []
-    test: list[tuple[Path, int]] = []
-    for label, folder in enumerate(folders):
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-        if len(files) < 2:
-            raise UserError(
-                f"{folder} holds {len(files)} picture(s), at least 2 are needed; "
-                f"add some, named *{', *'.join(SUFFIXES)}"
-            )
-        for number, file in enumerate(files):
-            (train if number % 5 else test).append((file, label))
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()
-    return Dataset(
-        name="images",
-        train=_read_all([train[i] for i in order]),
-        test=_read_all(test),
-        shape=(SIDE, SIDE),
-        classes=tuple(folder.name for folder in folders),
-        source=f"pictures from {data_dir}/: {len(train):,} training and {len(test):,} test pictures "
-        f"of {len(folders)} classes",
-    )
-
-
-def _read_all(examples: list[tuple[Path, int]]) -> Split:
-    pictures = [read_picture(path, "picture") for path, _ in examples]
-    return Split(torch.stack(pictures), torch.tensor([label for _, label in examples]))
 
 
 def _read_grey(path: Path) -> Grey:

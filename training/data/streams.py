@@ -56,6 +56,9 @@ class Streams:
     def first(self, count: int) -> Streams:
         return self.part(0, count)
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {"ids": self.ids}
+
     def stored(self, indices: Tensor) -> Tensor:
         return self._segments(indices)[:, :-1]
 

@@ -3,6 +3,7 @@
 default < preset < command line; what all of them leave out follows from what they set (families/defaults.py).
 """
 
+import codecs
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
@@ -111,12 +112,23 @@ def preset_values(name: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no preset {name!r}; give {', '.join(preset_names())} or the path of a .toml file")
     try:
-        return checked(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return checked(tomllib.loads(_text(path.read_bytes())))
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path} is not a TOML file in UTF-8 (line {line}: {error.reason}): save it as UTF-8"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not a TOML file: {error}") from error
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
+def _text(content: bytes) -> str:
+    """UTF-8 as TOML has it; with a byte order mark, as Windows editors save it, UTF-16 too."""
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if is_utf16 else "utf-8-sig")
+
+
 def preset_path(name: str) -> Path:
-    return Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
+    return Path(name) if name.lower().endswith(".toml") else PRESETS / f"{name}.toml"
