@@ -25,6 +25,11 @@ SUMS = (
     """() => document.getElementById("neuron").data.filter(trace => trace.type === "waterfall").map(trace => trace.y)"""
 )
 
+BEYOND = """[...document.querySelectorAll("body *")].filter(one => one.getBoundingClientRect().right > innerWidth + 1)
+  .map(one => one.outerHTML.slice(0, 99))"""
+SMALLEST = """Math.min(...[...document.querySelectorAll("text, p, td, th, span, b, h3")].filter(one => one.textContent)
+  .map(one => parseFloat(getComputedStyle(one).fontSize)))"""
+
 
 @pytest.fixture(scope="module", params=["digits", "points"])
 def loaded(request, browser, runs, tmp_path_factory):
@@ -74,6 +79,7 @@ def said(page, id_):
 def test_every_figure_is_drawn(page):
     figures = page.locator(".js-plotly-plot")
     names = ("outputs", "network", "neuron", "adding_up_layer3", "adding_up_layer2", "sensitivity", "batch", "step")
+    names = (*names, "beginning")
     assert figures.evaluate_all("all => all.map(one => one.id)") == list(names)
     assert all(figure.locator(".main-svg").first.is_visible() for figure in figures.all())
     assert page.evaluate("document.documentElement.scrollWidth") <= 1200
@@ -108,11 +114,29 @@ def test_a_click_on_a_weight_shows_its_gradient(page):
     playwright.expect(page.locator("#neuron")).to_be_visible()
 
 
-def test_a_click_in_a_sum_shows_that_neuron(page):
-    page.locator("#adding_up_layer3").scroll_into_view_if_needed()
-    box = page.locator("#adding_up_layer3 .nsewdrag").bounding_box()
+@pytest.mark.parametrize("width", [1280, 375])
+def test_a_click_in_a_sum_shows_that_neuron_below_it_and_in_sight(page, width):
+    page.set_viewport_size({"width": width, "height": 700})
+    page.wait_for_function("width => document.getElementById('batch')._fullLayout.width <= width", arg=width)
+    table = page.locator("#adding_up_layer2")
+    table.scroll_into_view_if_needed()
+    box = table.locator(".nsewdrag").bounding_box()
     page.mouse.click(box["x"] + 5, box["y"] + 10)  # the first column
-    playwright.expect(title(page)).to_have_text("neuron 0 of layer 2")
+    playwright.expect(title(page)).to_have_text("neuron 0 of layer 1")
+    below, card = table.bounding_box(), page.locator("#card").bounding_box()
+    assert 0 <= card["y"] - below["y"] - below["height"] < 20
+    assert card["y"] + min(card["height"], 690) <= 701
+    page.set_viewport_size({"width": 1200, "height": 1000})
+
+
+@pytest.mark.parametrize("width", [1280, 375, 320])
+def test_the_page_is_no_wider_than_the_screen_and_its_text_is_readable(page, width):
+    page.set_viewport_size({"width": width, "height": 700})
+    page.wait_for_function("width => document.getElementById('batch')._fullLayout.width <= width", arg=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(BEYOND) == []
+    assert page.evaluate(SMALLEST) >= 9
+    page.set_viewport_size({"width": 1200, "height": 1000})
 
 
 @pytest.mark.long

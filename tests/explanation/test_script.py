@@ -1,5 +1,8 @@
 """explain.py as a user runs it: on pictures, points and arrays. What it refuses is in test_refusals.py."""
 
+import re
+import shutil
+
 import pytest
 import torch
 from PIL import Image
@@ -7,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import explain as script
 import train
-from tests.support.explained import Autograd, data_of, said
+from tests.support.explained import Autograd, as_number, data_of, said
 from tests.support.running import call, flags, values, write_npz
 from training.prediction import load_trained
 
@@ -40,6 +43,45 @@ def test_a_training_example(runs, sample, asked):
     assert torch.tensor(picture["z"]).flatten().tolist() == pytest.approx(x[0].tolist(), rel=6e-3, abs=1e-15)
 
 
+def test_without_a_name_the_test_example_that_has_most_to_say(runs, sample, asked):
+    """The one with the highest cost, or one that lies between two classes; and what the network made of it at first."""
+    x, y = sample.test.batch(torch.arange(2000), torch.float64)
+    then, now = (
+        Autograd(trained, trained.learner.params.theta.double())
+        for trained in (load_trained(runs["digits"] / "first.pt"), load_trained(runs["digits"]))
+    )
+    costs, outputs = now.costs(x, y), now.forward(x)[1][-1]
+    i = int(costs.argmax())
+    out, text = asked(runs["digits"])
+    why = f"its cost is the highest of all 2,000 test examples (their median is {costs.median():.2g})"
+    assert out == f"test example {i:,}: cost {costs[i]:.4g}, picked because {why}; page in page.html\n"
+    assert f"It was picked because {why}." in text
+    rows = dict(re.findall(r"<tr><td>([^<]*)<td>(.*?)<td>", text.partition('id="step"')[2]))
+    own = slice(i, i + 1)
+    assert as_number(rows["cost of this example"]) == pytest.approx(then.cost(x[own], y[own]).item(), rel=6e-3)
+    length = then.gradient(x[own], y[own]).norm().item()
+    assert as_number(rows["length of its gradient, ‖∇C‖"]) == pytest.approx(length, rel=6e-3)
+    assert asked(runs["digits"], "--pick", "costly")[1] == text
+
+    best, classes = outputs.topk(2)
+    i = int((2 * best[:, 1] - best[:, 0]).argmax())
+    out, _ = asked(runs["digits"], "--pick", "undecided")
+    assert out.startswith(f"test example {i:,}: ")
+    assert all(f"{value:.3g} for {j}" in out for value, j in zip(best[i], classes[i], strict=True))
+
+
+def test_a_run_that_kept_no_beginning_and_a_held_out_example(runs, tmp_path, asked):
+    """The page of an older run lacks the section; a file of another run in the same directory is none of its own."""
+    for name in ("old", "mixed"):
+        (tmp_path / name).mkdir()
+        shutil.copy(runs["digits"] / "last.pt", tmp_path / name)
+    shutil.copy(runs["points"] / "first.pt", tmp_path / "mixed")
+    for name in ("old", "mixed"):
+        assert "before its first step" not in asked(tmp_path / name)[1].lower()
+    assert "before its first step" in asked(runs["digits"] / "best.pt")[1].lower()
+    assert "before its first step" not in asked(runs["digits"] / "first.pt")[1].lower()
+
+
 def test_a_picture_of_ones_own(runs, sample, tmp_path, asked):
     """With its label, or without: then the target is what the network says."""
     row = int((sample.test.y == 1).nonzero()[0])
@@ -57,8 +99,8 @@ def test_figures_for_tensorboard(runs, asked, run):
     asked(runs[run] / "last.pt", "--tensorboard", "--index", 1999)
     events = EventAccumulator(str(runs[run]), size_guidance={"images": 0, "scalars": 0}).Reload()
     tags = [tag for tag in events.Tags()["images"] if tag.startswith("explain/")]
-    names = ("outputs", "network", "neuron", "adding_up_layer3", "adding_up_layer2", "sensitivity", "batch", "step")
-    assert tags == [f"explain/{name}" for name in names]
+    names = ("outputs", "network", "neuron", "adding_up_layer3", "adding_up_layer2", "sensitivity", "batch")
+    assert tags == [f"explain/{name}" for name in (*names, "beginning", "step")]
     for tag in tags:
         (event,) = events.Images(tag)
         assert event.step == max(before)
