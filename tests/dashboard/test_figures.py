@@ -7,10 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
+from explanation.plotly_traces import WISHES
 from tests.support.running import ROOT
 from training.dashboard import figures
+from training.dashboard.weight_images import LEVELS, PALETTE
 
 DIGITS = tuple("0123456789")
 BLUE, VERMILION = (0, 114, 178), (213, 94, 0)
@@ -148,9 +150,18 @@ def test_matplotlib_is_loaded_late_and_pyplot_never():
 import sys
 import torch
 from training.dashboard import figures
+from training.dashboard.weight_images import LEVELS, PALETTE
 assert "matplotlib" not in sys.modules
 figures.confusion_matrix(torch.tensor([0]), torch.tensor([0]), ("a",))
 assert "matplotlib" in sys.modules
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_above_zero_is_blue_in_every_figure():
+    """Of weights and maps, of lessons, and of explanations."""
+    of_lessons, explained = figures.signed_colors(), (WISHES[0][1], WISHES[-1][1])
+    assert [tuple(PALETTE[i]) for i in (0, 2 * LEVELS)] == [VERMILION, BLUE]
+    assert [tuple(round(255 * part) for part in of_lessons(end)[:3]) for end in (0.0, 1.0)] == [VERMILION, BLUE]
+    assert [ImageColor.getrgb(color) for color in explained] == [VERMILION, BLUE]
