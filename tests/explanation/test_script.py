@@ -46,39 +46,29 @@ def test_a_training_example(runs, sample, asked):
 def test_without_a_name_the_test_example_that_has_most_to_say(runs, sample, asked):
     """The one with the highest cost, or one that lies between two classes; and what the network made of it at first."""
     x, y = sample.test.batch(torch.arange(2000), torch.float64)
-    then, now = (
-        Autograd(trained, trained.learner.params.theta.double())
-        for trained in (load_trained(runs["digits"] / "first.pt"), load_trained(runs["digits"]))
-    )
-    costs, outputs = now.costs(x, y), now.forward(x)[1][-1]
-    i = int(costs.argmax())
+    trained = [load_trained(runs["digits"] / name) for name in ("first.pt", "last.pt")]
+    then, now = (Autograd(one, one.learner.params.theta.double()) for one in trained)
+    costs, (best, classes) = now.costs(x, y), now.forward(x)[1][-1].topk(2)
+    i, j = int(costs.argmax()), int((2 * best[:, 1] - best[:, 0]).argmax())
     out, text = asked(runs["digits"])
     why = f"its cost is the highest of all 2,000 test examples (their median is {costs.median():.2g})"
     assert out == f"test example {i:,}: cost {costs[i]:.4g}, picked because {why}; page in page.html\n"
     assert f"It was picked because {why}." in text
     rows = dict(re.findall(r"<tr><td>([^<]*)<td>(.*?)<td>", text.partition('id="step"')[2]))
-    own = slice(i, i + 1)
-    assert as_number(rows["cost of this example"]) == pytest.approx(then.cost(x[own], y[own]).item(), rel=6e-3)
-    length = then.gradient(x[own], y[own]).norm().item()
-    assert as_number(rows["length of its gradient, ‖∇C‖"]) == pytest.approx(length, rel=6e-3)
-    assert asked(runs["digits"], "--pick", "costly")[1] == text
-
-    best, classes = outputs.topk(2)
-    i = int((2 * best[:, 1] - best[:, 0]).argmax())
+    at_first = then.cost(x[i : i + 1], y[i : i + 1]), then.gradient(x[i : i + 1], y[i : i + 1]).norm()
+    for row, value in zip(("cost of this example", "length of its gradient, ‖∇C‖"), at_first, strict=True):
+        assert as_number(rows[row]) == pytest.approx(value.item(), rel=6e-3)
     out, _ = asked(runs["digits"], "--pick", "undecided")
-    assert out.startswith(f"test example {i:,}: ")
-    assert all(f"{value:.3g} for {j}" in out for value, j in zip(best[i], classes[i], strict=True))
+    assert out.startswith(f"test example {j:,}: ")
+    assert all(f"{value:.3g} for {name}" in out for value, name in zip(best[j], classes[j], strict=True))
 
 
-def test_a_run_that_kept_no_beginning_and_a_held_out_example(runs, tmp_path, asked):
-    """The page of an older run lacks the section; a file of another run in the same directory is none of its own."""
-    for name in ("old", "mixed"):
-        (tmp_path / name).mkdir()
-        shutil.copy(runs["digits"] / "last.pt", tmp_path / name)
-    shutil.copy(runs["points"] / "first.pt", tmp_path / "mixed")
-    for name in ("old", "mixed"):
-        assert "before its first step" not in asked(tmp_path / name)[1].lower()
-    assert "before its first step" in asked(runs["digits"] / "best.pt")[1].lower()
+def test_a_beginning_is_the_run_s_own_or_is_left_out(runs, tmp_path, asked):
+    """An older run has none, and a file of another run may lie in the directory."""
+    shutil.copy(runs["digits"] / "last.pt", tmp_path)
+    assert "before its first step" not in asked(tmp_path)[1].lower()
+    shutil.copy(runs["points"] / "first.pt", tmp_path)
+    assert "before its first step" not in asked(tmp_path)[1].lower()
     assert "before its first step" not in asked(runs["digits"] / "first.pt")[1].lower()
 
 
@@ -114,6 +104,7 @@ def test_arrays_and_examples_that_were_held_out(tmp_path, asked, capsys):
     options = {"dataset": "npz", "data_dir": npz, "hidden": (4,), "max_steps": 3, "run_dir": run_dir}
     assert call(capsys, train.main, *flags(options | {"validation": 12})).status == 0
     assert "The average of all 8 wishes" in asked(run_dir, "--index", 7)[1]
+    assert asked(run_dir)[0].startswith("held-out example ")
     refused = call(capsys, script.main, "--checkpoint", run_dir, "--index", 8, "--out", tmp_path / "no.html")
     assert (refused.status, refused.err.count("\n")) == (2, 1)
     assert "from 0 to 7" in refused.err
