@@ -36,7 +36,7 @@ def loaded(request, browser, runs, tmp_path_factory):
     """The page of each run, opened offline, and what it says on the console or asks for beside itself."""
     path, complaints = tmp_path_factory.mktemp("pages") / "page.html", []
     assert explain.main(["--checkpoint", str(runs[request.param]), "--index", "3", "--out", str(path)]) == 0
-    context = browser.new_context(offline=True, viewport={"width": 1200, "height": 1000})
+    context = browser.new_context(offline=True, viewport={"width": 1200, "height": 1000}, has_touch=True)
     page = context.new_page()
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -120,13 +120,17 @@ def test_on_any_screen_it_is_readable_without_scrolling_sideways_and_opens_detai
     table = page.locator("#adding_up_layer2")
     table.scroll_into_view_if_needed()
     box = table.locator(".nsewdrag").bounding_box()
-    page.mouse.click(box["x"] + 5, box["y"] + 10)  # the first column
+    tap = page.mouse.click if width > 1000 else page.touchscreen.tap
+    tap(box["x"] + 5, box["y"] + 10)  # the first column
     playwright.expect(title(page)).to_have_text("neuron 0 of layer 1")
     above, card = table.bounding_box(), page.locator("#card").bounding_box()
     assert 0 <= card["y"] - above["y"] - above["height"] < 20
     assert card["y"] + min(card["height"], 690) <= 701
     assert page.evaluate(BEYOND) == []
     assert page.evaluate(SMALLEST) >= 9
+    page.locator("#network").scroll_into_view_if_needed()
+    tap(*page.evaluate(PLACE, "1.1"))
+    playwright.expect(title(page)).to_have_text("neuron 1 of layer 1")
 
 
 @pytest.mark.long
