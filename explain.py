@@ -1,16 +1,18 @@
-"""What one training example wants, as a page: python explain.py --checkpoint RUN [--index 7 | --image own.png]"""
+"""What one example wants, as a page: python explain.py --checkpoint RUN [--index 7 | --image own.png]"""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import tyro
 from torch import Tensor
 
+from explanation.beginning import Moment, moment, untrained
 from explanation.numbers import Explanation, explain
 from explanation.page import charts, page
+from explanation.picking import PICKS
 from training.data import Dataset, load, preparation_of, read_picture
 from training.errors import UserError
 from training.prediction import Trained, load_trained
@@ -18,18 +20,18 @@ from training.terminal.output import command
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of the run's own η
 MAX_BATCH = 1000
-YOURS = -1  # index of a picture that is not in the training set
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Write a page about what one training example wants of a trained network: wishes, sums, gradients, a step."""
+    """Write a page about what one example wants of a trained network: wishes, sums, gradients, a step."""
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="RUN_OR_PT")]
     """The directory of a run (its last.pt is read) or a .pt file."""
-    index: Annotated[int | None, tyro.conf.arg(metavar="N", help="Which training example; left out, the first, 0.")] = (
-        None
-    )
+    pick: Literal["costly", "undecided"] | None = None
+    """Which example of the test set: the one with the highest cost, or the one that the network is least decided about;
+    left out, costly, unless --index or --image names an example."""
+    index: Annotated[int | None, tyro.conf.arg(metavar="N", help="A training example instead.")] = None
     image: Annotated[Path | None, tyro.conf.arg(metavar="PNG", help="A picture of your own instead.")] = None
     label: Annotated[
         str | None, tyro.conf.arg(metavar="CLASS", help="What your picture shows; left out, what the network says.")
@@ -44,35 +46,56 @@ class Arguments:
     """Also write the figures as images into the run's directory, for TensorBoard."""
 
     def __post_init__(self) -> None:
-        if self.index is not None and self.image is not None:
-            raise UserError("give either --index or --image")
+        named = {"--pick": self.pick, "--index": self.index, "--image": self.image}
+        if len(several := [flag for flag, value in named.items() if value is not None]) > 1:
+            raise UserError(f"{' and '.join(several)} name an example each: give one of them")
         if self.label is not None and self.image is None:
             raise UserError("--label goes with --image: a training example has its label")
         if not 2 <= self.batch_size <= MAX_BATCH:
             raise UserError(f"--batch-size is {self.batch_size}, but it must be a whole number from 2 to {MAX_BATCH:,}")
 
 
-def examples(trained: Trained, data: Dataset, arguments: Arguments) -> tuple[Tensor, Tensor, list[int], str]:
-    """x (B, features) in float64, y (B,), indices in the training set, and what the first one is called."""
-    n = len(data.train)
+class Chosen(NamedTuple):
+    """Examples x (B, features), float64, and their classes y (B,); the first is explained, `why` may be empty."""
+
+    x: Tensor
+    y: Tensor
+    names: list[str]
+    what: str
+    why: str = ""
+
+
+def examples(trained: Trained, data: Dataset, arguments: Arguments) -> Chosen:
+    """The example that the arguments name or pick, and others drawn from the training set."""
+    n, size = len(data.train), arguments.batch_size
     if n < 2:
         raise UserError(f"{data.name} has one training example, but a mini-batch needs two: give more")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).tolist()
+    if (index := arguments.index) is not None:
+        if not 0 <= index < n:
+            raise UserError(
+                f"--index is {index}, but it must be from 0 to {n - 1:,}, the training set having {n:,} examples"
+            )
+        indices = [index, *(i for i in order[:size] if i != index)][:size]
+        names = [_training_example(i) for i in indices]
+        return Chosen(*data.train.batch(torch.tensor(indices), torch.float64), names, names[0])
     if arguments.image is not None:
         picture = read_picture(arguments.image, preparation_of(data.name)).unsqueeze(0)
         label = _label(trained, picture, arguments.label)
-        indices = order[: arguments.batch_size - 1]
-        x, y = data.train.batch(torch.tensor(indices), torch.float64)
-        own = picture.double() / 255
+        own_x, own_y, name, why = picture.double() / 255, torch.tensor([label]), "your picture", ""
         what = f"{arguments.image.name} (class {trained.data.classes[label]})"
-        return torch.cat([own, x]), torch.cat([torch.tensor([label]), y]), [YOURS, *indices], what
-    index = arguments.index or 0
-    if not 0 <= index < n:
-        raise UserError(
-            f"--index is {index}, but it must be from 0 to {n - 1:,}, the training set having {n:,} examples"
-        )
-    indices = [index, *(i for i in order[: arguments.batch_size] if i != index)][: arguments.batch_size]
-    return *data.train.batch(torch.tensor(indices), torch.float64), indices, f"training example {index:,}"
+    else:
+        kind = "held-out example" if trained.config.validation else "test example"
+        picked, why = PICKS[arguments.pick or "costly"](trained, data, kind)
+        own_x, own_y = data.test.batch(torch.tensor([picked]), torch.float64)
+        what = name = f"{kind} {picked:,}"
+    x, y = data.train.batch(torch.tensor(order[: size - 1]), torch.float64)
+    names = [name, *map(_training_example, order[: size - 1])]
+    return Chosen(torch.cat([own_x, x]), torch.cat([own_y, y]), names, what, why)
+
+
+def _training_example(index: int) -> str:
+    return f"training example {index:,}"
 
 
 def _label(trained: Trained, picture: Tensor, name: str | None) -> int:
@@ -96,12 +119,12 @@ def write(text: str, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_images(explanation: Explanation, run_dir: Path) -> None:
+def write_images(explanation: Explanation, began: Moment | None, run_dir: Path) -> None:
     """The page's figures for TensorBoard, at the step of the checkpoint."""
     from explanation.static_figures import static_image
     from training.dashboard import tensorboard  # takes long to load, and so does what draws images
 
-    pictures = {f"explain/{name}": static_image(chart) for name, chart in charts(explanation).items()}
+    pictures = {f"explain/{name}": static_image(chart) for name, chart in charts(explanation, began).items()}
     tensorboard.write_images(run_dir, pictures, explanation.trained.learner.steps)
 
 
@@ -115,13 +138,16 @@ def main(argv: list[str]) -> int:
     folder = arguments.data_dir or Path(config.data_dir)
     data = load(config.dataset, folder, validation=config.validation, examples=config.examples)
     trained.require_like(data)
-    x, y, indices, what = examples(trained, data, arguments)
-    explanation = explain(trained, x, y, indices, [config.lr * rate for rate in RATES])
-    write(page(explanation, what), arguments.out)
+    chosen, rates = examples(trained, data, arguments), [config.lr * rate for rate in RATES]
+    first = untrained(trained, arguments.checkpoint)
+    began = moment(explain(first, chosen.x, chosen.y, chosen.names, rates[:1])) if first else None
+    explanation = explain(trained, chosen.x, chosen.y, chosen.names, rates)
+    write(page(explanation, chosen.what, chosen.why, began), arguments.out)
     if arguments.tensorboard:
         run_dir = arguments.checkpoint if arguments.checkpoint.is_dir() else arguments.checkpoint.parent
-        write_images(explanation, run_dir)
-    print(f"{what}: cost {explanation.cost:.4g}; page in {arguments.out}")
+        write_images(explanation, began, run_dir)
+    why = f", picked because {chosen.why}" if chosen.why else ""
+    print(f"{chosen.what}: cost {explanation.cost:.4g}{why}; page in {arguments.out}")
     return 0
 
 

@@ -38,7 +38,7 @@ class Start:
     print_config: bool = False
     """Print the configuration as TOML and stop."""
     run_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Directory of the run; left out, a new one under runs/."""
+    """Directory of the run; left out, a new one under runs/, named after the preset and what differs from it."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN_DIR")] = None
     """Go on with the run in this directory; --epochs, --max-steps and --data-dir (data that moved) go with it."""
 

@@ -1,11 +1,14 @@
 """The figures of an explanation: what 3Blue1Brown's chapters 3 and 4 draw, with this network's numbers."""
 
+import html
 from collections.abc import Callable
 from itertools import cycle
+from math import floor, log10
 
 import torch
 from torch import Tensor
 
+from explanation.beginning import Moment, moment
 from explanation.network_figure import Names, shown
 from explanation.numbers import Explanation, Steps
 from explanation.plotly_layout import Chart, Panel, Trace
@@ -20,6 +23,7 @@ from explanation.plotly_traces import (
     in_units,
     number,
     picture,
+    room_above,
     waterfall,
     wide,
     words,
@@ -39,7 +43,7 @@ def outputs(e: Explanation) -> Chart:
     rows = shown(e, len(e.layers))
     labels = [names.classes[j] for j in rows]
     values, kind = confidence(e.output.unsqueeze(0), e.trained.config.loss)
-    value, target, wish, cost = (v[rows].tolist() for v in (values[0], e.targets, -e.layers[-1].da, e.cost_terms))
+    value, wish, cost = (v[rows].tolist() for v in (values[0], -e.layers[-1].da, e.cost_terms))
     places = list(range(len(rows)))
     classes = {"tickvals": places, "ticktext": labels, "range": [len(rows) - 0.5, -0.5]}
     low, high = min([0.0, *value]), max([1.0, *value])
@@ -52,12 +56,13 @@ def outputs(e: Explanation) -> Chart:
             "customdata": [f"{len(e.layers)}.{j}" for j in rows],
         }
 
-    ticks: Trace = {"type": "scatter", "mode": "markers", "x": target, "y": places, "hoverinfo": "none"}
-    ticks["marker"] = {"symbol": "line-ns", "size": 16, "color": INK, "line": {"width": 3, "color": INK}}
     what = "∂C/∂z" if e.trained.learner.loss.from_logits else "∂C/∂a"
     panels = [
         Panel(
-            f"{kind} (bar) and target (|)", [bars(value, PALE, False), ticks], {"range": [low, high * 1.25]}, classes
+            f"{kind} (bar) and target (|)",
+            [bars(value, PALE, False), _targets(e, rows)],
+            {"range": [low, high * 1.25]},
+            classes,
         ),
         Panel(f"it should move by −{what}", [bars(wish, colors(wish), True)], wide(wish), _silent(classes), 0.8),
         Panel(f"cost: together {number(e.cost)}", [bars(cost, PALE, False)], wide(cost), _silent(classes), 0.6),
@@ -69,19 +74,52 @@ def outputs(e: Explanation) -> Chart:
     )
 
 
+def beginning(e: Explanation, began: Moment) -> Chart:
+    """The outputs before the first step and now, with their targets, and how large δ was and is in each layer."""
+    names, rows, now = Names(e), shown(e, len(e.layers)), moment(e)
+    outputs_, places = torch.stack([began.output, now.output]), list(range(len(rows)))
+    values, kind = confidence(outputs_, e.trained.config.loss)
+    span = [min(0.0, values[:, rows].min().item()), max(1.0, values[:, rows].max().item()) * 1.25]
+    labels = [names.classes[j] for j in rows]
+    classes = {"tickvals": places, "ticktext": labels, "range": [len(rows) - 0.5, -0.5]}
+    panels: list[Panel] = []
+    for what, row in zip(
+        ("before the first step", f"after {now.steps:,} steps"), values[:, rows].tolist(), strict=True
+    ):
+        bars: Trace = {"type": "bar", "orientation": "h", "x": row, "y": places, "hoverinfo": "none"}
+        bars |= {"text": list(map(number, row)), "textposition": "outside", "cliponaxis": False}
+        bars["marker"] = {"color": PALE}
+        axis = classes if not panels else _silent(classes)
+        panels.append(Panel(f"{kind} {what}", [bars, _targets(e, rows)], {"range": span}, axis))
+    layers = [f"layer {layer.number}" for layer in e.layers]
+    sizes: list[Trace] = []
+    for one, color, when in ((began, PALE, "before the first step"), (now, INK, "now")):
+        line: Trace = {"type": "scatter", "mode": "lines+markers", "x": list(range(len(layers))), "name": when}
+        line |= {"y": [size or None for size in one.deltas], "line": {"color": color, "width": 2}}
+        line |= {"marker": {"symbol": "circle", "size": 9, "color": color}, "hovertemplate": "%{y:.2e}"}
+        sizes.append(line)
+    below = {"tickvals": list(range(len(layers))), "ticktext": layers, "range": [-0.5, len(layers) - 0.5]}
+    upward = {"type": "log", "gridcolor": GRID, "showgrid": True}
+    if exponents := [log10(size) for size in (*began.deltas, *now.deltas) if size]:
+        upward |= {"dtick": 1, "range": [floor(min(exponents)), floor(max(exponents)) + 1]}
+    panels.append(Panel("RMS of δ: gray then, black now", sizes, below, upward, 0.8))
+    return Chart([panels], height=70 + 24 * max(6, len(rows)), gap=0.08, left=40, bottom=40)
+
+
 def neuron(e: Explanation, l: int, j: int) -> Chart:
     """The sums that a neuron is a part of, and the three ways to move it."""
     names, layer = Names(e), e.layers[l - 1]
     forward = waterfall(
         [("b", layer.b[j].item()), *_named(layer.z_terms[j], lambda k: names.brief(l - 1, k))], layer.z[j].item(), "z"
     )
-    top = [Panel(in_units("z = b + Σ w·a, its largest terms", torch.tensor(forward["y"])), [forward], words(), {})]
+    title = in_units("z = b + Σ w·a, its largest terms", torch.tensor(forward["y"]))
+    top = [Panel(title, [forward], words(), room_above(forward))]
     if l < len(e.layers):
         asked = e.layers[l].wishes_before[:, j]
         backward = waterfall(_named(asked, lambda i: names.brief(l + 1, i)), asked.sum().item(), "−∂C/∂a")
         what = "outputs ask" if l + 1 == len(e.layers) else f"neurons of layer {l + 1} ask"
         title = in_units(f"BP2: −δ·w, what the {what}", torch.tensor(backward["y"]))
-        top.append(Panel(title, [backward], words(), {}))
+        top.append(Panel(title, [backward], words(), room_above(backward)))
     weights, pixels = -layer.dW[j], layer.wishes_before[j]
     bias = -layer.db[j].item()
     if l == 1 and len(names.shape) == 2:
@@ -162,8 +200,12 @@ def batch(e: Explanation) -> Chart:
     table = torch.cat([wishes, gap, -e.batch.average[positions_].unsqueeze(1)], dim=1)
     heads = [names.classes[int(e.batch.y[i])] for i in columns]
     heads[0] = f"<b>this: {heads[0]}</b>"
-    ticks = {"tickvals": [*columns, len(columns) + 1], "ticktext": [*heads, f"<b>average of {len(e.batch.y)}</b>"]}
-    edges = {"range": [-0.5, len(columns) + 1.5]}
+    ticks: dict[str, object] = {
+        "tickvals": [*columns, len(columns) + 1],
+        "ticktext": [*heads, f"<b>average of {len(e.batch.y)}</b>"],
+    }
+    ticks["narrow"] = {"ticktext": ["<b>this</b>", *heads[1:], "<b>average</b>"], "tickangle": -90}
+    edges = {"range": [-0.5, len(columns) + 1.5], "automargin": True}
     vertical = {"tickvals": list(range(len(labels))), "ticktext": labels, "autorange": "reversed"}
     rows = [
         [
@@ -197,7 +239,7 @@ def step(e: Explanation, r: int) -> Chart:
         ("a step by the average wish", e.average_step, e.batch.agreement_with_average),
     ):
         panels.append(_after_step(e, r, what, steps, agreement))
-    return Chart([panels], height=380, gap=0.1, left=84)
+    return Chart([panels], height=380, gap=0.1, between=108, left=84)
 
 
 def _after_step(e: Explanation, r: int, what: str, steps: Steps, agreement: Tensor) -> Panel:
@@ -206,8 +248,7 @@ def _after_step(e: Explanation, r: int, what: str, steps: Steps, agreement: Tens
     x = agreement.tolist()
     hover = []
     for i in range(len(x)):
-        index = e.batch.indices[i]
-        name = "your picture" if index < 0 else f"training example {index}"
+        name = html.escape(e.batch.names[i])
         costs = f"cost {number(e.batch.costs[i].item())} → {number(steps.costs[r, i].item())}"
         hover.append(f"<b>{name}: {names.classes[int(e.batch.y[i])]}</b><br>{costs}<br>cosine {number(x[i])}")
     first: Trace = {"type": "scatter", "mode": "markers", "x": x, "y": steps.predicted[r].tolist(), "hoverinfo": "skip"}
@@ -219,8 +260,21 @@ def _after_step(e: Explanation, r: int, what: str, steps: Steps, agreement: Tens
     dots["marker"] = {"symbol": symbols, "size": [16 if i == 0 else 9 for i in range(len(x))], "color": own}
     zero: Trace = {"type": "scatter", "mode": "lines", "x": [-1.05, 1.05], "y": [0, 0], "hoverinfo": "skip"}
     zero["line"] = {"color": INK, "width": 1}
-    horizontal = {"range": [-1.05, 1.05], "title": {"text": "cosine: agreement of its wish with the step"}}
+    wrapped = {"title": {"text": "cosine: agreement of its wish<br>with the step"}}
+    horizontal = {
+        "range": [-1.05, 1.05],
+        "title": {"text": "cosine: agreement of its wish with the step"},
+        "narrow": wrapped,
+    }
     return Panel(what, [zero, first, dots], horizontal, {"title": {"text": "change of its cost"}})
+
+
+def _targets(e: Explanation, rows: list[int]) -> Trace:
+    """A tick for each of these outputs."""
+    ticks: Trace = {"type": "scatter", "mode": "markers", "hoverinfo": "none"}
+    ticks |= {"x": e.targets[rows].tolist(), "y": list(range(len(rows)))}
+    ticks["marker"] = {"symbol": "line-ns", "size": 16, "color": INK, "line": {"width": 3, "color": INK}}
+    return ticks
 
 
 def _telling_parameters(e: Explanation) -> tuple[list[int], list[str]]:
@@ -249,7 +303,7 @@ def _named(terms: Tensor, name: Callable[[int], str]) -> list[tuple[str, float]]
 
 
 def _silent(axis: dict[str, object]) -> dict[str, object]:
-    return axis | {"showticklabels": False}
+    return axis | {"showticklabels": False, "narrow": {"showticklabels": True}}
 
 
 def _decades(sizes: Tensor) -> float:

@@ -4,19 +4,22 @@ A neuron is "2.7": layer 2, index 7, as in layer2.weight[7, …]; layer 0 is the
 """
 
 import html
+from collections.abc import Sequence
 from math import ceil
 
 import torch
 from torch import Tensor
 
 from explanation.numbers import Explanation, Layer
-from explanation.plotly_layout import TOP, WIDTH, Chart, Panel, Trace
+from explanation.plotly_layout import NARROW, TOP, WIDTH, Chart, Panel, Trace
 from explanation.plotly_traces import INK, RING, colors, number, picture, rgba
 from training.dashboard.figures import BLUE, VERMILION, short
 from training.evaluation import confidence
 
 NEURONS, NEURONS_IN_ALL = 32, 128  # of a layer and of all that are shown at most
 NETWORK_HEIGHT = 540  # pixels
+LABEL, MARGIN = 21, 20  # pixels from a neuron to its name, and beside the figure
+TARGET = " ← target"
 LEVELS = 5  # of a weight's width and color
 
 
@@ -68,9 +71,9 @@ def network(e: Explanation) -> Chart:
     if len(names.shape) == 2 and not shown(e, 0):
         height, width = names.shape
         across = 0.72  # of the distance between layers
-        down = across / _unit(e) / NETWORK_HEIGHT * height / width
-        pixels = picture(e.x, names.shape)
-        traces.append(pixels | {"x0": -0.8, "dx": across / width, "y0": 0.5 + down / 2, "dy": -down / height})
+        downs = [across / _unit(e, pixels) / NETWORK_HEIGHT * height / width for pixels in (WIDTH, NARROW)]
+        wide, narrow = ({"y0": 0.5 + down / 2, "dy": -down / height} for down in downs)
+        traces.append(picture(e.x, names.shape) | {"x0": -0.8, "dx": across / width, "narrow": narrow} | wide)
     traces += [trace for layer in e.layers for trace in _edges(e, layer)]
     traces += _marks()
     for l in range(len(e.layers) + 1):
@@ -81,7 +84,9 @@ def network(e: Explanation) -> Chart:
     text: Trace = {"type": "scatter", "mode": "text", "x": where, "y": [-0.06] * len(where), "text": captions}
     traces.append(text | {"hoverinfo": "skip"})
     vertical = {"visible": False, "range": [-0.08, 1.04]}
-    panel = Panel(title, traces, {"visible": False, "range": list(_across(e))}, vertical)
+    across_, narrow_ = list(_across(e, WIDTH)), list(_across(e, NARROW))
+    horizontal = {"visible": False, "range": across_, "narrow": {"range": narrow_}}
+    panel = Panel(title, traces, horizontal, vertical)
     return Chart([[panel]], height=NETWORK_HEIGHT + TOP + 8, left=0, bottom=8)
 
 
@@ -165,7 +170,7 @@ def _neurons(e: Explanation, l: int, names: Names) -> list[Trace]:
     wish = (-e.dx if l == 0 else -e.layers[l - 1].da)[rows]
     bright = _brightness(a).tolist()
     x, y = [places[f"{l}.{j}"][0] for j in rows], [places[f"{l}.{j}"][1] for j in rows]
-    size = min(34.0, 430 / len(rows))
+    size = _size(rows)
     hover = [f"<b>{names.full(l, j)}</b><br>a = {number(v)}" for j, v in zip(rows, a.tolist(), strict=True)]
     hover = [f"{text}<br>wish −∂C/∂a = {number(v, True)}" for text, v in zip(hover, wish.tolist(), strict=True)]
     fill = [f"rgba({s},{s},{s},1.0)" for s in (round(255 * b) for b in bright)]
@@ -181,7 +186,7 @@ def _neurons(e: Explanation, l: int, names: Names) -> list[Trace]:
     if l:  # nobody can move the input
         strength = (wish.abs() / wish.abs().max().clamp(min=1e-300)).sqrt().tolist()
         arrows: Trace = {"type": "scatter", "mode": "markers", "y": y, "hoverinfo": "skip"}
-        arrows["x"] = [v + (0.5 * size + 9) * _unit(e) for v in x]
+        arrows |= _beside(e, x, 0.5 * size + 9)
         arrows["marker"] = {
             "symbol": ["triangle-up" if v > 0 else "triangle-down" for v in wish.tolist()],
             "size": [max(1.0, s * min(15.0, 1.1 * size)) for s in strength],
@@ -189,14 +194,8 @@ def _neurons(e: Explanation, l: int, names: Names) -> list[Trace]:
         }
         traces.append(arrows)
     if l == len(e.layers):
-        text = [f"<b>{names.brief(l, j)}</b>" + (" ← target" if j == e.label else "") for j in rows]
-        labels: Trace = {
-            "type": "scatter",
-            "mode": "text",
-            "x": [v + (0.5 * size + 21) * _unit(e) for v in x],
-            "y": y,
-            "text": text,
-        }
+        text = [f"<b>{names.brief(l, j)}</b>" + TARGET * (j == e.label) for j in rows]
+        labels: Trace = {"type": "scatter", "mode": "text", "y": y, "text": text} | _beside(e, x, 0.5 * size + LABEL)
         traces.append(labels | {"textposition": "middle right", "hoverinfo": "skip"})
     return traces
 
@@ -212,12 +211,26 @@ def _marks() -> list[Trace]:
     return [mark | {"type": "scatter", "x": [None], "y": [None], "hoverinfo": "skip", "meta": "mark"} for mark in marks]
 
 
-def _across(e: Explanation) -> tuple[float, float]:
-    """From where to where the network's horizontal axis goes, in layers."""
-    return (-0.2 if shown(e, 0) else -0.9), len(e.layers) + 0.16 * len(e.layers) + 0.1
+def _size(rows: Sequence[int]) -> float:
+    """Of a neuron of a layer with so many, in pixels."""
+    return min(34.0, 430 / len(rows))
 
 
-def _unit(e: Explanation) -> float:
+def _beside(e: Explanation, x: list[float], pixels: float) -> Trace:
+    """`x`, so many pixels further right on a page of WIDTH; `meta` tells a narrower page."""
+    return {"x": [v + pixels * _unit(e, WIDTH) for v in x], "meta": {"shift": pixels}}
+
+
+def _across(e: Explanation, width: int) -> tuple[float, float]:
+    """From where to where the horizontal axis of a figure of so many pixels goes, in layers, with room for labels."""
+    before, picture_ = (30, 0.0) if shown(e, 0) else (0, 0.9)  # pixels for the first neurons, layers for the picture
+    letters = max(len(html.unescape(name)) + len(TARGET) * (j == e.label) for j, name in enumerate(Names(e).classes))
+    room = 0.5 * _size(shown(e, len(e.layers))) + LABEL + 7.5 * letters
+    unit = (len(e.layers) + picture_) / (width - MARGIN - before - room)
+    return -picture_ - before * unit, len(e.layers) + room * unit
+
+
+def _unit(e: Explanation, width: int) -> float:
     """One pixel on that axis."""
-    left, right = _across(e)
-    return (right - left) / (WIDTH - 20)
+    left, right = _across(e, width)
+    return (right - left) / (width - MARGIN)

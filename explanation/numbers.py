@@ -75,7 +75,7 @@ class Batch:
     `gradients` (B, θ) has a row for each example, its own backward pass's; `average` is the batch's.
     """
 
-    indices: tuple[int, ...]  # in the training set; −1 for a picture of the user's own
+    names: tuple[str, ...]  # "training example 7"
     x: Tensor
     y: Tensor
     costs: Tensor
@@ -171,10 +171,15 @@ class Network:
             self.model.backward(self.params, self.loss.backward(1.0, cache), gradient, tape)
         return gradient.theta
 
+    def outputs(self, x: Tensor) -> Tensor:
+        """aᴸ (B, n) of examples x (B, features)."""
+        with torch.inference_mode():
+            return self.model.forward(self.params, x, Tape(records=False))
+
     def costs(self, x: Tensor, y: Tensor) -> Tensor:
         """(B,): each example's own cost."""
+        output = self.outputs(x)
         with torch.inference_mode():
-            output = self.model.forward(self.params, x, Tape(records=False))
             return torch.stack([self.loss.forward(output[i : i + 1], y[i : i + 1])[0] for i in range(len(y))])
 
     def after(self, direction: Tensor, rate: float) -> "Network":
@@ -186,8 +191,8 @@ class Network:
         return moved
 
 
-def explain(trained: Trained, x: Tensor, y: Tensor, indices: Sequence[int], rates: Sequence[float]) -> Explanation:
-    """The explanation of the first of the examples x (B, features), float64, with classes y (B,) and these indices.
+def explain(trained: Trained, x: Tensor, y: Tensor, names: Sequence[str], rates: Sequence[float]) -> Explanation:
+    """The explanation of the first of the examples x (B, features), float64, with classes y (B,) and these names.
 
     `rates` are the learning rates η of the steps that are tried. Raises UserError for another model than a perceptron,
     if the examples' gradients do not fit into memory, or for a cost that is not finite.
@@ -199,7 +204,7 @@ def explain(trained: Trained, x: Tensor, y: Tensor, indices: Sequence[int], rate
             f"the gradients of {len(x)} examples are {numbers:,} numbers, at most {MAX_NUMBERS:,} are allowed: "
             f"give a smaller --batch-size"
         )
-    batch = _batch(network, x, y, tuple(indices))
+    batch = _batch(network, x, y, tuple(names))
     if not batch.costs.isfinite().all():
         raise UserError("the cost of these examples is not finite: give a checkpoint of a network that did not diverge")
     output, targets, terms, layers, dx = _one_example(network, x[:1], y[:1])
@@ -265,10 +270,10 @@ def _cost_terms(loss: Loss, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return Y[0], torch.stack(terms)
 
 
-def _batch(network: Network, x: Tensor, y: Tensor, indices: tuple[int, ...]) -> Batch:
+def _batch(network: Network, x: Tensor, y: Tensor, names: tuple[str, ...]) -> Batch:
     """Every example goes through the backward pass alone, and all go through it together."""
     gradients = torch.stack([network.gradient(x[i : i + 1], y[i : i + 1]) for i in range(len(y))])
-    return Batch(indices, x, y, network.costs(x, y), gradients, network.gradient(x, y))
+    return Batch(names, x, y, network.costs(x, y), gradients, network.gradient(x, y))
 
 
 def _steps(network: Network, batch: Batch, direction: Tensor, rates: Sequence[float]) -> Steps:

@@ -6,36 +6,43 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import torch
 from plotly.offline import get_plotlyjs
+from torch import Tensor
 
 from explanation import figures, network_figure
+from explanation.beginning import Moment, moment
 from explanation.network_figure import Names, most_shown, shown
 from explanation.numbers import Explanation, Layer, Steps, Weight
 from explanation.plotly_layout import Chart
 from explanation.plotly_traces import number
 from manual_backprop.losses import LOSSES
+from training.evaluation import confidence
 
 TEMPLATE = Path(__file__).with_name("page.html")
 LISTED = 5  # most and least sensitive weights
 
 
-def charts(e: Explanation) -> dict[str, Chart]:
+def charts(e: Explanation, began: Moment | None = None) -> dict[str, Chart]:
     """The page's figures as they are before anybody clicks, by name."""
     found = {"outputs": figures.outputs(e), "network": network_figure.network(e)}
     found["neuron"] = figures.neuron(e, *_start(e))
     for l in range(len(e.layers), 1, -1):
         found[f"adding_up_layer{l}"] = figures.adding_up(e, l)
     found |= {"sensitivity": figures.sensitivity(e), "batch": figures.batch(e)}
+    if began:
+        found["beginning"] = figures.beginning(e, began)
     return found | {"step": figures.step(e, _first_rate(e))}
 
 
-def page(e: Explanation, what: str) -> str:
-    """The HTML; `what` names the example ("training example 7")."""
+def page(e: Explanation, what: str, why: str = "", began: Moment | None = None) -> str:
+    """The HTML; `what` names the example ("training example 7"), `why` says why it was picked, if it was."""
     sums = {l: 2 + i for i, l in enumerate(range(len(e.layers), 1, -1), start=1)}  # layer → section
     section = 2 + len(sums)
     most, least = _extremes(e)
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=f"What {html.escape(what)} wants",
+        why=f"<p>It was picked because {html.escape(why)}.</p>" if why else "",
         facts=_facts(e),
         outputs_text=_outputs_text(e),
         adding_up="\n".join(_adding_up(e, l, number) for l, number in sums.items()),
@@ -46,16 +53,17 @@ def page(e: Explanation, what: str) -> str:
         batch_number=section + 2,
         batch_text=_batch_text(e),
         step_number=section + 3,
+        beginning=_beginning(e, began, section + 4) if began else "",
         last_rate=len(e.rates) - 1,
         first_rate=_first_rate(e),
         plotly=get_plotlyjs(),
-        data=json.dumps(_rounded(_data(e)), ensure_ascii=False, allow_nan=False),
+        data=json.dumps(_rounded(_data(e, began)), ensure_ascii=False, allow_nan=False),
     )
 
 
-def _data(e: Explanation) -> dict[str, Any]:
+def _data(e: Explanation, began: Moment | None) -> dict[str, Any]:
     """What the page's script draws: charts, and what clicks and the slider show instead of them."""
-    every = charts(e)
+    every = charts(e, began)
     fixed = [name for name in every if name not in ("neuron", "step")]
     neurons = [(l, j) for l in range(1, len(e.layers) + 1) for j in shown(e, l)]
     network = every["network"].rows[0][0].traces
@@ -200,7 +208,8 @@ def _weights_table(title: str, weights: list[Weight], layers: tuple[Layer, ...])
     for weight in weights:
         layer = layers[weight.layer - 1]
         product = _times(layer.delta[weight.j].item(), layer.a_before[weight.k].item())
-        rows.append([f"<code>{weight.name}</code>", number(weight.value), product, _bold(weight.gradient)])
+        name = weight.name.replace("[", "<wbr>[")
+        rows.append([f"<code>{name}</code>", number(weight.value), product, _bold(weight.gradient)])
     return _table([title, "w", "δ · a", "∂C/∂w"], rows)
 
 
@@ -221,24 +230,59 @@ def _batch_text(e: Explanation) -> str:
     )
 
 
+def _beginning(e: Explanation, began: Moment, section: int) -> str:
+    names, now, j = Names(e), moment(e), e.label
+    values, kind = confidence(torch.stack([began.output, now.output]), e.trained.config.loss)
+    rows = [["the network says", *(_says(names, row) for row in values)]]
+    rows.append([f"{kind} of the target, {names.classes[j]}", *(number(row[j].item()) for row in values)])
+    for what, then, at_end in (
+        ("cost of this example", began.cost, now.cost),
+        ("length of its gradient, ‖∇C‖", began.gradient, now.gradient),
+        *(
+            (f"root mean square of δ in layer {l}", *sizes)
+            for l, sizes in enumerate(zip(began.deltas, now.deltas, strict=True), 1)
+        ),
+        ("cosine between its wish and another example's, mean", began.agreement, now.agreement),
+    ):
+        rows.append([what, number(then), number(at_end)])
+    cost, gradient = _became("cost", began.cost, now.cost), _became("gradient", began.gradient, now.gradient)
+    return (
+        f"<h2>{section} · The same example before the first step</h2>"
+        f"<p>Before its first step the network said <b>{_says(names, values[0])}</b>; now it says "
+        f"<b>{_says(names, values[1])}</b>. In training this example's {cost}, and its {gradient}.</p>"
+        f"{_table(['', 'before the first step', f'after {now.steps:,} steps'], rows)}"
+        f'<div id="beginning"></div>'
+    )
+
+
+def _says(names: Names, values: Tensor) -> str:
+    j = int(values.argmax())
+    return f"{names.classes[j]} ({number(values[j].item())})"
+
+
+def _became(what: str, then: float, now: float) -> str:
+    """ "cost became 12 times smaller" """
+    if min(then, now) <= 0 or 0.95 < now / then < 1.05:
+        return f"{what} went from {number(then)} to {number(now)}"
+    larger, smaller = ("longer", "shorter") if what == "gradient" else ("larger", "smaller")
+    return f"{what} became {number(max(now / then, then / now), digits=2)} times {larger if now > then else smaller}"
+
+
 def _step(e: Explanation, r: int) -> dict[str, Any]:
-    heads = ["a step θ ← θ − η ∇C", "this example's cost", "to first order", "others that gain", "that lose"]
-    rows = [
-        _step_row(e, r, "by this example's wish alone", e.own_step),
-        _step_row(e, r, "by the average wish", e.average_step),
-    ]
+    heads = ["a step θ ← θ − η ∇C", "by this example's wish alone", "by the average wish"]
+    names = ["this example's cost", "to first order", "others that gain", "others that lose", "mean cost of all"]
+    columns = [_step_column(e, r, steps) for steps in (e.own_step, e.average_step)]
     return {
         "eta": number(e.rates[r]),
-        "html": _table([*heads, "mean cost of all"], rows),
+        "html": _table(heads, list(map(list, zip(names, *columns, strict=True)))),
         "chart": figures.step(e, r).to_plotly(),
     }
 
 
-def _step_row(e: Explanation, r: int, what: str, steps: Steps) -> list[str]:
+def _step_column(e: Explanation, r: int, steps: Steps) -> list[str]:
     before, after = e.batch.costs, steps.costs[r]
     others = (after - before)[1:]
     return [
-        what,
         f"{number(before[0].item())} → {_bold(after[0].item())}",
         number(before[0].item() + steps.predicted[r, 0].item()),
         f"{int((others < 0).sum())}",

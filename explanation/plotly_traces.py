@@ -1,6 +1,7 @@
 """Plotly's traces for wishes and sums, and numbers as one writes them. Everywhere blue wants up, vermilion down."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from math import floor, log10
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from explanation.plotly_layout import Trace
 from training.dashboard.figures import BLUE, VERMILION
 
+NARROW_COLUMNS = 6  # of a table with numbers on a narrow page; of a larger one colors are left, and a tap tells
 INK, PALE, RING = "#333333", "#b9b9b9", "#E69F00"
 WISHES = [[0.0, VERMILION], [0.5, "#ffffff"], [1.0, BLUE]]
 GRAYS = [[0.0, "#000000"], [1.0, "#ffffff"]]
@@ -48,7 +50,15 @@ def waterfall(terms: Sequence[tuple[str, float]], total: float, name: str) -> Tr
         "totals": {"marker": {"color": INK}},
         "connector": {"line": {"width": 0.5, "color": PALE}},
         "hoverinfo": "x+text",
+        "narrow": {"textangle": -90},
     }
+
+
+def room_above(sum_: Trace) -> dict[str, object]:
+    """A vertical axis with room for the numbers of a waterfall, which stand upright on a narrow page."""
+    heights = [0.0, *accumulate(sum_["y"][:-1])]
+    room = 0.2 * ((max(heights) - min(heights)) or 1.0)
+    return {"narrow": {"range": [min(heights) - room, max(heights) + room]}}
 
 
 def columns_of(named: Sequence[tuple[str, float]]) -> Trace:
@@ -73,6 +83,8 @@ def cells(table: Tensor, with_text: bool) -> Trace:
     if with_text:
         trace["text"] = [["" if v is None else _cell(v / scale) for v in row] for row in values]
         trace |= {"texttemplate": "%{text}", "textfont": {"size": 10}}
+        if table.shape[1] > NARROW_COLUMNS:
+            trace["narrow"] = {"texttemplate": ""}
     return trace
 
 

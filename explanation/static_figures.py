@@ -47,7 +47,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         if spec.get("type") == "log":
             (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
         if "range" in spec:
-            limits(*spec["range"])
+            limits(*(10.0**end if spec.get("type") == "log" else end for end in spec["range"]))
         if "tickvals" in spec:
             axis.set_ticks(spec["tickvals"], [_plain(text) for text in spec["ticktext"]], parse_math=False)
         if spec.get("autorange") == "reversed":

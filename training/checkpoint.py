@@ -1,4 +1,4 @@
-"""Checkpoints: `last.pt` and `best.pt`, whole or not there at all.
+"""Checkpoints: `last.pt`, `best.pt` and `first.pt` (before the first step), whole or not there at all.
 
 A checkpoint is a plain dict that `torch.load(path, weights_only=True)` reads; `checkpoint["model"]` is a
 `state_dict()` that either implementation, and any `nn.Module` with the same names, loads strictly.
@@ -18,6 +18,7 @@ from training.errors import UserError, listed
 from training.learners.base import LearnerState
 
 FORMAT = 2
+FIRST = "first.pt"
 FORMAT_1 = {"best_accuracy": "best", "accuracy": "latest"}  # keys of the progress in format 1, and what they are now
 
 

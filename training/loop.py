@@ -109,12 +109,13 @@ class Loop:
         self.watch = Watch(config, data, self.total, self.progress["watch"])
 
     def run(self) -> Outcome:
-        """Train to the end, or until `stop()`; either way `last.pt` holds where it stopped.
+        """Train to the end, or until `stop()`; `last.pt` then holds where it stopped, `first.pt` where it began.
 
         Raises NotFiniteError and GradientMismatch; `last.pt` is then the last good checkpoint.
         """
         if self.learner.steps == 0:
             self.save("last.pt")
+            self.save(checkpoint.FIRST)
         while not self.stop():
             at_end = self.learner.steps >= self.total or bool(ended_early(self.config, self.progress, self.task))
             if (at_end or self.learner.steps % self.eval_every == 0) and not self.progress["evaluated"]:

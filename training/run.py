@@ -168,7 +168,7 @@ def create(run_dir: Path, config: Config) -> None:
 
     Raises UserError if it holds a run already, or if it cannot be written to.
     """
-    if any((run_dir / name).exists() for name in ("last.pt", "best.pt")):
+    if any((run_dir / name).exists() for name in ("last.pt", "best.pt", checkpoint.FIRST)):
         raise UserError(f"{run_dir} already holds a run: give another --run-dir, or go on with --resume {run_dir}")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
+from explanation.plotly_traces import WISHES
 from tests.support.running import ROOT
 from training.dashboard import figures
+from training.dashboard.weight_images import LEVELS, PALETTE
 
 DIGITS = tuple("0123456789")
 BLUE, VERMILION = (0, 114, 178), (213, 94, 0)
@@ -148,9 +150,16 @@ def test_matplotlib_is_loaded_late_and_pyplot_never():
 import sys
 import torch
 from training.dashboard import figures
+from training.dashboard.weight_images import LEVELS, PALETTE
 assert "matplotlib" not in sys.modules
 figures.confusion_matrix(torch.tensor([0]), torch.tensor([0]), ("a",))
 assert "matplotlib" in sys.modules
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_above_zero_is_blue_in_pictures_of_weights_in_lessons_and_in_explanations():
+    of_lessons = [tuple(round(255 * part) for part in figures.signed_colors()(end)[:3]) for end in (0.0, 1.0)]
+    explained = [ImageColor.getrgb(color) for _, color in WISHES[::2]]
+    assert [tuple(PALETTE[i]) for i in (0, 2 * LEVELS)] == of_lessons == explained == [VERMILION, BLUE]

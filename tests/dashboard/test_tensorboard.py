@@ -42,15 +42,10 @@ def hparams_of(run_dir):
 
 
 HPARAMS = {
-    "the lessons' network": ({}, "hidden"),
-    "adam": ({"optimizer": "adam", "l2": 0.1, "seed": 3}, "hidden betas eps l2"),
-    "nesterov": ({"optimizer": "nesterov", "schedule": "step", "lr_epochs": 3}, "hidden momentum lr_epochs lr_factor"),
-    "exponential": (
-        {"schedule": "exponential", "lr_epochs": 3, "validation": 9},
-        "hidden validation lr_epochs lr_factor",
-    ),
+    "mlp": ({"optimizer": "adam", "l2": 0.1, "seed": 3}, "hidden betas eps l2"),
+    "step": ({"optimizer": "nesterov", "schedule": "step", "lr_epochs": 3}, "hidden momentum lr_epochs lr_factor"),
     "cnn": ({"model": "cnn", "blocks": 0, "optimizer": "muon"}, "channels blocks betas eps momentum"),
-    "lenet5": ({"model": "lenet5", "optimizer": "lion", "warmup": 4}, "betas warmup"),
+    "lenet5": ({"model": "lenet5", "warmup": 4}, "warmup"),
 }
 
 

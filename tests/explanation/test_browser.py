@@ -25,13 +25,18 @@ SUMS = (
     """() => document.getElementById("neuron").data.filter(trace => trace.type === "waterfall").map(trace => trace.y)"""
 )
 
+BEYOND = """[...document.querySelectorAll("body *")].filter(one => one.getBoundingClientRect().right > innerWidth + 1)
+  .map(one => one.outerHTML.slice(0, 99))"""
+SMALLEST = """Math.min(...[...document.querySelectorAll("text, p, td, th, span, b, h3")].filter(one => one.textContent)
+  .map(one => parseFloat(getComputedStyle(one).fontSize)))"""
+
 
 @pytest.fixture(scope="module", params=["digits", "points"])
 def loaded(request, browser, runs, tmp_path_factory):
     """The page of each run, opened offline, and what it says on the console or asks for beside itself."""
     path, complaints = tmp_path_factory.mktemp("pages") / "page.html", []
     assert explain.main(["--checkpoint", str(runs[request.param]), "--index", "3", "--out", str(path)]) == 0
-    context = browser.new_context(offline=True, viewport={"width": 1200, "height": 1000})
+    context = browser.new_context(offline=True, viewport={"width": 1200, "height": 1000}, has_touch=True)
     page = context.new_page()
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -48,7 +53,8 @@ def loaded(request, browser, runs, tmp_path_factory):
 def page(loaded):
     """The page, with the neuron selected that it begins with; fails the test if it complains."""
     page, complaints = loaded
-    page.evaluate("select(data.start)")
+    page.set_viewport_size({"width": 1200, "height": 1000})
+    page.evaluate("document.getElementById('network').after(details); show(data.start)")
     yield page
     assert complaints == []
 
@@ -73,10 +79,9 @@ def said(page, id_):
 @pytest.mark.long
 def test_every_figure_is_drawn(page):
     figures = page.locator(".js-plotly-plot")
-    names = ("outputs", "network", "neuron", "adding_up_layer3", "adding_up_layer2", "sensitivity", "batch", "step")
-    assert figures.evaluate_all("all => all.map(one => one.id)") == list(names)
+    names = "outputs network neuron adding_up_layer3 adding_up_layer2 sensitivity batch step beginning"
+    assert figures.evaluate_all("all => all.map(one => one.id)") == names.split()
     assert all(figure.locator(".main-svg").first.is_visible() for figure in figures.all())
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1200
     assert title(page).inner_text().startswith("output ")
 
 
@@ -108,11 +113,24 @@ def test_a_click_on_a_weight_shows_its_gradient(page):
     playwright.expect(page.locator("#neuron")).to_be_visible()
 
 
-def test_a_click_in_a_sum_shows_that_neuron(page):
-    page.locator("#adding_up_layer3").scroll_into_view_if_needed()
-    box = page.locator("#adding_up_layer3 .nsewdrag").bounding_box()
-    page.mouse.click(box["x"] + 5, box["y"] + 10)  # the first column
-    playwright.expect(title(page)).to_have_text("neuron 0 of layer 2")
+@pytest.mark.parametrize("width", [1280, 375, 320])
+def test_on_any_screen_it_is_readable_without_scrolling_sideways_and_opens_details_below_the_click(page, width):
+    page.set_viewport_size({"width": width, "height": 700})
+    page.wait_for_function("width => document.getElementById('batch')._fullLayout.width <= width", arg=width)
+    table = page.locator("#adding_up_layer2")
+    table.scroll_into_view_if_needed()
+    box = table.locator(".nsewdrag").bounding_box()
+    tap = page.mouse.click if width > 1000 else page.touchscreen.tap
+    tap(box["x"] + 5, box["y"] + 10)  # the first column
+    playwright.expect(title(page)).to_have_text("neuron 0 of layer 1")
+    above, card = table.bounding_box(), page.locator("#card").bounding_box()
+    assert 0 <= card["y"] - above["y"] - above["height"] < 20
+    assert card["y"] + min(card["height"], 690) <= 701
+    assert page.evaluate(BEYOND) == []
+    assert page.evaluate(SMALLEST) >= 9
+    page.locator("#network").scroll_into_view_if_needed()
+    tap(*page.evaluate(PLACE, "1.1"))
+    playwright.expect(title(page)).to_have_text("neuron 1 of layer 1")
 
 
 @pytest.mark.long

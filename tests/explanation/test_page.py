@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from explanation.beginning import moment
 from explanation.figures import COLUMNS
 from explanation.network_figure import NEURONS
 from explanation.numbers import explain
@@ -115,7 +116,7 @@ def shown(request):
     """An explanation, what autograd says of the example, and the page and its data."""
     trained, x, y = a_network(**request.param)
     e, net = explained(trained, x, y), Autograd(trained)
-    text = page(e, "training example 0")
+    text = page(e, "training example 0", "it is <the first>", moment(e))
     data = data_of(text)
     truth, each, average = net.parts(x[:1], y[:1]), net.gradients(x, y), net.gradient(x, y)
     charts = {name: chart["data"] for name, chart in data["charts"].items()}
@@ -239,10 +240,14 @@ class TestPage:
         neurons, steps = list(shown.data["neurons"].values()), shown.data["steps"]
         assert all(what["chart"]["data"] for what in (*neurons, *steps))
         for what in (*shown.data["charts"].values(), *(w["chart"] for w in (neurons[0], neurons[-1], steps[0]))):
-            go.Figure(what)
+            assert what["narrow"]["layout"]["width"] < 360
+            narrow = [trace | what["narrow"]["traces"].get(str(i), {}) for i, trace in enumerate(what["data"])]
+            for data, layout in ((what["data"], what["layout"]), (narrow, what["narrow"]["layout"])):
+                go.Figure({"data": data, "layout": layout})
 
     def test_a_class_may_be_called_anything(self, shown):
         assert "<b>c</b>" in shown.text
+        assert "picked because it is &lt;the first&gt;" in shown.text
         assert "&lt;/script&gt;" in shown.text
         assert shown.text.count("</script>") == 3, "a class's name must not end the script that holds the data"
 
@@ -294,5 +299,6 @@ def test_the_page_stays_small(hidden):
     config = configure(dataset="sample", hidden=hidden, activation=("tanh",), loss="softmax-cross-entropy")
     data = load("sample")
     trained = Trained(config, data, manual_of(config, data))
-    e = explain(trained, *data.train.batch(torch.arange(32), torch.float64), range(32), np.geomspace(0.001, 1, 7))
-    assert len(page(e, "it").encode()) < 8e6
+    x, y = data.train.batch(torch.arange(32), torch.float64)
+    e = explain(trained, x, y, list(map(str, range(32))), np.geomspace(0.001, 1, 7))
+    assert len(page(e, "it", began=moment(e)).encode()) < 8e6

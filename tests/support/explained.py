@@ -31,7 +31,7 @@ def a_network(activation=("sigmoid",), loss="quadratic", hidden=(6, 4), shape=(5
 
 
 def explained(trained, x, y):
-    return explain(trained, x, y, range(len(y)), RATES)
+    return explain(trained, x, y, [f"training example {i}" for i in range(len(y))], RATES)
 
 
 class Autograd:

@@ -143,7 +143,7 @@ def assert_same(a, b, where=""):
 
 def assert_same_run(a, b):
     """The same parameters, optimizer state and progress, the same best epoch, the same curves."""
-    for name in ("last.pt", "best.pt"):
+    for name in ("last.pt", "best.pt", "first.pt"):
         assert_same(checkpoint.load(a / name), checkpoint.load(b / name), name)
     assert metrics(a) == metrics(b)
 

@@ -224,7 +224,9 @@ def test_pictures_that_are_none(name, wide, folder, capsys):
 
 
 EXPLAIN = {
-    "--index 7 --image x.png": "either --index or --image",
+    "--index 7 --image x.png": "--index and --image name an example each",
+    "--index 7 --pick costly": "--pick and --index name an example each",
+    "--pick dearest": "dearest",
     "--label 3": "--label goes with --image",
     "--batch-size 1": "--batch-size is 1",
     "--index 10000": "from 0 to 9,999",

@@ -22,7 +22,7 @@ from training.data.mnist import has_mnist
 from training.families.configure import configure
 from training.prediction import load_trained
 
-RUN_FILES = {"config.toml", "environment.json", "metrics.jsonl", "last.pt", "best.pt", "curves.png"}
+RUN_FILES = {"config.toml", "environment.json", "metrics.jsonl", "last.pt", "best.pt", "first.pt", "curves.png"}
 
 
 def small(npz, run_dir, **options):

@@ -44,9 +44,12 @@ class Config(Machine, Regularization, Schedule, Learning, Data, Network):  # the
                     f"training/config/groups.py has to have a field {name} (docs/adding.md)"
                 )
         for name in self._of_other_optimizers:
-            if getattr(self, name, None) != getattr(Config, name, None):
+            usual = getattr(Config, name, None)
+            if getattr(self, name, None) != usual:
+                off = f"{flag(name)} {usual}" if usual != () else f"{flag(name)} without a value"
                 raise UserError(
-                    f"{self.optimizer} has no {name}: leave out {flag(name)}, or choose another --optimizer"
+                    f"{self.optimizer} has no {name}: leave out {flag(name)} (where a preset sets it, give {off}), or "
+                    f"choose another --optimizer"
                 )
         if self.betas and len(self.betas) != len(own["betas"]):
             count, example = len(own["betas"]), " ".join(map(str, own["betas"]))
