@@ -108,13 +108,17 @@ class Loop:
             learner.proof.load(self.progress["proof"])
         self.watch = Watch(config, data, self.total, self.progress["watch"])
 
+    def begin(self) -> None:
+        """Save the initial values, unless there is a checkpoint already."""
+        if not (self.run_dir / "last.pt").exists():
+            self.save("last.pt")
+
     def run(self) -> Outcome:
         """Train to the end, or until `stop()`; either way `last.pt` holds where it stopped.
 
         Raises NotFiniteError and GradientMismatch; `last.pt` is then the last good checkpoint.
         """
-        if self.learner.steps == 0:
-            self.save("last.pt")
+        self.begin()
         while not self.stop():
             at_end = self.learner.steps >= self.total or bool(ended_early(self.config, self.progress, self.task))
             if (at_end or self.learner.steps % self.eval_every == 0) and not self.progress["evaluated"]:

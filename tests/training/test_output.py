@@ -17,7 +17,7 @@ import train
 import verify
 from lessons import __main__ as lessons
 from manual_backprop.layers.activations import ACTIVATIONS
-from tests.support.running import ROOT, Done, flags, one_sentence
+from tests.support.running import ROOT, Done, files, flags, one_sentence
 from tests.support.terminal import CLOSED, assert_readable
 from training.errors import UserError
 from training.terminal.output import READABLE, Console, asks_for_ascii, command, make_readable, readable, spelling_of
@@ -199,8 +199,12 @@ def test_json_is_ascii(digits, encoding, tmp_path, call):
 def test_a_file_whose_name_is_not_utf_8(encoding, tmp_path, call):
     options = {"dataset": "spiral", "max_steps": 1, "run_dir": tmp_path / "run\udcff"}
     done = call(encoding, train.main, *flags(options))
-    sentence = "train.py: '\\udcff' in a file's name is not UTF-8: rename it, or set PYTHONUTF8=1"
-    assert (done.status, one_sentence(done.err)) == (2, sentence)
+    assert done.status == 2
+    assert "run\\udcff' is not UTF-8, and TensorBoard reads no such name" in one_sentence(done.err)
+    assert not options["run_dir"].exists()
+    done = call(encoding, train.main, *flags({"dataset": "spiral", "data_dir": "\udcff", "run_dir": tmp_path / "run"}))
+    sentence = "train.py: '\\udcff' in a file's name is not UTF-8: rename it"
+    assert (done.status, one_sentence(done.err), files(tmp_path)) == (2, sentence, set())
     done = call(encoding, predict.main, "--checkpoint", tmp_path / "\udcff", "x.png")
     assert done.status == 2
     assert "\\udcff" in one_sentence(done.err)

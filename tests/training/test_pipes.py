@@ -98,7 +98,10 @@ def test_a_run_whose_output_is_closed_can_be_resumed(tmp_path):
 def test_a_full_disk_is_status_2(digits):
     with Path("/dev/full").open("wb") as full:
         done = run(VERIFY.format(digits=digits), "utf-8", stdout=full.fileno())
-    assert (done.status, done.err) == (2, "verify.py: [Errno 28] No space left on device\n")
+    assert (done.status, done.err) == (
+        2,
+        "verify.py: there is no space left on the disk: make room, or write elsewhere\n",
+    )
 
 
 @pytest.mark.parametrize(("line", "status"), [("--max-steps 1", 0), ("--seed -1", 2)])
