@@ -15,7 +15,7 @@ from training import evaluation
 from training.data import Dataset, Split, load
 from training.evaluation import Evaluation, confidence, evaluate
 from training.evaluation.watch import Watch
-from training.families.advice import advice
+from training.families.advice import advice, remedy
 from training.families.configure import configure
 from training.tasks import CLASSIFICATION, NEXT_TOKEN, TASKS, Sums, task_of
 
@@ -272,6 +272,8 @@ ADVICE = {
     f"--lr 0.3 --init he (not 0.1 and zeros), or {IN_FULL} --init he": dict(
         loss="quadratic", activation=RELUS, init="zeros"
     ),
+    "a larger --clip-norm (not 1e-20)": dict(clip_norm=1e-20, lr=10.0),
+    "a smaller --eps (not 1e+20), or a smaller --l1 (not 10)": dict(optimizer="adam", eps=1e20, l1=10.0),
     f"--lr 1 (not 1000), or {IN_SIGMOIDS}": dict(activation=SIGMOIDS, init="scaled-normal", lr=1000.0),
 }
 
@@ -281,6 +283,23 @@ def test_advice_is_what_would_have_been_chosen(said, changed):
     good = configure(activation=("relu", "relu", "identity"), loss="softmax-cross-entropy", lr=0.1, init="he")
     assert advice(replace(good, **changed), 5000) == said
     assert advice(replace(good, **changed), 500) == f"{said}, and more --epochs"
+
+
+@pytest.mark.parametrize(
+    ("said", "changed"),
+    {
+        "a smaller --lr (not 0.1)": dict(l2=0.01),
+        "a smaller --lr (not 1e+29)": dict(lr=1e29, l2=0.2),
+        "a smaller --l2 (not 100000)": dict(lr=2.0, l2=1e5),
+        "a smaller --momentum (not 0.999999)": dict(momentum=0.999999),
+        "a smaller --betas (not 0.9 0.9999999)": dict(optimizer="adam", betas=(0.9, 0.9999999), lr=0.005),
+        "a larger --eps (not 1e-30)": dict(optimizer="adam", eps=1e-30, lr=0.005, l2=0.1),
+    }.items(),
+    ids=str,
+)
+def test_where_values_overflow_the_option_farthest_from_what_is_usual_is_named(said, changed):
+    good = configure(activation=("relu", "relu", "identity"), loss="softmax-cross-entropy", lr=0.1, init="he")
+    assert remedy(replace(good, **changed)) == f"try {said}"
 
 
 @pytest.mark.long

@@ -1,13 +1,16 @@
 """The output of every command in pipes that are not UTF-8; as processes of their own they are in test_pipes.py."""
 
 import ast
+import errno
 import io
 import json
 import re
+import signal
 import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 from rich.table import Table
 
@@ -20,6 +23,7 @@ from manual_backprop.layers.activations import ACTIVATIONS
 from tests.support.running import ROOT, Done, files, flags, one_sentence
 from tests.support.terminal import CLOSED, assert_readable
 from training.errors import UserError
+from training.interruption import Stopped
 from training.terminal.output import READABLE, Console, asks_for_ascii, command, make_readable, readable, spelling_of
 
 ENCODINGS = ("ascii", "cp437", *(pytest.param(encoding, marks=pytest.mark.slow) for encoding in ("cp1252", "latin-1")))
@@ -144,6 +148,8 @@ def test_columns_are_straight_in_ascii():
 def test_help_is_readable(name, encoding, call):
     done = call(encoding, MAINS[name], "--help")
     assert_readable(done, 0)
+    assert "exit status:" in done.out
+    assert f"  141  {CLOSED}" in done.out
     if name == "train" and encoding == "ascii":
         assert "Cost of an example: 1/2||a-y||^2, ||a-y||^2, or a" in done.out
         assert "Averaging factors: beta of rmsprop, beta1 beta2 of adam," in done.out
@@ -219,6 +225,13 @@ def test_a_command_says_errors_in_one_sentence(call):
 
     assert refuse(UserError("η is −1")) == (2, "", "it.py: eta is -1\n")
     assert refuse(OSError("no")) == (2, "", "it.py: no\n")
+    full, stopped = OSError(errno.ENOSPC, "No space", "a.pt"), "it.py: the terminal was closed\n"
+    assert refuse(full) == (2, "", "it.py: there is no space left on the disk (a.pt): make room, or write elsewhere\n")
+    assert refuse(Stopped(signal.SIGHUP)) == (129, "", stopped)
+    too_large = call("ascii", command("it.py")(lambda argv: torch.empty(10**15)))
+    assert too_large == (2, "", "it.py: there is not enough memory for 4e+06 GB more: free some, or ask for less\n")
+    with pytest.raises(RuntimeError, match="a mistake of the program's"):
+        refuse(RuntimeError("a mistake of the program's"))
     broken = BrokenPipeError()
     assert refuse(broken) == (141, "", f"it.py: {CLOSED}\n")
     broken.add_note("go on")

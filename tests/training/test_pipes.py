@@ -73,7 +73,8 @@ def test_a_pipe_that_nobody_reads_is_status_141(line, digits, tmp_path, unread):
     line = line.format(digits=digits, tmp=tmp_path)
     done = run(line, "utf-8", stdout=unread)
     assert done.status == 141
-    assert re.fullmatch(rf"[\w.]+: {CLOSED}\n", done.err)
+    goes_on = f"; --resume {tmp_path / 'run'} goes on" * (line.startswith(TRAIN[:10]) and "--help" not in line)
+    assert re.fullmatch(rf"[\w.]+: {CLOSED}{goes_on}\n", done.err)
     if "--json" in line:  # in a shell: 2>&1
         assert run(line, "utf-8", stdout=unread, stderr=unread).status == 141
 
@@ -102,6 +103,15 @@ def test_a_full_disk_is_status_2(digits):
         2,
         "verify.py: there is no space left on the disk: make room, or write elsewhere\n",
     )
+
+
+def test_too_little_memory_is_status_2(tmp_path):
+    options = f"--dataset sample --hidden 20000 20000 --run-dir {tmp_path / 'run'}"
+    command = ["sh", "-c", f"ulimit -v 6000000; {sys.executable} train.py {options}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    said = "train.py: there is not enough memory for 1.7 GB more: free some, or ask for less; a smaller network than "
+    assert (done.returncode, done.stderr.startswith(f"{said}--hidden 20000 20000")) == (2, True), done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("line", "status"), [("--max-steps 1", 0), ("--seed -1", 2)])
