@@ -130,7 +130,6 @@ def write_images(explanation: Explanation, began: Moment | None, run_dir: Path) 
 
 @command("explain.py")
 def main(argv: list[str]) -> int:
-    """The exit status: 0, 2 for a mistake in what was asked for, 141 for a closed pipe."""
     arguments = tyro.cli(Arguments, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
     trained = load_trained(arguments.checkpoint)
     trained.require_classes()

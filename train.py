@@ -15,10 +15,12 @@ from training.families import FAMILIES, defaults
 from training.families.command_line import given, read, refuse_options_of_others
 from training.families.configure import configure, default_preset, load_preset, preset_names, preset_values, settings
 from training.families.networks import family_of
+from training.interruption import Stopped
 from training.learners.checked import GradientMismatch
 from training.loop import NotFiniteError
 from training.naming import differences, run_name
 from training.tasks import CLASSIFICATION
+from training.terminal.faults import lacks_memory
 from training.terminal.output import command
 
 PRESET_HELP = (
@@ -99,9 +101,7 @@ def parse(argv: list[str]) -> Request:
 
 @command("train.py")
 def main(argv: list[str]) -> int:
-    """The exit status: 0, or 1 where manual and reference differ, 2 for a mistake in what was asked for, 3 where a
-    value was not finite, 130 after Ctrl-C, 141 where the reader of the output closed it, 143 after SIGTERM."""
-    run_dir = None
+    run_dir = config = None
     try:
         request = parse(argv)
         arguments, config = request.arguments, request.config
@@ -116,12 +116,19 @@ def main(argv: list[str]) -> int:
     except NotFiniteError as error:
         print(f"train.py: {error} (the last good checkpoint is in {run_dir})", file=sys.stderr)
         return 3
-    except BrokenPipeError as error:
+    except (OSError, MemoryError, RuntimeError, Stopped) as error:
+        if run_dir and isinstance(error, FileNotFoundError) and not run_dir.exists():
+            raise UserError(
+                f"{run_dir} is gone: if it was moved, --resume its new path; if not, start again"
+            ) from error
+        if lacks_memory(error) and config:
+            sizes = family_of(config.model).sizes(config)
+            error.add_note(
+                f"a smaller network than {sizes}, or a smaller --batch-size than {config.batch_size}, needs less"
+            )
         if run_dir and (run_dir / "last.pt").exists():
             error.add_note(f"--resume {run_dir} goes on")
         raise
-    except KeyboardInterrupt:  # before the first step or after the last; during the imports Python itself answers
-        return 130
     print(result.summary)
     return 128 + result.signal if result.signal else 0
 

@@ -24,11 +24,7 @@ from training.terminal.output import Console, command
 
 @dataclass(frozen=True)
 class Arguments:
-    """Compare the cost, ∂C/∂output, every δ and every gradient of hand-written networks with autograd's.
-
-    The exit status is 0 if all agree, 1 if not, 2 for a mistake in the command, and 141 if the reader of the output
-    closed it.
-    """
+    """Compare the cost, ∂C/∂output, every δ and every gradient of hand-written networks with autograd's."""
 
     model: Annotated[
         str | None,
@@ -168,7 +164,6 @@ def finite(value: float) -> float | None:
 
 @command("verify.py")
 def main(argv: list[str]) -> int:
-    """The exit status: 0 if all agree, 1 otherwise, 2 for a mistake in what was asked for, 141 for a closed pipe."""
     torch.set_num_threads(1)  # small matrices
     checks: list[Check] = []
     arguments = tyro.cli(Arguments, args=argv, config=(tyro.conf.FlagCreatePairsOff,))

@@ -5,7 +5,6 @@ A checkpoint is a plain dict that `torch.load(path, weights_only=True)` reads; `
 """
 
 import errno
-import os
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from manual_backprop.schedules import Memory
 from training.data import Dataset
 from training.errors import UserError, listed
+from training.files import replacing
 from training.learners.base import LearnerState
 
 FORMAT = 2
@@ -92,25 +92,14 @@ def differences(saved: DataSummary, data: Dataset) -> list[str]:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write to a temporary file, flush it to the disk, and put it in the place of `path` in one move.
-
-    Whenever the process dies, `path` holds the old checkpoint or the new one, whole.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")  # one that a killed process left is overwritten
+    """Put the checkpoint in the place of `path`, which holds the old one or the new, whole, whatever happens."""
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if hasattr(os, "O_DIRECTORY"):  # make the move itself last; not every system opens directories
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+    except RuntimeError as error:  # torch's, after the file's own: a full disk
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def load(path: Path) -> Checkpoint:

@@ -21,6 +21,7 @@ from training.dashboard.tensorboard import MetricsWriter, rms
 from training.data import Dataset, Examples
 from training.evaluation import Evaluation, evaluate, examples_of
 from training.evaluation.watch import Watch
+from training.families.advice import remedy
 from training.learners.base import Backpropagation, Learner, all_finite
 from training.learners.comparison import in_words, tensors_of, values_of
 from training.schedules import ended_early, make_plateau, make_schedule
@@ -29,7 +30,7 @@ from training.tasks import Task, task_of
 STEPS_PER_CALL = 10  # so many that a call's cost is spread, so few that Ctrl-C is answered at once
 SNAPSHOT_EVERY = 100  # steps: so many that copying all tensors costs little, so few that a replay is short
 TRAIN_TARGETS = 10_000  # about so many of the training set are evaluated, for accuracy/train or perplexity/train
-ADVICE = "try a smaller --lr"
+FIRST = "the first value that is not finite is in"
 
 
 class NotFiniteError(Exception):
@@ -108,14 +109,18 @@ class Loop:
             learner.proof.load(self.progress["proof"])
         self.watch = Watch(config, data, self.total, self.progress["watch"])
 
+    def begin(self) -> None:
+        """Save the initial values, unless that is done already."""
+        if self.learner.steps == 0 and not (self.run_dir / checkpoint.FIRST).exists():
+            self.save("last.pt")
+            self.save(checkpoint.FIRST)
+
     def run(self) -> Outcome:
         """Train to the end, or until `stop()`; `last.pt` then holds where it stopped, `first.pt` where it began.
 
         Raises NotFiniteError and GradientMismatch; `last.pt` is then the last good checkpoint.
         """
-        if self.learner.steps == 0:
-            self.save("last.pt")
-            self.save(checkpoint.FIRST)
+        self.begin()
         while not self.stop():
             at_end = self.learner.steps >= self.total or bool(ended_early(self.config, self.progress, self.task))
             if (at_end or self.learner.steps % self.eval_every == 0) and not self.progress["evaluated"]:
@@ -186,7 +191,13 @@ class Loop:
         start = time.perf_counter()
         if self.learner.steps >= self.snapshot["steps"] + SNAPSHOT_EVERY:
             self.take_snapshot()
-        losses = self.learner.advance(batches, learning_rates)
+        try:
+            losses = self.learner.advance(batches, learning_rates)
+        except RuntimeError as error:
+            if "without overflow" not in str(error):  # what torch says of a number
+                raise
+            after = f"after step {self.learner.steps}"
+            raise NotFiniteError(f"{after} a factor is beyond {self.config.dtype}; {remedy(self.config)}") from error
         finite = all_finite([losses]) and self.learner.is_finite()
         self.seconds += time.perf_counter() - start
         self.examples += batches.numel()
@@ -240,8 +251,7 @@ class Loop:
             return
         step = self.learner.steps
         if not isfinite(on_test.loss + on_train.loss):
-            advice = ADVICE if step else "the data or the initial values are too large"
-            raise NotFiniteError(f"after step {step} the cost of the test set is {on_test.loss}; {advice}")
+            raise NotFiniteError(f"after step {step} the cost of the test set is {on_test.loss}; {self.remedy()}")
         values = self.task.tags(on_test.values, on_train.values)
         self.writer.scalars(step, values)
         self.writer.pictures(step, self.learner.parameters)
@@ -299,6 +309,11 @@ class Loop:
         self.writer.flush()  # what was logged before a checkpoint is on the disk with it
         checkpoint.save(state, self.run_dir / name)
 
+    def remedy(self) -> str:
+        if self.learner.steps == 0:
+            return f"the data or the initial values (--init {self.config.init}) are too large"
+        return remedy(self.config)
+
     def replay(self, batches: Tensor, learning_rates: Tensor) -> None:
         """Go back before these steps, take them one by one, and raise NotFiniteError at the first value to blame."""
         self.learner.load_state_dict(self.snapshot)
@@ -308,14 +323,10 @@ class Loop:
             step = self.learner.steps + 1
             for name, tensor in tensors_of(self.examine(batches[i])).items():
                 if not tensor.isfinite().all():
-                    where = in_words(name)
-                    raise NotFiniteError(f"step {step}: the first value that is not finite is in {where}; {ADVICE}")
+                    raise NotFiniteError(f"step {step}: {FIRST} {in_words(name)}; {self.remedy()}")
             self.learner.advance(batches[i : i + 1], learning_rates[i : i + 1])
             for name, tensor in values_of(self.learner.state_dict()).items():
                 if not tensor.isfinite().all():
-                    raise NotFiniteError(
-                        f"step {step}: the first value that is not finite is in the new {name}; {ADVICE}"
-                    )
-        raise NotFiniteError(
-            f"a value was not finite by step {self.learner.steps}, but all are when the steps are repeated; {ADVICE}"
-        )
+                    raise NotFiniteError(f"step {step}: {FIRST} the new {name}; {self.remedy()}")
+        repeated = "but all are when the steps are repeated"
+        raise NotFiniteError(f"a value was not finite by step {self.learner.steps}, {repeated}; {self.remedy()}")

@@ -5,8 +5,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from training.errors import UserError
 from training.families.configure import load_preset
 from training.families.model import Model
 from training.families.networks import arranged, make_model
+from training.files import cannot_write, claimed, replacing
 from training.interruption import Interruption
 from training.learners.factory import make_learner
 from training.loop import Loop, Outcome
@@ -63,10 +64,9 @@ def start(config: Config, run_dir: Path, notes: Sequence[str] = ()) -> Result:
     """
     data = load_data(config)
     config, model = prepare(config, data)
-    for note in notes:
-        print(note, flush=True)
-    create(run_dir, config)
-    return _run(config, data, model, run_dir, None)
+    with _new(run_dir):
+        create(run_dir, config)
+        return _run(config, data, model, run_dir, None, notes)
 
 
 def resume(run_dir: Path, config: Config) -> Result:
@@ -76,6 +76,11 @@ def resume(run_dir: Path, config: Config) -> Result:
     then laid out, or another data_dir, where the same data lie now. Raises UserError if there is no run to resume, if
     its data are not there, or if it is beyond the end already.
     """
+    with claimed(run_dir):
+        return _resume(run_dir, config)
+
+
+def _resume(run_dir: Path, config: Config) -> Result:
     saved = checkpoint.load(run_dir)
     moved = config.data_dir != saved["config"]["data_dir"]  # by the user, who then knows where to
     data = load_data(config if moved else replace(config, data_dir=checkpoint.data_dir(saved)))
@@ -100,12 +105,12 @@ def load_config(run_dir: Path) -> Config:
 
 def load_data(config: Config) -> Dataset:
     data = load(config.dataset, Path(config.data_dir), validation=config.validation, examples=config.examples)
-    data = arranged(config, expand(data, config.expand))
-    print(data.source, flush=True)
-    return data
+    return arranged(config, expand(data, config.expand))
 
 
-def _run(config: Config, data: Dataset, model: Model, run_dir: Path, saved: Checkpoint | None) -> Result:
+def _run(
+    config: Config, data: Dataset, model: Model, run_dir: Path, saved: Checkpoint | None, notes: Sequence[str] = ()
+) -> Result:
     torch.set_num_threads(config.threads)
     data = data.to(config.device)
     learner = make_learner(config, data, model)
@@ -123,29 +128,35 @@ def _run(config: Config, data: Dataset, model: Model, run_dir: Path, saved: Chec
         early = ended_early(config, saved["progress"], task) if learner.steps < total else ""
         if (early or learner.steps >= total) and is_complete(run_dir, learner.steps, task):
             more = f"it ended early, {early}" if early else "more --epochs, or --max-steps, go on with it"
+            print(data.source)
             print(f"this run is finished, at step {learner.steps:,}: {more}")
             progress = saved["progress"]
             proof = learner.proof.load(progress.get("proof", {})).after(learner.steps) if learner.proof else ""
             outcome = Outcome(True, learner.steps, task, progress["latest"], progress["best"], proof=proof)
             return Result(outcome, run_dir, seconds=0.0, signal=0)
         if saved["format"] == 1 and getattr(model, "dropout", None):
-            print("note: an earlier version began this run and drew other masks for dropout: the next steps differ")
+            notes = ["note: an earlier version began this run and drew other masks for dropout: the next steps differ"]
         if config != load_config(run_dir):
-            (run_dir / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+            with replacing(run_dir / "config.toml") as file:
+                file.write(config.to_toml().encode())
     first, _ = data.train.batch(torch.arange(1, device=learner.device), getattr(torch, config.dtype))
-    print_layers(config.model, model, learner.state_dict()["model"], first)
     begun = saved is not None and (learner.steps > 0 or saved["progress"]["evaluated"])  # else nothing is logged yet
     start_step = learner.steps + 1 if begun else 0
     writer = MetricsWriter(run_dir, config, data, start_step=start_step, environment=environment(config))
     console = RunConsole(config, task, total, start=learner.steps)
     began = time.perf_counter()
-    with Interruption() as stop, closing(writer), console:
+    with Interruption() as stop, closing(writer):
         loop = Loop(config, data, learner, writer, console, run_dir, saved and saved["progress"], stop)
-        outcome = loop.run()
-        if outcome.finished:
-            loop.final_figures()
+        loop.begin()
+        print(data.source, *notes, sep="\n", flush=True)
+        print_layers(config.model, model, learner.state_dict()["model"], first)
+        with console:
+            outcome = loop.run()
+            if outcome.finished:
+                loop.final_figures()
     seconds = time.perf_counter() - began
-    curves({run_dir.name: run_dir / METRICS}, run_dir / "curves.png", task)
+    with replacing(run_dir / "curves.png") as file:
+        curves({run_dir.name: run_dir / METRICS}, file, task)
     return Result(outcome, run_dir, seconds, stop.signal)
 
 
@@ -163,11 +174,31 @@ def free_run_dir(parent: Path, name: str) -> Path:
     return run_dir
 
 
+@contextmanager
+def _new(run_dir: Path) -> Iterator[None]:
+    """The directory is this process's alone, and what it makes there goes if it ends before its first checkpoint."""
+    was_there = run_dir.exists()
+    with claimed(run_dir):
+        before = set(run_dir.iterdir())
+        try:
+            yield
+        except BaseException:
+            if not (run_dir / "last.pt").exists():
+                with suppress(OSError):
+                    for path in set(run_dir.iterdir()) - before:
+                        path.unlink()
+                    if not was_there:
+                        run_dir.rmdir()
+            raise
+
+
 def create(run_dir: Path, config: Config) -> None:
     """Make the run directory with the resolved configuration and the environment in it.
 
     Raises UserError if it holds a run already, or if it cannot be written to.
     """
+    if str(run_dir) != str(run_dir).encode(errors="replace").decode():
+        raise UserError(f"{str(run_dir)!a} is not UTF-8, and TensorBoard reads no such name: give another --run-dir")
     if any((run_dir / name).exists() for name in ("last.pt", "best.pt", checkpoint.FIRST)):
         raise UserError(f"{run_dir} already holds a run: give another --run-dir, or go on with --resume {run_dir}")
     try:
@@ -176,7 +207,7 @@ def create(run_dir: Path, config: Config) -> None:
         details = json.dumps(environment(config), indent=2)
         (run_dir / "environment.json").write_text(details + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot write to the run directory {run_dir}: {error.strerror}; give another") from error
+        raise cannot_write(run_dir, error) from error
 
 
 def environment(config: Config) -> Mapping[str, Any]:
@@ -200,7 +231,13 @@ def git_commit() -> str:
     here = Path(__file__).parent
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changes = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True)
+        changes = subprocess.run(
+            ["git", "--no-optional-locks", "status", "--porcelain"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")

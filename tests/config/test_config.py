@@ -157,7 +157,7 @@ NO_SHARE = [-0.1, 1.0, nan]
 LIMITS = ("l1", "l2", "max_norm", "clip_norm", "clip_value")
 COUNTS = ("max_steps", "warmup", "validation", "examples", "check_every", "eval_every", "histogram_every")
 RANGES = [
-    ("mlp", "lr", [1e-9, 1e9], [0.0, -1.0, nan, inf]),
+    ("mlp", "lr", [1e-9, 1e9], [0.0, -1.0, nan, inf, 1e39, 1e-46]),
     ("mlp", "eps", [1e-8], [0.0, -1.0, nan, inf]),
     *[("mlp", name, [0.0, 1.0], [-1e-9, nan, inf]) for name in LIMITS],
     *[("mlp", name, [0.0, 0.999], NO_SHARE) for name in ("dropout", "momentum")],
@@ -169,7 +169,7 @@ RANGES = [
     ("mlp", "betas", [()], [(-0.1, 0.9), (0.9, 1.0), (nan,)]),
     ("mlp", "expand", [(), ("shifts",), ("rotations", "shifts")], [("shifts", "shifts")]),
     ("mlp", "threads", [0, 1, 1024], [-1, 1025]),
-    ("mlp", "shift", [0, 1, 100], [-1]),
+    ("mlp", "shift", [0, 1, 100], [-1, 10**30]),
     ("mlp", "seed", [0, 2**63 - 1], [-1, 2**63]),
     ("mlp", "hidden", [(1,), (3, 2, 1)], [(), (0,), (16, -1)]),
     ("mlp", "activation", [("relu",), ("tanh", "relu", "sigmoid")], [(), ("relu", "relu"), ("relu",) * 4]),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import time
 from dataclasses import fields, replace
@@ -162,13 +163,19 @@ def after_a_kill(run_dir):
     path.write_bytes(path.read_bytes()[:-7])
 
 
-def within_a_second(run_dir):
+def within_a_second(run_dir, later=0):
     """Whole files, but the event file's name comes after any other of this second."""
-    event_file(run_dir).rename(run_dir / f"events.out.tfevents.{int(time.time()):010d}.~")
+    path = event_file(run_dir).rename(run_dir / f"events.out.tfevents.{int(time.time()) + later:010d}.~")
+    os.utime(path, (time.time() + later,) * 2)
+
+
+def before_the_clock_went_back(run_dir):
+    """A file of tomorrow."""
+    within_a_second(run_dir, later=86_400)
 
 
 class TestResume:
-    @pytest.mark.parametrize("interrupted", [after_a_kill, pytest.param(within_a_second, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("interrupted", [after_a_kill, within_a_second, before_the_clock_went_back])
     def test_no_step_is_there_twice(self, tmp_path, interrupted):
         """Not as a number, nor as a picture or a histogram."""
         for start, stop in ((0, 7), (4, 9)):
@@ -182,6 +189,10 @@ class TestResume:
         expected = [*((step, float(step)) for step in range(4)), *((step, 400.0 + step) for step in range(4, 9))]
         assert scalars(tmp_path) == {"loss/train": expected}
         assert [(m["step"], m["loss/train"]) for m in metrics(tmp_path)] == expected
+        last = events(tmp_path).Scalars("loss/train")[-1]
+        assert (last.wall_time - time.time() > 86_000) == (interrupted is before_the_clock_went_back), (
+            "no time goes back"
+        )
         assert image_steps(events(tmp_path)) == {"first_layer_weights": list(range(9))}
         assert [event.step for event in events(tmp_path).Histograms("weights/layer1")] == list(range(9))
 

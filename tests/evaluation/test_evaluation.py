@@ -15,7 +15,7 @@ from training import evaluation
 from training.data import Dataset, Split, load
 from training.evaluation import Evaluation, confidence, evaluate
 from training.evaluation.watch import Watch
-from training.families.advice import advice
+from training.families.advice import advice, remedy
 from training.families.configure import configure
 from training.tasks import CLASSIFICATION, NEXT_TOKEN, TASKS, Sums, task_of
 
@@ -272,6 +272,8 @@ ADVICE = {
     f"--lr 0.3 --init he (not 0.1 and zeros), or {IN_FULL} --init he": dict(
         loss="quadratic", activation=RELUS, init="zeros"
     ),
+    "a larger --clip-norm (not 1e-20)": dict(clip_norm=1e-20, lr=10.0),
+    "a smaller --eps (not 1e+20), or a smaller --l1 (not 10)": dict(optimizer="adam", eps=1e20, l1=10.0),
     f"--lr 1 (not 1000), or {IN_SIGMOIDS}": dict(activation=SIGMOIDS, init="scaled-normal", lr=1000.0),
 }
 
@@ -281,6 +283,17 @@ def test_advice_is_what_would_have_been_chosen(said, changed):
     good = configure(activation=("relu", "relu", "identity"), loss="softmax-cross-entropy", lr=0.1, init="he")
     assert advice(replace(good, **changed), 5000) == said
     assert advice(replace(good, **changed), 500) == f"{said}, and more --epochs"
+
+
+def test_where_values_overflow_the_option_farthest_from_what_is_usual_is_named():
+    good = configure(activation=("relu", "relu", "identity"), loss="softmax-cross-entropy", lr=0.1, init="he")
+    adam = replace(good, optimizer="adam", lr=0.005)
+    assert remedy(replace(good, l2=0.01)) == "try a smaller --lr (not 0.1)"
+    assert remedy(replace(good, lr=1e29, l2=0.2)) == "try a smaller --lr (not 1e+29)"
+    assert remedy(replace(good, lr=2.0, l2=1e5)) == "try a smaller --l2 (not 100000)"
+    assert remedy(replace(good, momentum=0.999999)) == "try a smaller --momentum (not 0.999999)"
+    assert remedy(replace(adam, betas=(0.9, 0.9999999))) == "try a smaller --betas (not 0.9 0.9999999)"
+    assert remedy(replace(adam, eps=1e-30, l2=0.1)) == "try a larger --eps (not 1e-30)"
 
 
 @pytest.mark.long

@@ -1,13 +1,16 @@
 """The output of every command in pipes that are not UTF-8; as processes of their own they are in test_pipes.py."""
 
 import ast
+import errno
 import io
 import json
 import re
+import signal
 import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 from rich.table import Table
 
@@ -17,9 +20,10 @@ import train
 import verify
 from lessons import __main__ as lessons
 from manual_backprop.layers.activations import ACTIVATIONS
-from tests.support.running import ROOT, Done, flags, one_sentence
+from tests.support.running import ROOT, Done, files, flags, one_sentence
 from tests.support.terminal import CLOSED, assert_readable
 from training.errors import UserError
+from training.interruption import Stopped
 from training.terminal.output import READABLE, Console, asks_for_ascii, command, make_readable, readable, spelling_of
 
 ENCODINGS = ("ascii", "cp437", *(pytest.param(encoding, marks=pytest.mark.slow) for encoding in ("cp1252", "latin-1")))
@@ -144,6 +148,8 @@ def test_columns_are_straight_in_ascii():
 def test_help_is_readable(name, encoding, call):
     done = call(encoding, MAINS[name], "--help")
     assert_readable(done, 0)
+    assert "exit status:" in done.out
+    assert f"  141  {CLOSED}" in done.out
     if name == "train" and encoding == "ascii":
         assert "Cost of an example: 1/2||a-y||^2, ||a-y||^2, or a" in done.out
         assert "Averaging factors: beta of rmsprop, beta1 beta2 of adam," in done.out
@@ -199,8 +205,12 @@ def test_json_is_ascii(digits, encoding, tmp_path, call):
 def test_a_file_whose_name_is_not_utf_8(encoding, tmp_path, call):
     options = {"dataset": "spiral", "max_steps": 1, "run_dir": tmp_path / "run\udcff"}
     done = call(encoding, train.main, *flags(options))
-    sentence = "train.py: '\\udcff' in a file's name is not UTF-8: rename it, or set PYTHONUTF8=1"
-    assert (done.status, one_sentence(done.err)) == (2, sentence)
+    assert done.status == 2
+    assert "run\\udcff' is not UTF-8, and TensorBoard reads no such name" in one_sentence(done.err)
+    assert not options["run_dir"].exists()
+    done = call(encoding, train.main, *flags({"dataset": "spiral", "data_dir": "\udcff", "run_dir": tmp_path / "run"}))
+    sentence = "train.py: '\\udcff' in a file's name is not UTF-8: rename it"
+    assert (done.status, one_sentence(done.err), files(tmp_path)) == (2, sentence, set())
     done = call(encoding, predict.main, "--checkpoint", tmp_path / "\udcff", "x.png")
     assert done.status == 2
     assert "\\udcff" in one_sentence(done.err)
@@ -215,6 +225,13 @@ def test_a_command_says_errors_in_one_sentence(call):
 
     assert refuse(UserError("η is −1")) == (2, "", "it.py: eta is -1\n")
     assert refuse(OSError("no")) == (2, "", "it.py: no\n")
+    full, stopped = OSError(errno.ENOSPC, "No space", "a.pt"), "it.py: the terminal was closed\n"
+    assert refuse(full) == (2, "", "it.py: there is no space left on the disk (a.pt): make room, or write elsewhere\n")
+    assert refuse(Stopped(signal.SIGHUP)) == (129, "", stopped)
+    too_large = call("ascii", command("it.py")(lambda argv: torch.empty(10**15)))
+    assert too_large == (2, "", "it.py: there is not enough memory for 4e+06 GB more: free some, or ask for less\n")
+    with pytest.raises(RuntimeError, match="a mistake of the program's"):
+        refuse(RuntimeError("a mistake of the program's"))
     broken = BrokenPipeError()
     assert refuse(broken) == (141, "", f"it.py: {CLOSED}\n")
     broken.add_note("go on")

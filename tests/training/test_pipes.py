@@ -73,7 +73,8 @@ def test_a_pipe_that_nobody_reads_is_status_141(line, digits, tmp_path, unread):
     line = line.format(digits=digits, tmp=tmp_path)
     done = run(line, "utf-8", stdout=unread)
     assert done.status == 141
-    assert re.fullmatch(rf"[\w.]+: {CLOSED}\n", done.err)
+    goes_on = f"; --resume {tmp_path / 'run'} goes on" * (line.startswith(TRAIN[:10]) and "--help" not in line)
+    assert re.fullmatch(rf"[\w.]+: {CLOSED}{goes_on}\n", done.err)
     if "--json" in line:  # in a shell: 2>&1
         assert run(line, "utf-8", stdout=unread, stderr=unread).status == 141
 
@@ -98,7 +99,18 @@ def test_a_run_whose_output_is_closed_can_be_resumed(tmp_path):
 def test_a_full_disk_is_status_2(digits):
     with Path("/dev/full").open("wb") as full:
         done = run(VERIFY.format(digits=digits), "utf-8", stdout=full.fileno())
-    assert (done.status, done.err) == (2, "verify.py: [Errno 28] No space left on device\n")
+    assert (done.status, done.err) == (
+        2,
+        "verify.py: there is no space left on the disk: make room, or write elsewhere\n",
+    )
+
+
+def test_too_little_memory_is_status_2(tmp_path):
+    command = f"{sys.executable} train.py --dataset sample --hidden 20000 20000 --run-dir {tmp_path / 'run'}"
+    done = subprocess.run(["sh", "-c", f"ulimit -v 6000000; {command}"], cwd=ROOT, capture_output=True, text=True)
+    said = "not enough memory for 1.7 GB more: free some, or ask for less; a smaller network than --hidden 20000 20000"
+    assert (done.returncode, said in done.stderr, done.stderr.count("\n")) == (2, True, 1)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("line", "status"), [("--max-steps 1", 0), ("--seed -1", 2)])

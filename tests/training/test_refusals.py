@@ -4,6 +4,8 @@ Each setting's own range, and what does not go together, is in tests/config; wha
 """
 
 import re
+import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ import verify
 from tests.support.refusals import assert_refused, contents, refused
 from tests.support.running import call, files, flags, write_npz
 from training import checkpoint
+from training.files import claimed
+from training.interruption import Interruption
 
 NO_SUCH_WORDS = {
     "--dataset mnits": "mnist",
@@ -42,6 +46,8 @@ NOT_FOR_THE_DATA = {
     "--preset nielsen-ch1": "give --dataset mnist, which has 60,000",  # a recipe for MNIST on its sample
     "--preset nielsen-ch3-l2": "give --dataset mnist",  # whose validation set is as large as the sample
     "--hidden 1000000000": "795,000,000,010 parameters",
+    "--l2 1e300": "--l2 is 1e+300, but it must be 0 or from 1e-30 to 1e30, the range for float32",
+    "--optimizer adam --eps 1e-320": "--eps is 1e-320",
 }
 NOT_THERE = {
     "--device cuda:99": "--device cuda:99",
@@ -66,6 +72,42 @@ def test_a_run_directory_that_cannot_be(where, tmp_path, capsys):
     done = call(capsys, train.main, *flags({"dataset": "spiral", "run_dir": tmp_path / where}))  # an absolute one stays
     assert_refused(done, "cannot write to the run directory")
     assert files(tmp_path) == {"file"}
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"), [(300, False), (1500, False), pytest.param(30_000, True, marks=pytest.mark.slow)]
+)
+def test_a_full_disk(size, kept, npz, tmp_path, capsys):
+    """For config.toml, the first checkpoint or a picture. Nothing is left of a run without a checkpoint."""
+    run_dir = tmp_path / "run"
+    options = {"dataset": "npz", "data_dir": npz, "hidden": (4,), "max_steps": 10, "eval_every": 5}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))  # of every file that is written to
+    try:
+        done = call(capsys, train.main, *flags({**options, "run_dir": run_dir}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert_refused(done, f"; --resume {run_dir} goes on" if kept else "")
+    assert run_dir.exists() == kept
+    if kept:
+        assert call(capsys, train.main, "--resume", run_dir).status == 0
+        assert checkpoint.load(run_dir)["steps"] == 10
+
+
+@pytest.mark.parametrize("line", ["--run-dir {run}", "--resume {run} --max-steps 20"])
+def test_a_directory_in_which_another_run_is_at_work(line, run_dir, capsys):
+    before = contents(run_dir)
+    with claimed(run_dir):
+        done = call(capsys, train.main, *line.format(run=run_dir).split())
+    assert_refused(done, f"another run is at work in {run_dir}: wait until it has ended")
+    assert contents(run_dir) == before
+
+
+def test_a_directory_that_vanishes(npz, tmp_path, capsys, monkeypatch):
+    polls = iter(range(100))
+    monkeypatch.setattr(Interruption, "__call__", lambda self: next(polls) == 7 and shutil.rmtree(tmp_path / "run"))
+    done = call(capsys, train.main, *flags({"dataset": "npz", "data_dir": npz, "run_dir": tmp_path / "run"}))
+    assert_refused(done, f"{tmp_path / 'run'} is gone: if it was moved, --resume its new path")
 
 
 AN_OLD_RUN = {
@@ -102,13 +144,15 @@ FIRST = "the first value that is not finite is in"
 @pytest.mark.parametrize(
     ("options", "named", "kept"),
     [
-        ({"impl": "manual", **STEEP}, f"step 2: {FIRST} z of layer2; try a smaller --lr", 0),
+        ({"impl": "manual", **STEEP}, f"step 2: {FIRST} z of layer2; try a smaller --lr (not 1e+30)", 0),
         pytest.param({"impl": "reference", **STEEP}, f"step 2: {FIRST} z of layer2;", 0, marks=pytest.mark.slow),
         ({"impl": "both", **STEEP}, f"step 2: {FIRST} z of layer2;", 0),
         ({"lr": 0.2, **LINEAR}, f"step 6: {FIRST} C;", 4),
         ({"lr": 0.4, **LINEAR}, "after step 4 the cost of the test set", 2),
+        ({"l2": 1e30}, f"step 2: {FIRST} the new layer1.weight; try a smaller --l2 (not 1e+30)", 0),
+        ({"optimizer": "adam", "lr": 1e30, "betas": (1 - 1e-16, 0.9)}, "a factor is beyond float32; try a smaller", 0),
     ],
-    ids=["manual", "reference", "both", "in a step", "in an evaluation"],
+    ids=["manual", "reference", "both", "in a step", "in an evaluation", "of a penalty", "of a factor"],
 )
 def test_where_the_cost_is_not_finite_the_last_good_checkpoint_is_kept(options, named, kept, npz, tmp_path, capsys):
     data = {"dataset": "npz", "data_dir": npz, "run_dir": tmp_path / "run"}

@@ -214,7 +214,7 @@ def stopped_by(number, line, *arguments):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)])
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGKILL", -9)])
 def test_a_signal_and_then_resume(name, status, npz, tmp_path, capsys):
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     done = stopped_by(signal.Signals[name], "epoch          3/", *command_line(npz, stopped, epochs=10**9))

@@ -98,7 +98,7 @@ def test_after_a_value_that_is_not_finite_the_last_checkpoint_goes_on(name, impl
     """Also where values were logged since."""
     config, data = small_run(name, folder, impl=impl)
     an_epoch = data.train.steps(config.batch_size)
-    said = rf"^step {an_epoch + 5}: the first value that is not finite is in the new .*; try a smaller --lr$"
+    said = rf"^step {an_epoch + 5}: the first value that is not finite is in the new .*; try a smaller --lr "
     with monkeypatch.context() as patch:
         patch.setattr(loop, "make_schedule", lambda *_: lambda t, total: inf if t == an_epoch + 4 else 1.0)
         with pytest.raises(NotFiniteError, match=said):

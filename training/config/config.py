@@ -8,7 +8,7 @@ from manual_backprop.losses import LOSSES
 from manual_backprop.optimizers import OPTIMIZERS
 from manual_backprop.schedules import SCHEDULES
 from training.config.groups import Data, Learning, Machine, Network, Regularization, Schedule
-from training.config.rules import check, flag, require_parts
+from training.config.rules import check, flag, require, require_parts
 from training.errors import UserError
 
 SCHEDULED = {"lr_epochs": "every", "lr_factor": "factor"}  # settings that only some schedules take
@@ -27,6 +27,7 @@ class Config(Machine, Regularization, Schedule, Learning, Data, Network):  # the
             raise UserError(f"label smoothing goes with --loss softmax-cross-entropy, not with {self.loss}")
         self._check_optimizer()
         self._check_schedule()
+        self._check_sizes()
         if self.check_every and self.impl != "manual":
             raise UserError(f"--check-every goes with --impl manual, not with {self.impl}")
         if self.device.startswith("mps") and (self.impl == "both" or self.check_every):
@@ -72,6 +73,13 @@ class Config(Machine, Regularization, Schedule, Learning, Data, Network):  # the
                 f"{judged[0]} is decided on held-out training examples, because the test set must not decide: "
                 f"give --validation, 10000 for example"
             )
+
+    def _check_sizes(self) -> None:
+        largest = 300 if self.dtype == "float64" else 30
+        for name in ("lr", "eps", "l2", "l1", "max_norm", "clip_norm", "clip_value"):
+            value, zero = getattr(self, name), "" if name in ("lr", "eps") else "0 or "
+            fits = not value or float(f"1e-{largest}") <= value <= float(f"1e{largest}")
+            require(name, value, fits, f"{zero}from 1e-{largest} to 1e{largest}, the range for {self.dtype}")
 
     @property
     def optimizer_settings(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -145,7 +145,7 @@ def gradient_by_depth(deltas: Mapping[str, float], weights: Mapping[str, float])
     return drawn(figure)
 
 
-def curves(runs: Mapping[str, Path], destination: Path, task: Task = CLASSIFICATION) -> None:
+def curves(runs: Mapping[str, Path], destination: Path | BinaryIO, task: Task = CLASSIFICATION) -> None:
     """A PNG at `destination`: the task's metrics against the step, for each label's metrics.jsonl.
 
     Of several runs the first is wide and pale, the others thin and dashed on top of it, so that equal curves both show.

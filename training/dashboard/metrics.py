@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from training.files import replacing
+
 METRICS = "metrics.jsonl"
 
 
@@ -14,9 +16,8 @@ class MetricsFile:
 
     def __init__(self, path: Path, start_step: int) -> None:
         kept = [m for m in read_metrics(path) if m["step"] < start_step] if path.exists() else []
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(metrics) + "\n" for metrics in kept), encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as file:
+            file.writelines(f"{json.dumps(metrics)}\n".encode() for metrics in kept)
         self.file = path.open("a", buffering=1, encoding="utf-8")  # line by line, so that a kill loses none
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -6,9 +6,8 @@ docs/metrics.md explains every tag.
 import io
 import json
 import math
-import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ import torch
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.summary import histogram_raw, hparams, text
 
 from training.config import Config
+from training.dashboard.events import EventFile
 from training.dashboard.metrics import METRICS, MetricsFile
 from training.dashboard.weight_images import feature_maps, filter_pictures, weight_pictures
 from training.data import Dataset
@@ -28,7 +27,6 @@ from training.evaluation import confidence
 from training.learners.base import Backpropagation, activations, without_activations
 from training.tasks import task_of
 
-FLUSH_SECONDS = 5  # so that TensorBoard can be watched; the default is two minutes
 BINS = 64
 
 
@@ -44,19 +42,20 @@ class MetricsWriter:
     ) -> None:
         self.config, self.data, self.task = config, data, task_of(data)
         self.step = max(start_step - 1, 0)  # of the newest scalars
-        self.writer = _event_writer(run_dir, start_step)
-        self.events: Any = self.writer.file_writer
-        self.jsonl = MetricsFile(run_dir / METRICS, start_step)
-        if start_step == 0:
-            self.writer.add_text("config", _markdown_table("field", asdict(config)), 0)
-            self.writer.add_text("environment", _markdown_table("what", environment), 0)
+        with ExitStack() as opened:
+            self.events = opened.enter_context(closing(EventFile(run_dir, start_step)))
+            self.jsonl = opened.enter_context(closing(MetricsFile(run_dir / METRICS, start_step)))
+            if start_step == 0:
+                self.events.add(text("config", _markdown_table("field", asdict(config))), 0)
+                self.events.add(text("environment", _markdown_table("what", environment)), 0)
+            self.opened = opened.pop_all()  # closes both, whatever either says
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One event and one line of metrics.jsonl with these values; there, NaN and ±∞ are null."""
         self.step = step
         numbers = {tag: float(value) for tag, value in values.items()}
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()])
-        self.events.add_summary(summary, step)  # one event for all: a quarter of the time of an add_scalar for each
+        self.events.add(summary, step)  # one event for all: a quarter of the time of one for each
         self.jsonl.write(step, numbers)
 
     def histograms(
@@ -136,19 +135,18 @@ class MetricsWriter:
     def hparams(self, metrics: Mapping[str, float]) -> None:
         """The configuration as a row of TensorBoard's HPARAMS table, with `metrics` (hparam/accuracy, …) as columns."""
         for summary in hparams(_hyperparameters(self.config), dict(metrics)):
-            self.events.add_summary(summary, 0)
+            self.events.add(summary, 0)
         self.scalars(self.step, metrics)
 
     def flush(self) -> None:
-        self.writer.flush()
+        self.events.flush()
         self.jsonl.flush()
 
     def close(self) -> None:
-        self.writer.close()
-        self.jsonl.close()
+        self.opened.close()
 
     def _image(self, name: str, picture: Image.Image, step: int) -> None:
-        self.events.add_summary(image_summary(f"images/{name}", picture), step)
+        self.events.add(image_summary(f"images/{name}", picture), step)
 
     def _histogram(self, tag: str, tensor: Tensor, step: int) -> None:
         """Leaves out values that are not finite, or beyond ±10¹⁵⁰, and a tensor that has no others."""
@@ -159,7 +157,7 @@ class MetricsWriter:
         low, high = values.min().item(), values.max().item()
         margin = 1e-6 * max(-low, high) or 1e-12  # bins of a span much narrower would not differ in float64
         counts = torch.histc(values, BINS, low - margin, high + margin)
-        self.writer.add_histogram_raw(
+        histogram = histogram_raw(
             tag,
             min=low,
             max=high,
@@ -168,16 +166,15 @@ class MetricsWriter:
             sum_squares=values.square().sum().item(),
             bucket_limits=torch.linspace(low - margin, high + margin, BINS + 1, dtype=torch.float64).tolist(),
             bucket_counts=[0, *counts.tolist()],  # nothing lies below the first limit
-            global_step=step,
         )
+        self.events.add(histogram, step)
 
 
 def write_images(run_dir: Path, pictures: Mapping[str, Image.Image], step: int) -> None:
     """Pictures by tag, in an event file of their own beside those that the run has."""
-    with closing(SummaryWriter(run_dir)) as writer:
-        events: Any = writer.file_writer
+    with closing(EventFile(run_dir)) as events:
         for tag, picture in pictures.items():
-            events.add_summary(image_summary(tag, picture), step)
+            events.add(image_summary(tag, picture), step)
 
 
 def image_summary(tag: str, picture: Image.Image) -> Summary:
@@ -192,23 +189,6 @@ def image_summary(tag: str, picture: Image.Image) -> Summary:
 def rms(tensor: Tensor) -> float:
     """Root mean square of the elements: a norm that does not grow with their number."""
     return tensor.cpu().double().square().mean().sqrt().item()
-
-
-def _event_writer(run_dir: Path, start_step: int) -> SummaryWriter:
-    """A new event file, the last of the directory in the order of names, in which TensorBoard reads them.
-
-    A name begins with the second, so a run that is resumed within the second of its start may have to try again.
-    """
-    deadline = time.monotonic() + 2
-    while True:
-        earlier = set(run_dir.glob("events.out.tfevents.*"))
-        writer = SummaryWriter(run_dir, purge_step=start_step, flush_secs=FLUSH_SECONDS)
-        (new,) = set(run_dir.glob("events.out.tfevents.*")) - earlier
-        if all(path < new for path in earlier) or time.monotonic() > deadline:
-            return writer
-        writer.close()
-        new.unlink()
-        time.sleep(0.05)
 
 
 def _parameter_tag(name: str) -> str:

@@ -5,6 +5,7 @@ then `3*10^-16`, and `‖δ‖` is `||delta||`. The table is our own: transliter
 """
 
 import codecs
+import errno
 import os
 import re
 import sys
@@ -12,17 +13,17 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache, wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TextIO, TypeVar
 
 from rich.console import Console as RichConsole
 from rich.text import Text
 
-from training.errors import UserError
+from training.interruption import Stopped, stopping
+from training.terminal.faults import HUNG_UP, STATUSES, fault
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-CLOSED = 128 + 13  # the status that a shell gives for SIGPIPE
 READABLE = "readable_"  # our codecs are readable_cp1252 and the like
 SPELLINGS = (
     {"∂": "d", "∇": "grad", "Σ": "sum", "∑": "sum", "√": "sqrt", "∞": "inf", "λ": "lambda", "ε": "eps", "µ": "u"}
@@ -122,8 +123,8 @@ class Console(RichConsole):
 def command(name: str) -> Callable[[Callable[P, T]], Callable[P, T | int]]:
     """Makes a function what a shell can call: its output is readable in any pipe, and its errors are one sentence.
 
-    The exit status is the function's own; 2 for UserError, OSError and a file's name that is not UTF-8; 141 where the
-    reader of the output closed it (`| head`), and then the notes on the BrokenPipeError are said too.
+    The exit status is the function's own, or that of training/terminal/faults.py for what ends it; the notes on such an
+    error are said too. `--help` ends with the table of all.
     """
 
     def decorator(main: Callable[P, T]) -> Callable[P, T | int]:
@@ -134,25 +135,41 @@ def command(name: str) -> Callable[[Callable[P, T]], Callable[P, T | int]]:
                     setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
                 make_readable(getattr(sys, stream))
             try:
-                try:
-                    result = main(*args, **kwargs)
-                except SystemExit:  # after --help
+                with stopping():
+                    try:
+                        result = main(*args, **kwargs)
+                    except SystemExit as end:  # after --help, or a command line that is wrong
+                        if not end.code and {"-h", "--help"} & {*_words(*args)}:
+                            print(f"\n{STATUSES}")
+                        sys.stdout.flush()
+                        raise
                     sys.stdout.flush()
+                    return result
+            except (Exception, Stopped) as error:
+                found = fault(error)
+                if found is None:
                     raise
-                sys.stdout.flush()
-                return result
-            except BrokenPipeError as error:
-                said = ["the reader of the output closed it", *getattr(error, "__notes__", [])]
-                return _give_up(f"{name}: {'; '.join(said)}", CLOSED)
-            except UnicodeEncodeError as error:  # not of what is printed
-                what = ascii(error.object[error.start : error.end])
-                return _give_up(f"{name}: {what} in a file's name is not UTF-8: rename it, or set PYTHONUTF8=1", 2)
-            except (UserError, OSError) as error:
-                return _give_up(f"{name}: {error}", 2)
+                sentence, status = found
+                is_hung_up = isinstance(error, OSError) and error.errno == errno.EIO and not _is_there(sys.stdout)
+                return _give_up(f"{name}: {sentence}", HUNG_UP if is_hung_up else status)
 
         return run
 
     return decorator
+
+
+def _words(*args: Any) -> list[str]:
+    """The command line: given, or the process's."""
+    return args[0] if args and isinstance(args[0], list) else sys.argv
+
+
+def _is_there(stream: TextIO) -> bool:
+    """Whether a stream can be written to; a terminal that was closed can not."""
+    try:
+        os.write(stream.fileno(), b"")
+    except OSError:
+        return False
+    return True
 
 
 def _give_up(sentence: str, status: int) -> int:
