@@ -25,11 +25,15 @@ class Receiver(Protocol):
 class Parameters(Mapping[str, Tensor]):
     """A mapping from name to tensor; all tensors are views of the one vector `theta`, in the order of `shapes`.
 
-    `shapes` maps names to shapes. A fresh instance is all zeros.
+    `shapes` maps names to shapes. A fresh instance is all zeros, of torch's default dtype on its default device.
     """
 
     def __init__(
-        self, shapes: Mapping[str, Shape], *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+        self,
+        shapes: Mapping[str, Shape],
+        *,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
     ) -> None:
         self.shapes = dict(shapes)
         sizes = [prod(shape) for shape in self.shapes.values()]

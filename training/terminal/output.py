@@ -18,6 +18,7 @@ from rich.console import Console as RichConsole
 from rich.text import Text
 
 from training.errors import UserError
+from training.usual import usual_torch
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -135,7 +136,8 @@ def command(name: str) -> Callable[[Callable[P, T]], Callable[P, T | int]]:
                 make_readable(getattr(sys, stream))
             try:
                 try:
-                    result = main(*args, **kwargs)
+                    with usual_torch():
+                        result = main(*args, **kwargs)
                 except SystemExit:  # after --help
                     sys.stdout.flush()
                     raise
