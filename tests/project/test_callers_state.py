@@ -106,7 +106,7 @@ def hand_written():
     made, like = [], {"dtype": torch.float32, "device": "cpu"}
     x, y = X.float(), torch.arange(5, device="cpu") % 2
     for name, cost in LOSSES.items():
-        model, loss = MLP((3, 4, 2), ("tanh", "linear" if cost().from_logits else "sigmoid")), cost()
+        model, loss = MLP((3, 4, 2), ("tanh", "identity" if cost().from_logits else "sigmoid")), cost()
         params = Parameters(model.shapes, **like)
         initialize(params, INITIALIZERS["he"], seed=0)
         gradient, tape = params.zeros_like(), Tape(observes=True)
