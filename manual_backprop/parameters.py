@@ -52,8 +52,10 @@ class Parameters(Mapping[str, Tensor]):
         """
         view = self._views[name]
         if value.shape != view.shape or value.dtype != view.dtype:
+            cast = ": leave torch.autocast for it" if torch.is_autocast_enabled(value.device.type) else ""
             raise ValueError(
                 f"{name} is {tuple(view.shape)} {view.dtype}, so {tuple(value.shape)} {value.dtype} cannot be put there"
+                + cast
             )
         view.copy_(value)
 

@@ -1,7 +1,11 @@
 """What a caller has set in torch changes nothing, bit for bit, and is afterwards as it was."""
 
+import os
 import shutil
+import subprocess
+import sys
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +27,7 @@ from tests.support.running import call
 from training.data import load
 from training.prediction import load_trained
 
+ROOT = Path(__file__).resolve().parents[2]
 X, W = draw(5, 3), draw(4, 3)
 
 
@@ -46,6 +51,23 @@ STATES = {
     "anomaly": torch.autograd.detect_anomaly,
     "seed": lambda: switched(torch.manual_seed, 99, 0),
 }
+
+
+@pytest.mark.parametrize("script", ["train", "predict", "explain"])
+def test_threads_are_told_to_wait_asleep_before_torch_is_loaded_unless_the_user_says_otherwise(script):
+    """Spinning ones made a step 50 times as long on a busy machine."""
+    program = f"""
+import contextlib, os, sys
+sys.modules["torch"] = None
+with contextlib.suppress(ImportError):
+    import {script}
+print(os.environ.get("OMP_WAIT_POLICY"))
+"""
+    for given, found in (("", "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        own = {**os.environ, "OMP_WAIT_POLICY": given}
+        own = own if given else {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=own, capture_output=True, text=True)
+        assert done.stdout.split() == [found], done.stderr
 
 
 class Tanh(torch.autograd.Function):
