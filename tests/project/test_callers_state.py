@@ -176,10 +176,9 @@ TOGETHER = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("states", TOGETHER, ids=" and ".join)
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("use", [pytest.param(use, marks=[pytest.mark.long] * (use != "a step")) for use in USES])
 def test_hand_written_code_and_commands_give_the_same(use, states, tmp_path, capsys):
     wanted = USES[use](tmp_path, capsys)
     with ExitStack() as stack:
