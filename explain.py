@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
+import training  # noqa: F401  it says how torch's threads wait, before torch is loaded
+
+# isort: split
 import torch
 import tyro
 from torch import Tensor

@@ -19,6 +19,7 @@ from manual_backprop.parameters import Parameters
 from manual_backprop.tape import Tape
 from training.errors import UserError
 from training.prediction import Trained
+from training.usual import usual_torch
 
 MAX_NUMBERS = 50_000_000  # of all examples' gradients together: 400 MB
 
@@ -191,6 +192,7 @@ class Network:
         return moved
 
 
+@usual_torch()
 def explain(trained: Trained, x: Tensor, y: Tensor, names: Sequence[str], rates: Sequence[float]) -> Explanation:
     """The explanation of the first of the examples x (B, features), float64, with classes y (B,) and these names.
 

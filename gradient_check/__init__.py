@@ -3,6 +3,7 @@
 Names are imported when they are first used, so that a test run which loads the pytest plugin does not load torch.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from gradient_check.oracles import autograd_gradients, directional_derivative
     from gradient_check.report import Diagnosis, Report, Row
     from gradient_check.step import Step, assert_step, check_step
+
+warnings.filterwarnings("ignore", "Failed to initialize NumPy", UserWarning)  # torch works without it, and so do we
 
 _HOMES = {
     "assert_backward": "check",

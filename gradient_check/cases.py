@@ -166,9 +166,11 @@ def _filler(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _special_values(tensor: Tensor, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
     if tensor.numel() == 0:
         return
-    draw = torch.rand(tensor.shape, generator=generator).to(tensor.device) / (2 if tensor.numel() == 1 else 1)
-    small = torch.where(draw < 1 / 3, sqrt(torch.finfo(tensor.dtype).eps), -sqrt(torch.finfo(tensor.dtype).eps))
-    small = small.to(tensor.dtype)
+    draw = torch.rand(tensor.shape, generator=generator, dtype=torch.float32, device="cpu").to(tensor.device) / (
+        2 if tensor.numel() == 1 else 1
+    )
+    small = draw.new_tensor(sqrt(torch.finfo(tensor.dtype).eps))
+    small = torch.where(draw < 1 / 3, small, -small).to(tensor.dtype)
     yield "zeros", torch.where(draw < 0.5, torch.zeros_like(tensor), tensor)
     yield "all zero", torch.zeros_like(tensor)
     yield "next to zero", torch.where(draw < 2 / 3, small, tensor)
@@ -177,6 +179,7 @@ def _special_values(tensor: Tensor, generator: torch.Generator) -> Iterator[tupl
         pairs = tensor.shape[-1] // 2
         tied[..., 1 : 2 * pairs : 2] = tensor[..., 0 : 2 * pairs : 2]
         yield "tied", tied
-    large = torch.where(draw < 0.25, 1e4, -1e4).to(tensor.dtype)
+    large = draw.new_tensor(1e4)
+    large = torch.where(draw < 0.25, large, -large).to(tensor.dtype)
     yield "±1e4", torch.where(draw < 0.5, large, tensor)
     yield "of all sizes", torch.where(draw < 0.5, tensor.sign() * (10 ** (16 * draw - 4)).to(tensor.dtype), tensor)

@@ -12,6 +12,7 @@ from gradient_check.compare import as_tensor
 from gradient_check.elementwise import by_chunks
 from gradient_check.exact import Exact
 from gradient_check.isolation import check_fork, isolated, saying, watched
+from gradient_check.modes import own_modes
 from gradient_check.modules import OwnParameters, modules_named_in
 from gradient_check.options import Options, expect_function, expect_names
 from gradient_check.report import Report, merged
@@ -22,6 +23,7 @@ from gradient_check.subject import Subject, differentiated, hand_written
 from gradient_check.trial import Trial
 
 
+@own_modes()
 def check_backward(
     forward: Callable[..., Any], backward: Callable[..., Any], example: Sequence[Any], *, outputs: int = 1, **given: Any
 ) -> Report:
@@ -78,6 +80,7 @@ def check_backward(
     return _check(subject, leaves, options, through_forward=not structure.arrays)
 
 
+@own_modes()
 def check_function(function: Callable[..., Any], example: Sequence[Any], **given: Any) -> Report:
     """Check what autograd makes of a function whose backward somebody wrote: an `autograd.Function`, a custom operator.
 

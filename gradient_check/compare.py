@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from gradient_check.claims import Doubt, claimed
+from gradient_check.modes import own_modes
 from gradient_check.report import Report, Row
 from gradient_check.tolerances import SAME
 from gradient_check.verdict import judge
 
 
+@own_modes()
 def compare_gradients(
     actual: Mapping[str, Any],
     expected: Mapping[str, Any],
@@ -84,7 +86,7 @@ def as_tensor(value: Any, what: str) -> Tensor:
         tensor = value
     elif hasattr(value, "__array__"):
         try:
-            tensor = torch.as_tensor(value)
+            tensor = torch.as_tensor(value, device="cpu")
         except TypeError as error:
             raise ValueError(f"{what} is an array of {value.dtype}, which torch does not have") from error
     else:

@@ -73,7 +73,7 @@ def one_sided(
     One triple per index. Both are equal where f is smooth; a side on which the slope grows without bound has ±inf, and
     both do where f is not finite on one side. Where `slopes` are given it is looked no further than explains them.
     """
-    counted = torch.arange(point.numel()).view(point.shape)
+    counted = torch.arange(point.numel(), device="cpu").view(point.shape)
     places = [int(counted[tuple(index)]) for index in indices]
     with torch.no_grad():
         function = Function(terms, point, Generator().manual_seed(0))
@@ -98,8 +98,9 @@ class _Search:
         self.places: Tensor | None = None
         if sampled or size <= SAMPLE:
             flat = point.detach().flatten()
-            places = torch.randint(size, (SAMPLE,), generator=generator).unique() if sampled else torch.arange(size)
-            places = places[torch.randperm(len(places), generator=generator)].to(point.device)
+            places = torch.arange(size, device="cpu")
+            places = torch.randint(size, (SAMPLE,), generator=generator, device="cpu").unique() if sampled else places
+            places = places[torch.randperm(len(places), generator=generator, device="cpu")].to(point.device)
             self.places = places[flat[places].sort(stable=True).indices]
             terms, point, gradient = _of_some(terms, point, self.places), flat[self.places], gradient[self.places]
         self.function = Function(_that_move(terms, point) if sampled else terms, point, generator)
@@ -113,6 +114,7 @@ class _Search:
     def claims(self, enough: int) -> Iterator[SlopeClaim]:
         """Of every part that directions clear and of elements of the others, until enough of them are wrong."""
         size, work = len(self.gradient), math.prod(self.shape) + len(self.function.base)
+        values = self.function.values
         enough = max(2, min(enough, MOST_WORK * enough // ENOUGH // max(work, 1)))
         parts = [(0, size, 0)]  # the worst first, by order of magnitude; of those the smallest
         wrong = tried = 0
@@ -135,9 +137,7 @@ class _Search:
                     continue
                 magnitude = -math.frexp(min(claim.off / count**0.5, sys.float_info.max))[1]
                 some = some and claim.off < math.inf and not (claim.wrong and claim.slope.smooth)
-                alike = (
-                    self.places is not None and self.function.values[start] == self.function.values[start + count - 1]
-                )
+                alike = self.places is not None and values[start] == values[start + count - 1]
                 few = round(OF_EQUALS * enough) if some and alike else count
             few = 0 if some and self.checked - wrong >= SOME * enough else min(few, count)
             cuts = cuts if few == count else list(range(start, start + few + 1))
@@ -188,7 +188,7 @@ class _Search:
         """Whether rounding leaves single elements known no better, as where each moves most of the summands."""
         if claim.slope.uncertainty > BLIND * self.rms * claim.size:
             return False
-        some = start + torch.randint(claim.count, (PARTS,), generator=self.generator)
+        some = start + torch.randint(claim.count, (PARTS,), generator=self.generator, device="cpu")
         moves = [(i, self.function.steps[0] * self.function.scale(i, 1)) for i in some.tolist()]
         rounding = min(self.function.rise(i, move)[1] / move.item() for i, move in moves)
         return self.function.floor + RATIO * rounding > claim.slope.uncertainty / claim.size / 8
@@ -225,7 +225,7 @@ class _Search:
         return f"central differences, {looked}, {steps}: their change from step to step and the rounding"
 
     def index(self, i: int) -> tuple[int, ...]:
-        place = torch.tensor(i) if self.places is None else self.places[i]
+        place = torch.tensor(i, device="cpu") if self.places is None else self.places[i]
         return tuple(int(n) for n in torch.unravel_index(place, self.shape))
 
 

@@ -49,7 +49,7 @@ def _whole(row: Row, shape: torch.Size, start: int, cut: int) -> Row:
     """With the shape and the index of the whole tensor."""
     if row.shape != (cut,) or row.case:
         return row
-    place = torch.unravel_index(torch.tensor(start + row.index[0]), shape) if row.index else ()
+    place = torch.unravel_index(torch.tensor(start + row.index[0], device="cpu"), shape) if row.index else ()
     index = [int(i) for i in place]
     reason = row.reason.replace(f"at {list(row.index)}", f"at {index}", 1)
     return replace(row, shape=tuple(shape), index=tuple(index), reason=reason)

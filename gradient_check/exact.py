@@ -98,7 +98,7 @@ class Exact:
         generator = torch.Generator().manual_seed(draw)
         arguments = doubled(contiguous(run.arguments))
         for i in run.subject.differentiable:
-            sign = 2.0 * torch.randint(0, 2, arguments[i].shape, generator=generator) - 1
+            sign = 2.0 * torch.randint(0, 2, arguments[i].shape, generator=generator, device="cpu") - 1
             arguments[i] = arguments[i] + distance * arguments[i].abs().clamp(min=1) * sign.to(arguments[i])
         return self._gradients(run, arguments, doubled(contiguous(run.cotangents)))[0]
 

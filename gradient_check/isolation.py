@@ -116,7 +116,7 @@ def _with_watch(work: Callable[[], T], deaths: Mapping[str, Death], tell: Told) 
     WATCH.set(watch := Watch(tell, deaths, isolated=True))
     watch.at("the file")
     try:
-        torch.ones((), requires_grad=True).backward()
+        torch.ones((), requires_grad=True, device="cpu").backward()
     except RuntimeError as error:  # it had threads for devices before the fork
         raise ValueError(f"autograd cannot go on in a fork, {quoted(error)}: {REMEDY}") from error
     return work()

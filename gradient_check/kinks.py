@@ -48,7 +48,7 @@ def settled(claims: Claims, actual: Tensor, exact: Exact, truth: Truth, run: Run
         return claims
     indices = looked_at.nonzero()
     if count > LOOKED_AT:
-        indices = indices[torch.randperm(count, generator=torch.Generator().manual_seed(0))[:LOOKED_AT]]
+        indices = indices[torch.randperm(count, generator=torch.Generator().manual_seed(0), device="cpu")[:LOOKED_AT]]
     low, high, kinks = claims.value.clone(), claims.value.clone(), torch.zeros_like(looked_at)
     calm = torch.zeros_like(looked_at)  # jumps that differences do not see
     beside = cache(lambda: [exact.beside(run, BESIDE, draw)[claims.name] for draw in range(DRAWS)])

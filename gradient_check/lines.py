@@ -71,7 +71,7 @@ class Function:
 
     def direction(self, start: int, count: int, generator: torch.Generator) -> Tensor:
         """Random, of size 0.5 to 1.5 times max(1, |v|), through so many elements from `start` on."""
-        w = torch.rand(count, generator=generator, dtype=torch.float64).mul_(2).sub_(1)
+        w = torch.rand(count, generator=generator, dtype=torch.float64, device="cpu").mul_(2).sub_(1)
         return w.add_(w.sign(), alpha=0.5).to(self.values.device).mul_(self.scale(start, count))
 
     def rises(self, values: Tensor, start: int = 0) -> Tensor:
@@ -147,9 +147,9 @@ class Function:
             return replace(found, left=-math.inf, right=math.inf, smooth=False) if self.ties_bend else found
         generator, value = torch.Generator().manual_seed(i), self.values[i].item()
         w = self.direction(0, len(self.values), generator).abs()
-        w[equal] = torch.randperm(count, generator=generator).to(w) * size / count
+        w[equal] = torch.randperm(count, generator=generator, device="cpu").to(w) * size / count
         places = range(0, count, -(-count // PLACES))
-        low = torch.full((2, len(self.base)), math.inf).to(self.base)
+        low = self.base.new_full((2, len(self.base)), math.inf)
         high = -low
         for n, place in enumerate(places, 1):
             for k, radius in enumerate(self.steps[:2]):
@@ -216,11 +216,12 @@ def measured(terms: Terms, point: Tensor, *, most_calls: int, until: float = mat
     rows along the first axis are measured, spread evenly from the first to the last, unless perf_counter() passes
     `until` before; the uncertainty of the rest is infinite.
     """
-    gradient = torch.zeros(point.numel(), dtype=torch.float64)
+    gradient = torch.zeros(point.numel(), dtype=torch.float64, device="cpu")
     uncertainty = torch.full_like(gradient, math.inf)
     rows, most = len(point) if point.dim() else 1, max(1, most_calls // 4)
     width = point.numel() // max(rows, 1)
-    chosen = torch.linspace(0, rows - 1, min(rows, max(1, most // max(width, 1)))).round().long().tolist()
+    count = min(rows, max(1, most // max(width, 1)))
+    chosen = torch.linspace(0, rows - 1, count, dtype=torch.float32, device="cpu").round().long().tolist()
     chosen = [*chosen[:1], *chosen[:0:-1][:1], *sorted(chosen[1:-1], key=lambda row: row * GOLDEN % 1)]
     with torch.no_grad():
         function = Function(terms, point, torch.Generator().manual_seed(0))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from gradient_check.modes import own_modes
+
 ORACLES = ("reference", "autograd", "dot product", "differences")
 
 
@@ -37,6 +39,7 @@ def outputs_of(result: Any) -> tuple[Tensor, ...]:
     return tuple(outputs)
 
 
+@own_modes()
 def autograd_gradients(
     forward: Forward,
     arguments: Sequence[Any],
@@ -100,6 +103,7 @@ def directional_derivatives(
     return tuple(torch.zeros_like(o) if t is None else t for o, t in zip(outputs, tangents, strict=True))
 
 
+@own_modes()
 def directional_derivative(
     forward: Forward, arguments: Sequence[Any], differentiable: Sequence[int], directions: Sequence[Tensor]
 ) -> Tensor:
@@ -119,13 +123,15 @@ def longest_sum(values: Sequence[Any]) -> int:
 
 def drawn_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal numbers; the same in every dtype, but for rounding."""
-    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device, tensor.dtype)
+    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu").to(
+        tensor.device, tensor.dtype
+    )
 
 
 def random_direction(like: Tensor, generator: torch.Generator) -> Tensor:
     """Signs at random, sizes from ½ to 1½: no element is near zero, so none can hide."""
-    size = torch.rand(like.shape, generator=generator, dtype=torch.float64) + 0.5
-    sign = 2.0 * torch.randint(0, 2, like.shape, generator=generator) - 1
+    size = torch.rand(like.shape, generator=generator, dtype=torch.float64, device="cpu") + 0.5
+    sign = 2.0 * torch.randint(0, 2, like.shape, generator=generator, device="cpu") - 1
     return (size * sign).to(like)
 
 

@@ -89,6 +89,9 @@ def gradient_check_fixture(request: pytest.FixtureRequest) -> GradientCheck:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
+        "filterwarnings", "ignore:Failed to initialize NumPy:UserWarning"
+    )  # which torch can do without
+    config.addinivalue_line(
         "markers",
         "gradient_check(seeds=1, **keywords): settings of the fixture gradient_check: how many draws of cotangents, "
         "and what its calls leave out (dtypes, oracles, cases, …)",

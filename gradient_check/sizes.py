@@ -260,7 +260,7 @@ def _grown(tensor: Tensor, axis: int, count: int) -> Tensor:
     if _is_whole(tensor):
         return tensor.index_select(axis, places.clamp(max=length - 1))
     again = tensor.index_select(axis, places % length)
-    shrunk = torch.where(places < length, 1.0, 1 - (places * GOLDEN).frac() / 5).to(tensor.dtype)
+    shrunk = torch.where(places < length, 1.0, 1 - (places.float() * GOLDEN).frac() / 5).to(tensor.dtype)
     shrunk = shrunk.view([-1 if d == axis else 1 for d in range(tensor.dim())])
     return torch.where(again.isreal() & (again.real == again.real.round()), again, again * shrunk)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradient_check.compare import compare_gradients
+from gradient_check.modes import own_modes
 from gradient_check.report import Diagnosis, Report, Row
 
 
@@ -24,6 +25,7 @@ class Step:
 Implementation = Callable[..., Step] | nn.Module
 
 
+@own_modes()
 def check_step(
     step_a: Implementation,
     step_b: Implementation,

@@ -91,7 +91,9 @@ class Structure:
             if not given.keys() <= form.paths.keys():
                 what = f"backward returned {form.listed(given, 'd')} for {form.listed(form.paths)}"
                 raise Malformed("shape", f"{what}: return a gradient of the same structure")
-            found |= {form.paths[path]: torch.tensor(g) if _is_array(g) else g for path, g in given.items()}
+            found |= {
+                form.paths[path]: torch.tensor(g, device="cpu") if _is_array(g) else g for path, g in given.items()
+            }
         for i, gradient in found.items():
             self._expect_gradient(i, gradient, leaves[i] if i in differentiable else None)
         return [found.get(i) for i in differentiable]
@@ -151,7 +153,7 @@ def taken(
                 if _is_array(value):
                     arrays.add(len(leaves))
                     kept = value.dtype.kind == "c"  # as_tensor refuses them, as it does what torch does not have
-                    value = torch.as_tensor(value) if kept else as_tensor(value, f"the argument {name}")
+                    value = torch.as_tensor(value, device="cpu") if kept else as_tensor(value, f"the argument {name}")
                 if value.is_complex():
                     pairs.add(len(leaves))
                 value = as_pair(value).detach().clone()

@@ -260,7 +260,8 @@ def _leaves_of(outputs: Sequence[Tensor]) -> dict[int, Tensor]:
 
 
 def _tensors(values: Sequence[Any]) -> tuple[Tensor, ...]:
-    tensors = tuple(torch.as_tensor(v) if hasattr(v, "__array__") and not isinstance(v, Tensor) else v for v in values)
+    arrays = [hasattr(v, "__array__") and not isinstance(v, Tensor) for v in values]
+    tensors = tuple(torch.as_tensor(v, device="cpu") if a else v for a, v in zip(arrays, values, strict=True))
     for value in tensors:
         if not isinstance(value, Tensor):
             raise ValueError(f"forward returned a {type(value).__name__} where an output, a tensor, was expected")

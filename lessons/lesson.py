@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from training.data import Dataset
 from training.errors import UserError
+from training.usual import usual_torch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,6 +81,7 @@ def load_lesson(name: str) -> Lesson:
     return cast(Lesson, import_module(f"lessons.{name.replace('-', '_')}"))
 
 
+@usual_torch()
 def teach(name: str, data: Dataset, seed: int, run_dir: Path) -> Report:
     """Run a lesson and write `run_dir`, one run for TensorBoard: events, report.json, figure.png, trained networks.
 

@@ -31,12 +31,12 @@ class WeightsAndBiases:
     def __call__(self, name: str, shape: Shape, generator: Generator) -> Tensor:
         if name.endswith(".bias"):
             return self.bias(shape, generator)
-        return self.weight(shape, generator) if len(shape) > 1 else torch.ones(shape, dtype=torch.float64)
+        return self.weight(shape, generator) if len(shape) > 1 else torch.ones(shape, dtype=torch.float64, device="cpu")
 
 
 def standard_normal(shape: Shape, generator: Generator) -> Tensor:
     """w ~ N(0, 1). The lessons' start (Nielsen, chapter 1); sums of many such terms saturate a sigmoid."""
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def scaled_normal(shape: Shape, generator: Generator) -> Tensor:
@@ -52,7 +52,7 @@ def small_normal(shape: Shape, generator: Generator) -> Tensor:
 def xavier(shape: Shape, generator: Generator) -> Tensor:
     """w ~ U(−r, r), r = √(6 / (fan_in + fan_out)): keeps variance forward and backward (Glorot and Bengio 2010)."""
     r = sqrt(6 / (fan_in(shape) + fan_out(shape)))
-    return r * (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
+    return r * (2 * torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu") - 1)
 
 
 def he(shape: Shape, generator: Generator) -> Tensor:
@@ -62,12 +62,12 @@ def he(shape: Shape, generator: Generator) -> Tensor:
 
 def zeros(shape: Shape, generator: Generator) -> Tensor:
     """w = 0: every neuron of a layer stays the same neuron."""
-    return torch.zeros(shape, dtype=torch.float64)
+    return torch.zeros(shape, dtype=torch.float64, device="cpu")
 
 
 def constant(shape: Shape, generator: Generator) -> Tensor:
     """w = ½: equal weights, the same symmetry as zeros, with gradients that are not zero."""
-    return torch.full(shape, 0.5, dtype=torch.float64)
+    return torch.full(shape, 0.5, dtype=torch.float64, device="cpu")
 
 
 def fan_in(shape: Shape) -> int:

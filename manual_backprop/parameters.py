@@ -25,11 +25,15 @@ class Receiver(Protocol):
 class Parameters(Mapping[str, Tensor]):
     """A mapping from name to tensor; all tensors are views of the one vector `theta`, in the order of `shapes`.
 
-    `shapes` maps names to shapes. A fresh instance is all zeros.
+    `shapes` maps names to shapes. A fresh instance is all zeros, of torch's default dtype on its default device.
     """
 
     def __init__(
-        self, shapes: Mapping[str, Shape], *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+        self,
+        shapes: Mapping[str, Shape],
+        *,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
     ) -> None:
         self.shapes = dict(shapes)
         sizes = [prod(shape) for shape in self.shapes.values()]
@@ -48,8 +52,10 @@ class Parameters(Mapping[str, Tensor]):
         """
         view = self._views[name]
         if value.shape != view.shape or value.dtype != view.dtype:
+            cast = ": leave torch.autocast for it" if torch.is_autocast_enabled(value.device.type) else ""
             raise ValueError(
                 f"{name} is {tuple(view.shape)} {view.dtype}, so {tuple(value.shape)} {value.dtype} cannot be put there"
+                + cast
             )
         view.copy_(value)
 

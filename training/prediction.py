@@ -19,6 +19,7 @@ from training.learners.factory import make_manual, make_reference
 from training.learners.manual import ManualLearner
 from training.learners.verification import Check, compare, formats
 from training.tasks import CLASSIFICATION
+from training.usual import usual_torch
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Trained:
                 )
 
 
+@usual_torch()
 def load_trained(path: Path) -> Trained:
     """The network of a run directory or of a .pt file; its configuration says where the data lie now.
 
@@ -75,6 +77,7 @@ def load_trained(path: Path) -> Trained:
     return Trained(config, data, learner)
 
 
+@usual_torch()
 def verify_trained(path: Path, dtype: str, seeds: Sequence[int], data_dir: Path | None = None) -> Check:
     """A trained network at its parameters, on mini-batches of its run's training set.
 

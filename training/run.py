@@ -33,6 +33,7 @@ from training.loop import Loop, Outcome
 from training.prepare import FOUND_THREADS, prepare, require_longer_than_warmup, resolve_device
 from training.schedules import ended_early
 from training.tasks import Task, task_of
+from training.usual import usual_torch
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Result:
         )
 
 
+@usual_torch()
 def start(config: Config, run_dir: Path, notes: Sequence[str] = ()) -> Result:
     """Train from the beginning in a new run directory; `notes` on the configuration are told first.
 
@@ -69,6 +71,7 @@ def start(config: Config, run_dir: Path, notes: Sequence[str] = ()) -> Result:
         return _run(config, data, model, run_dir, None, notes)
 
 
+@usual_torch()
 def resume(run_dir: Path, config: Config) -> Result:
     """Go on with a run where its `last.pt` stands, bit for bit as if it had not stopped.
 

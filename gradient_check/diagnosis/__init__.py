@@ -86,7 +86,7 @@ def diagnose(
         return None
     patterns, among = OTHER_SHAPE if given.shape != wanted.shape else SAME_SHAPE, ""
     if given.numel() > 4 * SAMPLE and given.shape == wanted.shape:
-        drawn = torch.randint(given.numel(), (SAMPLE,), generator=torch.Generator().manual_seed(0))
+        drawn = torch.randint(given.numel(), (SAMPLE,), generator=torch.Generator().manual_seed(0), device="cpu")
         given, wanted = (tensor.flatten()[drawn.to(tensor.device)] for tensor in (given, wanted))
         patterns, among = CONSTANT, f" (in a sample of {SAMPLE:,} elements)"
     elif (unknown := int(wanted.isnan().sum())) and given.shape == wanted.shape:

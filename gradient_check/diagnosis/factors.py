@@ -28,7 +28,7 @@ def sign(fault: Fault) -> Diagnosis | None:
 
 def conjugate(fault: Fault) -> Diagnosis | None:
     """Of complex numbers that are pairs: the sign of the imaginary part, of the gradient or of what is in it."""
-    flip, evidence, graph = torch.tensor([1.0, -1.0], dtype=torch.float64), fault.evidence, fault.graph
+    flip, evidence, graph = fault.wanted.new_tensor([1.0, -1.0]), fault.evidence, fault.graph
     if fault.paired and fault.explained_by(fault.wanted * flip):
         return Diagnosis("conjugate", "the conjugate was forgotten: this is the conjugate of the correct gradient")
     for key in (key for key in evidence.arguments if graph and key in evidence.complex):

@@ -81,7 +81,7 @@ def examples_left_out(fault: Fault) -> Diagnosis | None:
         if sizes or not 2 <= size <= fault.passes:
             continue
         parts = [torch.zeros_like(fault.wanted)]
-        for unit in torch.eye(size):
+        for unit in torch.eye(size, device="cpu"):
             dys = [(dy.movedim(dim, -1) * unit.to(dy)).movedim(-1, dim) for dy in graph.cotangents]
             parts.append(graph.gradient(cotangents=dys))
         upto = torch.stack(parts).cumsum(0)
@@ -102,7 +102,7 @@ def reordered(fault: Fault) -> Diagnosis | None:
             continue
         given, wanted = (tensor.movedim(dim, 0).reshape(size, -1) for tensor in (fault.given, fault.wanted))
         nearest = torch.cdist(given, wanted, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
-        moved = (nearest != torch.arange(size)).nonzero().flatten().tolist()
+        moved = (nearest != torch.arange(size, device=nearest.device)).nonzero().flatten().tolist()
         if len(set(nearest.tolist())) == size and fault.explained_by(fault.wanted.index_select(dim, nearest)):
             text = f"the correct values in another order along dimension {dim}: index {moved[0]} has those of"
             return Diagnosis("rows", f"{text} index {int(nearest[moved[0]])}")

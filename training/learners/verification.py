@@ -35,7 +35,7 @@ from training.learners.reference import ReferenceLearner
 from training.learners.twins import require_twins, start_alike, twin_of_layer
 
 BATCH = 11
-NO_EXAMPLES = Split(torch.empty(0, 1), torch.empty(0, dtype=torch.int64))
+NO_EXAMPLES = Split(torch.empty(0, 1, device="cpu"), torch.empty(0, dtype=torch.int64, device="cpu"))
 EXACT = ("autograd", "reference")  # differences and dot products have errors of their own
 
 

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from training.interruption import Stopped, stopping
 from training.terminal.faults import HUNG_UP, STATUSES, fault
+from training.usual import usual_torch
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -137,7 +138,8 @@ def command(name: str) -> Callable[[Callable[P, T]], Callable[P, T | int]]:
             try:
                 with stopping():
                     try:
-                        result = main(*args, **kwargs)
+                        with usual_torch():
+                            result = main(*args, **kwargs)
                     except SystemExit as end:  # after --help, or a command line that is wrong
                         if not end.code and {"-h", "--help"} & {*_words(*args)}:
                             print(f"\n{STATUSES}")
