@@ -64,7 +64,7 @@ def forward(
         z = torch.addmm(inputs[t], h, W_hh.T)
         i, f = torch.sigmoid(z[:, : 2 * N]).chunk(2, dim=1)
         g, o = torch.tanh(z[:, 2 * N : 3 * N]), torch.sigmoid(z[:, 3 * N :])
-        new = f * c + i * g
+        new = torch.addcmul(f * c, i, g)
         shown = torch.tanh(new)
         kept[t] = i, f, g, o, c, shown
         outputs[t] = where(runs[t], o * shown, 0.0)
@@ -77,18 +77,23 @@ def backward(dy: Tensor, dh: Tensor, dc: Tensor, cache: Cache) -> tuple[Tensor, 
     xs, before, kept, W_ih, W_hh, runs, steps = cache
     dys = dy.unbind(dim=1)
     deltas = xs.new_empty(*xs.shape[:2], len(W_hh))
+    one = xs.new_ones(())
     for t in reversed(steps):
         i, f, g, o, c, shown = kept[t]
-        dh = dh + where(runs[t], dys[t], 0.0)  # LS1
-        dc_t = dc + dh * o * (1 - shown * shown)  # LS2
         delta_i, delta_f, delta_g, delta_o = deltas[t].chunk(4, dim=1)
-        delta_i[:] = where(runs[t], dc_t * g * i * (1 - i), 0.0)  # LS3
-        delta_f[:] = where(runs[t], dc_t * c * f * (1 - f), 0.0)  # LS4
-        delta_g[:] = where(runs[t], dc_t * i * (1 - g * g), 0.0)  # LS5
-        delta_o[:] = where(runs[t], dh * shown * o * (1 - o), 0.0)  # LS6
-        through = deltas[t] @ W_hh  # LS1, LS8
-        dh = through if runs[t] is None else through + torch.where(runs[t], 0.0, dh)
-        dc = where(runs[t], dc_t * f, dc)  # LS2, LS9
+        dh = dh + where(runs[t], dys[t], 0.0)  # LS1
+        # LS2  dc_t = dc + dh * o * (1 - shown * shown); here and below x (1 − x) and 1 − x² by one call each:
+        dc_t = torch.addcmul(dc, dh * o, torch.addcmul(one, shown, shown, value=-1))
+        torch.mul(dc_t * g, torch.addcmul(i, i, i, value=-1), out=delta_i)  # LS3  dc_t * g * i * (1 - i)
+        torch.mul(dc_t * c, torch.addcmul(f, f, f, value=-1), out=delta_f)  # LS4  dc_t * c * f * (1 - f)
+        torch.mul(dc_t * i, torch.addcmul(one, g, g, value=-1), out=delta_g)  # LS5  dc_t * i * (1 - g * g)
+        torch.mul(dh * shown, torch.addcmul(o, o, o, value=-1), out=delta_o)  # LS6  dh * shown * o * (1 - o)
+        through, dc_t = deltas[t] @ W_hh, dc_t * f
+        if runs[t] is None:
+            dh, dc = through, dc_t  # LS1, LS2, LS8, LS9
+        else:
+            deltas[t].masked_fill_(~runs[t], 0.0)
+            dh, dc = torch.where(runs[t], through, dh), torch.where(runs[t], dc_t, dc)
     dx = by_step(deltas @ W_ih)  # LS7
     dW_ih = product(deltas, xs)  # LS10
     dW_hh = product(deltas, torch.stack(before))  # LS11
