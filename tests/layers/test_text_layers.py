@@ -27,11 +27,11 @@ TWINS = {
 
 
 @pytest.mark.parametrize(
-    ("id", "forward", "backward", "arguments", "fixed"), LAYERS, ids=[example[0] for example in LAYERS]
+    ("id", "forward", "backward", "arguments", "options"), LAYERS, ids=[example[0] for example in LAYERS]
 )
-def test_every_layer_passes_the_check(id, forward, backward, arguments, fixed):
+def test_every_layer_passes_the_check(id, forward, backward, arguments, options):
     twin = TWINS[id.rpartition("-")[0]]
-    check_backward(forward, backward, arguments, not_differentiable=fixed, reference=twin).assert_passed()
+    check_backward(forward, backward, arguments, reference=twin, **options).assert_passed()
 
 
 def test_the_examples_have_ids_that_are_repeated_and_more_keys_than_queries():

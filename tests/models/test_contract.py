@@ -20,7 +20,7 @@ from training.data import Split
 from training.families import FAMILIES
 from training.families.networks import make_twin
 
-LABEL = r"[A-Z]{2}\d"
+LABEL = r"[A-Z]{2}\d+"
 each_mode = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 
 

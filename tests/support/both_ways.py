@@ -15,7 +15,7 @@ from manual_backprop.tape import Tape
 from reference.losses import LOSSES as REFERENCE_LOSSES
 from training.data import Split
 from training.learners.reference import ReferenceLearner
-from training.learners.verification import examples_of
+from training.learners.verification import examples_of, outputs_of
 
 SMOOTHING = {"label_smoothing": 0.15}
 LOSSES = {name: make() for name, make in losses.LOSSES.items()} | {"smoothed": losses.SoftmaxCrossEntropy(**SMOOTHING)}
@@ -97,11 +97,11 @@ def assert_equal(a, b):
 
 
 def layer_examples(package):
-    """(id, forward, backward, arguments, not differentiable) of every example in `package`."""
+    """(id, forward, backward, arguments, options of check_backward) of every example in `package`."""
     count = Counter()
     for name, layer, arguments in examples_of(package, seed=0):
-        fixed = getattr(layer, "not_differentiable", ())
-        yield f"{name}-{count[name]}", layer.forward, layer.backward, arguments, fixed
+        options = {"not_differentiable": getattr(layer, "not_differentiable", ()), "outputs": outputs_of(layer)}
+        yield f"{name}-{count[name]}", layer.forward, layer.backward, arguments, options
         count[name] += 1
 
 

@@ -125,6 +125,7 @@ def verify_layers(dtype: torch.dtype, seeds: Sequence[int]) -> Iterator[Check]:
                 layer.forward,
                 layer.backward,
                 arguments,
+                outputs=outputs_of(layer),
                 not_differentiable=getattr(layer, "not_differentiable", ()),
                 reference=twin,
                 dtypes=[dtype],
@@ -140,6 +141,11 @@ def layer_examples(seed: int) -> Iterator[tuple[str, Any, Callable[..., Any], tu
     for _, layer, arguments in examples_of(layers, seed):
         title, twin = twin_of_layer(layer)
         yield title, layer, twin, arguments
+
+
+def outputs_of(layer: Any) -> int:
+    """How many of the values that its forward returns are outputs: what is behind them is the cache."""
+    return len(getattr(layer, "OUTPUTS", ("output",)))
 
 
 def examples_of(package: ModuleType, seed: int) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:

@@ -1,0 +1,97 @@
+"""Gated recurrent units over whole sequences: the new state is a mean of the old one and of a candidate n.
+
+    r_t = σ(W_ir x_t + b_ir + W_hr h_{t−1} + b_hr) resets,  u_t = σ(W_iu x_t + b_iu + W_hu h_{t−1} + b_hu) keeps
+    q_t = W_hn h_{t−1} + b_hn,  n_t = tanh(W_in x_t + b_in + r_t ⊙ q_t)
+    h_t = (1 − u_t) ⊙ n_t + u_t ⊙ h_{t−1}
+
+    x (B, T, I), h₀ (B, N), W_ih (3N, I) and W_hh (3N, N) with the blocks r, u, n (torch: r, z, n), b_ih and b_hh (3N,)
+    y (B, T, N) has all h_t, h (B, N) is the last one
+
+The bias b_hn stands inside of r ⊙ (…), so that db_hh differs from db_ih in its last block. δ_t has the blocks of what
+is added to W_ih x_t, ε_t of what is added to W_hh h_{t−1}. From the last step to the first:
+
+    GR1  ∂h_t = dy_t + ∂h_{t+1} ⊙ u_{t+1} + ε_{t+1} W_hh        at the last step dy_T + dh
+    GR2  δ_n = ∂h_t ⊙ (1 − u_t) ⊙ (1 − n_t²)
+    GR3  δ_u = ∂h_t ⊙ (h_{t−1} − n_t) ⊙ u_t (1 − u_t)
+    GR4  δ_r = δ_n ⊙ q_t ⊙ r_t (1 − r_t)
+    GR5  ε_t = (δ_r, δ_u, δ_n ⊙ r_t)
+    GR6  dx = δ_t W_ih                                          at every step
+    GR7  dh = ∂h₁ ⊙ u₁ + ε₁ W_hh                                of h₀
+    GR8  dW_ih = Σ_t δ_tᵀ x_t                                   all steps at once, as one product
+    GR9  dW_hh = Σ_t ε_tᵀ h_{t−1}
+    GR10  db_ih = Σ_t Σ_batch δ_t
+    GR11  db_hh = Σ_t Σ_batch ε_t
+
+`lengths`, `reverse` and the cut of the gradient are as in rnn.py.
+
+Raises ValueError for shapes that do not fit. Source: Cho et al. 2014, with r applied behind the product as torch does.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from manual_backprop.layers.sequences import by_step, check, examples_of, order, product, running, where
+
+OUTPUTS = ("y", "h")
+EQUATIONS = ("GR6", "GR7", "GR8", "GR9", "GR10", "GR11")
+not_differentiable = ("lengths",)
+
+Cache = tuple[Any, ...]
+
+
+def forward(
+    x: Tensor,
+    h: Tensor,
+    W_ih: Tensor,
+    W_hh: Tensor,
+    b_ih: Tensor,
+    b_hh: Tensor,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor, Cache]:
+    check(3, x, [h], [W_ih, W_hh, b_ih, b_hh], lengths)
+    N, xs, runs = h.shape[1], by_step(x), running(lengths, x)
+    inputs = (xs @ W_ih.T + b_ih).unbind()  # what needs no state, of all steps at once
+    steps = order(x.shape[1], reverse)
+    before, outputs, kept = list(inputs), list(inputs), [()] * len(inputs)
+    for t in steps:
+        before[t] = h
+        hidden = torch.addmm(b_hh, h, W_hh.T)
+        r, u = torch.sigmoid(inputs[t][:, : 2 * N] + hidden[:, : 2 * N]).chunk(2, dim=1)
+        q = hidden[:, 2 * N :]
+        n = torch.tanh(inputs[t][:, 2 * N :] + r * q)
+        new = n + u * (h - n)  # (1 − u) ⊙ n + u ⊙ h
+        kept[t] = r, u, q, n
+        outputs[t] = where(runs[t], new, 0.0)
+        h = where(runs[t], new, h)
+    y = torch.stack(outputs, dim=1)
+    return y, h, (xs, before, kept, W_ih, W_hh, runs, steps)
+
+
+def backward(dy: Tensor, dh: Tensor, cache: Cache) -> tuple[Tensor, ...]:
+    xs, before, kept, W_ih, W_hh, runs, steps = cache
+    dys = dy.unbind(dim=1)
+    deltas = xs.new_empty(*xs.shape[:2], len(W_hh))
+    epsilons = torch.empty_like(deltas)
+    for t in reversed(steps):
+        r, u, q, n = kept[t]
+        dh = dh + where(runs[t], dys[t], 0.0)  # GR1
+        delta_n = where(runs[t], dh * (1 - u) * (1 - n * n), 0.0)  # GR2
+        delta_u = where(runs[t], dh * (before[t] - n) * u * (1 - u), 0.0)  # GR3
+        delta_r = delta_n * q * r * (1 - r)  # GR4
+        torch.cat((delta_r, delta_u, delta_n), dim=1, out=deltas[t])
+        torch.cat((delta_r, delta_u, delta_n * r), dim=1, out=epsilons[t])  # GR5
+        dh = where(runs[t], dh * u, dh) + epsilons[t] @ W_hh  # GR1, GR7
+    dx = by_step(deltas @ W_ih)  # GR6
+    dW_ih = product(deltas, xs)  # GR8
+    dW_hh = product(epsilons, torch.stack(before))  # GR9
+    db_ih = deltas.sum(dim=(0, 1))  # GR10
+    db_hh = epsilons.sum(dim=(0, 1))  # GR11
+    return dx, dh, dW_ih, dW_hh, db_ih, db_hh
+
+
+def examples(generator: Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Any, ...]]:
+    yield from examples_of(3, 1, generator, dtype)

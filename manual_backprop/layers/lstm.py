@@ -1,0 +1,105 @@
+"""Long short-term memory over whole sequences: gates decide what a cell c takes in, keeps and shows.
+
+    z_t = W_ih x_t + b_ih + W_hh h_{t−1} + b_hh, in four blocks of N rows, in this order:
+    i_t = σ(z_i) takes in,  f_t = σ(z_f) keeps,  g_t = tanh(z_g) is what is taken in,  o_t = σ(z_o) shows
+    c_t = f_t ⊙ c_{t−1} + i_t ⊙ g_t,    h_t = o_t ⊙ tanh(c_t)
+
+    x (B, T, I), h₀ and c₀ (B, N), W_ih (4N, I), W_hh (4N, N), b_ih and b_hh (4N,)
+    y (B, T, N) has all h_t, h and c (B, N) are the last ones
+
+Backpropagation through time, from the last step to the first; δ_t, of the shape of z_t, has the four blocks:
+
+    LS1  ∂h_t = dy_t + δ_{t+1} W_hh                           at the last step dy_T + dh
+    LS2  ∂c_t = ∂c_{t+1} ⊙ f_{t+1} + ∂h_t ⊙ o_t ⊙ (1 − tanh²(c_t))      at the last step dc is the first term
+    LS3  δ_i = ∂c_t ⊙ g_t ⊙ i_t (1 − i_t)
+    LS4  δ_f = ∂c_t ⊙ c_{t−1} ⊙ f_t (1 − f_t)
+    LS5  δ_g = ∂c_t ⊙ i_t ⊙ (1 − g_t²)
+    LS6  δ_o = ∂h_t ⊙ tanh(c_t) ⊙ o_t (1 − o_t)
+    LS7  dx = δ_t W_ih                                        at every step
+    LS8  dh = δ₁ W_hh                                         of h₀
+    LS9  dc = ∂c₁ ⊙ f₁                                        of c₀
+    LS10  dW_ih = Σ_t δ_tᵀ x_t                                all steps at once, as one product
+    LS11  dW_hh = Σ_t δ_tᵀ h_{t−1}
+    LS12  db_ih = db_hh = Σ_t Σ_batch δ_t
+
+In LS2 what comes from t + 1 is only multiplied by f, and by no matrix: where the cell keeps (f = 1) its gradient
+neither vanishes nor explodes. `lengths`, `reverse` and the cut of the gradient are as in rnn.py.
+
+Raises ValueError for shapes that do not fit. Sources: Hochreiter and Schmidhuber 1997; Gers et al. 2000.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from manual_backprop.layers.sequences import by_step, check, examples_of, order, product, running, where
+
+OUTPUTS = ("y", "h", "c")
+EQUATIONS = ("LS7", "LS8", "LS9", "LS10", "LS11", "LS12", "LS12")
+not_differentiable = ("lengths",)
+
+Cache = tuple[Any, ...]
+
+
+def forward(
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    W_ih: Tensor,
+    W_hh: Tensor,
+    b_ih: Tensor,
+    b_hh: Tensor,
+    lengths: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Cache]:
+    check(4, x, [h, c], [W_ih, W_hh, b_ih, b_hh], lengths)
+    N, xs, runs = h.shape[1], by_step(x), running(lengths, x)
+    inputs = (xs @ W_ih.T + (b_ih + b_hh)).unbind()  # what needs no state, of all steps at once
+    steps = order(x.shape[1], reverse)
+    before, outputs, kept = list(inputs), list(inputs), [()] * len(inputs)
+    for t in steps:
+        before[t] = h
+        z = torch.addmm(inputs[t], h, W_hh.T)
+        i, f = torch.sigmoid(z[:, : 2 * N]).chunk(2, dim=1)
+        g, o = torch.tanh(z[:, 2 * N : 3 * N]), torch.sigmoid(z[:, 3 * N :])
+        new = torch.addcmul(f * c, i, g)
+        shown = torch.tanh(new)
+        kept[t] = i, f, g, o, c, shown
+        outputs[t] = where(runs[t], o * shown, 0.0)
+        h, c = where(runs[t], outputs[t], h), where(runs[t], new, c)
+    y = torch.stack(outputs, dim=1)
+    return y, h, c, (xs, before, kept, W_ih, W_hh, runs, steps)
+
+
+def backward(dy: Tensor, dh: Tensor, dc: Tensor, cache: Cache) -> tuple[Tensor, ...]:
+    xs, before, kept, W_ih, W_hh, runs, steps = cache
+    dys = dy.unbind(dim=1)
+    deltas = xs.new_empty(*xs.shape[:2], len(W_hh))
+    one = xs.new_ones(())
+    for t in reversed(steps):
+        i, f, g, o, c, shown = kept[t]
+        delta_i, delta_f, delta_g, delta_o = deltas[t].chunk(4, dim=1)
+        dh = dh + where(runs[t], dys[t], 0.0)  # LS1
+        # LS2  dc_t = dc + dh * o * (1 - shown * shown); here and below x (1 − x) and 1 − x² by one call each:
+        dc_t = torch.addcmul(dc, dh * o, torch.addcmul(one, shown, shown, value=-1))
+        torch.mul(dc_t * g, torch.addcmul(i, i, i, value=-1), out=delta_i)  # LS3  dc_t * g * i * (1 - i)
+        torch.mul(dc_t * c, torch.addcmul(f, f, f, value=-1), out=delta_f)  # LS4  dc_t * c * f * (1 - f)
+        torch.mul(dc_t * i, torch.addcmul(one, g, g, value=-1), out=delta_g)  # LS5  dc_t * i * (1 - g * g)
+        torch.mul(dh * shown, torch.addcmul(o, o, o, value=-1), out=delta_o)  # LS6  dh * shown * o * (1 - o)
+        through, dc_t = deltas[t] @ W_hh, dc_t * f
+        if runs[t] is None:
+            dh, dc = through, dc_t  # LS1, LS2, LS8, LS9
+        else:
+            deltas[t].masked_fill_(~runs[t], 0.0)
+            dh, dc = torch.where(runs[t], through, dh), torch.where(runs[t], dc_t, dc)
+    dx = by_step(deltas @ W_ih)  # LS7
+    dW_ih = product(deltas, xs)  # LS10
+    dW_hh = product(deltas, torch.stack(before))  # LS11
+    db = deltas.sum(dim=(0, 1))  # LS12
+    return dx, dh, dc, dW_ih, dW_hh, db, db.clone()
+
+
+def examples(generator: Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Any, ...]]:
+    yield from examples_of(4, 2, generator, dtype)

@@ -1,0 +1,87 @@
+"""Recurrent layers: any number of steps, sequences of any lengths, and segments that are one long sequence."""
+
+import pytest
+import torch
+
+from gradient_check import check_backward
+from manual_backprop.layers import embedding, gru, lstm, rnn
+from reference import layers as twins
+from tests.support.against_torch import normal, refusal
+
+LAYERS = {"rnn": (rnn, 1, 1), "lstm": (lstm, 4, 2), "gru": (gru, 3, 1)}
+each_layer = pytest.mark.parametrize("name", LAYERS)
+B, T, I, N = 3, 5, 4, 2
+
+
+def drawn(name, steps=T):
+    """x, the initial states, and the parameters."""
+    _, gates, states = LAYERS[name]
+    weights = [normal(k, *size) for k, size in enumerate([(gates * N, I), (gates * N, N), (gates * N,), (gates * N,)])]
+    return normal(9, B, steps, I), [normal(10 + k, B, N) for k in range(states)], [w * 0.7 for w in weights]
+
+
+@pytest.mark.sweep(2)
+@each_layer
+@pytest.mark.parametrize("steps", [1, 2, 50])
+@pytest.mark.parametrize("lengths", [None, "alike", "all different", "1"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_any_number_of_steps_and_any_lengths(name, steps, lengths, reverse):
+    x, states, weights = drawn(name, steps)
+    some = {None: None, "alike": [steps] * B, "all different": [steps, max(steps - 1, 1), 1], "1": [1] * B}[lengths]
+    lengths = None if some is None else torch.tensor(some)
+    layer = LAYERS[name][0]
+    check_backward(
+        layer.forward,
+        layer.backward,
+        [x, *states, *weights, lengths, reverse],
+        outputs=1 + len(states),
+        reference=getattr(twins, name),
+        not_differentiable=["lengths"],
+        cases=[],
+    ).assert_passed()
+
+
+@each_layer
+def test_two_segments_are_one_long_sequence_and_so_are_their_gradients(name):
+    (x, states, weights), layer = drawn(name), LAYERS[name][0]
+    y, *last, cache = layer.forward(x, *states, *weights)
+    first, *between, before = layer.forward(x[:, :2], *states, *weights)
+    second, *end, after = layer.forward(x[:, 2:], *between, *weights)
+    for whole, parts in ((y, torch.cat([first, second], 1)), *zip(last, end, strict=True)):
+        torch.testing.assert_close(whole, parts, rtol=1e-12, atol=1e-14)
+    dy, d_last = normal(20, *y.shape), [normal(21 + k, B, N) for k in range(len(last))]
+    dx, *gradients = layer.backward(dy, *d_last, cache)
+    dx_2, *later = layer.backward(dy[:, 2:], *d_last, after)
+    dx_1, *earlier = layer.backward(dy[:, :2], *later[: len(states)], before)
+    summed = [a + b for a, b in zip(earlier[len(states) :], later[len(states) :], strict=True)]
+    parts = [torch.cat([dx_1, dx_2], 1), *earlier[: len(states)], *summed]
+    for whole, part in zip([dx, *gradients], parts, strict=True):
+        torch.testing.assert_close(whole, part, rtol=1e-12, atol=1e-13)
+
+
+@each_layer
+def test_behind_its_end_a_sequence_neither_gives_nor_takes(name):
+    (x, states, weights), layer, lengths = drawn(name), LAYERS[name][0], torch.tensor([2, 5, 1])
+    y, *last, cache = layer.forward(x, *states, *weights, lengths)
+    alone, *state, _ = layer.forward(x[:1, :2], *(s[:1] for s in states), *weights)
+    assert torch.equal(y[2, 1:], torch.zeros_like(y[2, 1:]))
+    for whole, part in ((y[:1, :2], alone), *zip((s[:1] for s in last), state, strict=True)):
+        torch.testing.assert_close(whole, part, rtol=1e-12, atol=1e-14)
+    dx = layer.backward(torch.full_like(y, torch.inf), *last, cache)[0]
+    assert torch.equal(dx[0, 2:], torch.zeros_like(dx[0, 2:]))
+
+
+@pytest.mark.parametrize("changed", [{0: (3, 0, 4)}, {0: (3, 4)}, {1: (2, 2)}, {2: (8, 3)}, {4: (3,)}], ids=str)
+def test_shapes_that_do_not_fit_are_said(changed):
+    given = [changed.get(k, shape) for k, shape in enumerate([(3, 5, 4), (3, 2), (2, 4), (2, 2), (2,), (2,)])]
+    said = refusal(rnn.forward, *given)
+    assert said.startswith(f"x is {given[0]}, states, weights and biases are {given[1]}, ")
+    assert said.endswith(
+        "give (B, T, I) with T from 1, states of (B, N), (N, I), (N, N), biases of (N,) and lengths of (B,)"
+    )
+
+
+@pytest.mark.parametrize(("shape", "padding"), [((5,), None), ((5, 3), 5), ((5, 3), -1)], ids=str)
+def test_an_embedding_says_what_it_takes(shape, padding):
+    with pytest.raises(ValueError, match=r"E is \(5.*, the padding id .*: give \(V, C\), and an id from 0 to V − 1"):
+        embedding.forward(torch.zeros(2, dtype=torch.int64), torch.zeros(shape), padding)
