@@ -56,7 +56,8 @@ def forward(
     N, xs, runs = h.shape[1], by_step(x), running(lengths, x)
     inputs = (xs @ W_ih.T + b_ih).unbind()  # what needs no state, of all steps at once
     steps = order(x.shape[1], reverse)
-    before, outputs, kept = list(inputs), list(inputs), [()] * len(inputs)
+    before, outputs = list(inputs), list(inputs)
+    kept: list[Any] = list(inputs)
     for t in steps:
         before[t] = h
         hidden = torch.addmm(b_hh, h, W_hh.T)

@@ -58,7 +58,8 @@ def forward(
     N, xs, runs = h.shape[1], by_step(x), running(lengths, x)
     inputs = (xs @ W_ih.T + (b_ih + b_hh)).unbind()  # what needs no state, of all steps at once
     steps = order(x.shape[1], reverse)
-    before, outputs, kept = list(inputs), list(inputs), [()] * len(inputs)
+    before, outputs = list(inputs), list(inputs)
+    kept: list[Any] = list(inputs)
     for t in steps:
         before[t] = h
         z = torch.addmm(inputs[t], h, W_hh.T)
