@@ -81,6 +81,12 @@ def test_shapes_that_do_not_fit_are_said(changed):
     )
 
 
+def test_the_embeddings_examples_have_ids_that_are_repeated():
+    """Without them a dE that assigns where it should add would pass."""
+    examples = list(embedding.examples(torch.Generator().manual_seed(0)))
+    assert all(len(ids.unique()) < ids.numel() for ids, *_ in examples)
+
+
 @pytest.mark.parametrize(("shape", "padding"), [((5,), None), ((5, 3), 5), ((5, 3), -1)], ids=str)
 def test_an_embedding_says_what_it_takes(shape, padding):
     with pytest.raises(ValueError, match=r"E is \(5.*, the padding id .*: give \(V, C\), and an id from 0 to V − 1"):

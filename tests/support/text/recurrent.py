@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gallery.text import embedding, recurrent_cell
-from manual_backprop.layers import linear
+from gallery.text import recurrent_cell
+from manual_backprop.layers import embedding, linear
 
 CELL = ("cell.weight_x", "cell.weight_h", "cell.bias")
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gallery.text import attention, embedding, matmul
-from manual_backprop.layers import dropout, layer_norm, linear
+from gallery.text import attention, matmul
+from manual_backprop.layers import dropout, embedding, layer_norm, linear
 from manual_backprop.layers.activations import ACTIVATIONS
 from reference.mlp import Dropout
 
@@ -71,7 +71,7 @@ class Transformer:
 
     def backward(self, p, d_output, g, tape):
         da, dE = tape.backward(matmul, "head", d_output)
-        ids, _ = tape.caches["wte"]
+        ids, *_ = tape.caches["wte"]
         dx, g["norm3.weight"], g["norm3.bias"] = tape.backward(layer_norm, "norm3", da.view(*ids.shape, -1))
         da, g["out.weight"], g["out.bias"] = tape.backward(linear, "out", dx)
         dz = tape.backward(GELU, "fc.a", da)
