@@ -69,17 +69,14 @@ def show(console: Console, report: Report) -> None:
 def main(argv: list[str]) -> int:
     """The exit status, as --help says."""
     console = Console(highlight=False, markup=False)
-    try:
-        arguments = tyro.cli(Arguments, args=argv, prog="python -m lessons", config=(tyro.conf.FlagCreatePairsOff,))
-        if not arguments.names:
-            show_list(console)
-            return 0
-        lessons = {name: load_lesson(name) for name in arguments.names}
-        data = load("auto", arguments.data_dir)
-        torch.set_num_threads(1)  # small matrices
-        holds = [run(console, arguments, name, lesson, data) for name, lesson in lessons.items()]
-    except KeyboardInterrupt:
-        return 130
+    arguments = tyro.cli(Arguments, args=argv, prog="python -m lessons", config=(tyro.conf.FlagCreatePairsOff,))
+    if not arguments.names:
+        show_list(console)
+        return 0
+    lessons = {name: load_lesson(name) for name in arguments.names}
+    data = load("auto", arguments.data_dir)
+    torch.set_num_threads(1)  # small matrices
+    holds = [run(console, arguments, name, lesson, data) for name, lesson in lessons.items()]
     console.print(f"In TensorBoard: tensorboard --logdir {arguments.parent}", soft_wrap=True)
     return 0 if all(holds) else 1
 

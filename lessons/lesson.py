@@ -115,8 +115,9 @@ def write(report: Report, run_dir: Path, facts: Mapping[str, Any]) -> None:
 
     A curve's tag is lesson/name/chart/line. Under CUSTOM SCALARS TensorBoard shows the lines of a chart together.
     """
-    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import custom_scalars, scalar, text
 
+    from training.dashboard.events import EventFile
     from training.dashboard.figures import drawn  # imports matplotlib
     from training.dashboard.tensorboard import image_summary
 
@@ -124,21 +125,20 @@ def write(report: Report, run_dir: Path, facts: Mapping[str, Any]) -> None:
     picture.save(run_dir / FIGURE)
     said = {"table": [list(row) for row in report.table], "holds": report.holds, "verdict": report.verdict}
     (run_dir / REPORT).write_text(json.dumps({**facts, **said}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    with closing(SummaryWriter(run_dir)) as writer:
-        text = [f"**{facts['title']}**", *paragraphs({**facts, **said})]
-        text += ["The figure is under IMAGES" + (", the curves are under CUSTOM SCALARS." if report.curves else ".")]
-        writer.add_text("lesson", "\n\n".join(text), 0)
-        events: Any = writer.file_writer
-        events.add_summary(image_summary("lesson", picture), 0)
+    with closing(EventFile(run_dir)) as events:
+        told = [f"**{facts['title']}**", *paragraphs({**facts, **said})]
+        told += ["The figure is under IMAGES" + (", the curves are under CUSTOM SCALARS." if report.curves else ".")]
+        events.add(text("lesson", "\n\n".join(told)), 0)
+        events.add(image_summary("lesson", picture), 0)
         charts = {}
         for chart, lines in report.curves.items():
             tags = {line: f"lesson/{facts['lesson']}/{chart}/{line}" for line in lines}
             charts[chart] = ["Multiline", [f"^{re.escape(tag)}$" for tag in tags.values()]]
             for line, curve in lines.items():
                 for step, value in curve:
-                    writer.add_scalar(tags[line], value, step)
+                    events.add(scalar(tags[line], value), step)
         if charts:
-            writer.add_custom_scalars({facts["title"]: charts})
+            events.add(custom_scalars({facts["title"]: charts}), 0)
 
 
 def paragraphs(facts: Mapping[str, Any]) -> list[str]:
