@@ -59,7 +59,7 @@ def examples(trained: Trained, data: Dataset, arguments: Arguments) -> tuple[Ten
         raise UserError(f"{data.name} has one training example, but a mini-batch needs two: give more")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).tolist()
     if arguments.image is not None:
-        picture = read_picture(arguments.image, preparation_of(data.name)).unsqueeze(0)
+        picture = read_picture(arguments.image, preparation_of(data.name)).views[:1]
         label = _label(trained, picture, arguments.label)
         indices = order[: arguments.batch_size - 1]
         x, y = data.train.batch(torch.tensor(indices), torch.float64)
