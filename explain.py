@@ -83,7 +83,7 @@ def examples(trained: Trained, data: Dataset, arguments: Arguments) -> Chosen:
         names = [_training_example(i) for i in indices]
         return Chosen(*data.train.batch(torch.tensor(indices), torch.float64), names, names[0])
     if arguments.image is not None:
-        picture = read_picture(arguments.image, preparation_of(data.name)).unsqueeze(0)
+        picture = read_picture(arguments.image, preparation_of(data.name)).views[:1]
         label = _label(trained, picture, arguments.label)
         own_x, own_y, name, why = picture.double() / 255, torch.tensor([label]), "your picture", ""
         what = f"{arguments.image.name} (class {trained.data.classes[label]})"

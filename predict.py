@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import training  # noqa: F401  it says how torch's threads wait, before torch is loaded
-
-# isort: split
-import torch
 import tyro
+from PIL import Image
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from training.data import DATASETS, load, preparation_of, read_picture
 from training.errors import UserError
-from training.evaluation import confidence, evaluate
-from training.prediction import Trained, load_trained
+from training.evaluation import evaluate
+from training.prediction import Trained, answer, load_trained
 from training.terminal.output import Console, command
 
 SHOWN = 3  # classes on a picture's line
@@ -32,6 +29,8 @@ class Arguments:
     """The directory of a run (its last.pt is read) or a .pt file."""
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE ...]")] = ()
     """Pictures of any size: grey or color, dark on light or light on dark."""
+    show: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Write the 28x28 pixels that the network saw of each picture into this directory."""
     dataset: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help=f"Evaluate on a data set instead: {', '.join(DATASETS)}.")
     ] = None
@@ -47,28 +46,45 @@ class Arguments:
             raise UserError("give either pictures or --dataset NAME")
         if self.images and (self.data_dir or self.validation):
             raise UserError("--data-dir and --validation go with --dataset, not with pictures")
+        if self.show and self.dataset:
+            raise UserError("--show goes with pictures, not with --dataset")
+        if self.show and self.show.is_file():
+            raise UserError(f"--show is {self.show}, which is a file: give a directory before the pictures")
 
 
-def predict(trained: Trained, images: tuple[Path, ...]) -> dict[str, Any]:
-    """For every picture its class, and each class's probability (or activation), the largest first."""
+def predict(trained: Trained, images: tuple[Path, ...], show: Path | None) -> dict[str, Any]:
+    """For every picture that can be read its class, each class's probability (or activation), the largest first, and
+    the doubts about it. The reason why another cannot be read goes to stderr."""
     preparation = preparation_of(trained.data.name)
-    pictures = torch.stack([read_picture(path, preparation) for path in images])
-    values, kind = confidence(trained.outputs(pictures), trained.config.loss)
     predictions = []
-    for path, row in zip(images, values, strict=True):
-        ordered = {trained.data.classes[i]: row[i].item() for i in row.argsort(descending=True, stable=True).tolist()}
-        predictions.append({"image": str(path), "class": next(iter(ordered)), kind: ordered})
+    for number, path in enumerate(images, start=1):
+        try:
+            reading = read_picture(path, preparation)
+        except UserError as error:
+            print(f"predict.py: {error}", file=sys.stderr)
+            continue
+        said = answer(trained, reading)
+        sure = {"class": said.best, "sure": not said.doubts, "doubts": said.doubts}
+        predictions.append({"image": str(path), **sure, said.kind: said.values})
+        if show:
+            show.mkdir(parents=True, exist_ok=True)
+            seen = Image.fromarray(reading.views[0].view(trained.data.shape).numpy())
+            seen.save(show / f"{number}-{path.stem}.png")
     return {"predictions": predictions}
 
 
 def print_predictions(result: dict[str, Any]) -> None:
     for prediction in result["predictions"]:
-        image, answer = prediction["image"], prediction["class"]
+        image, best_class = prediction["image"], prediction["class"]
         if "probability" in prediction:
             kind, best = "probability", [f"{name} {p:.2%}" for name, p in prediction["probability"].items()]
         else:
             kind, best = "activation", [f"{name} {a:.3f}" for name, a in prediction["activation"].items()]
-        print(f"{image}: {answer} ({kind} {', '.join(best[:SHOWN])})")
+        said = f"({kind} {', '.join(best[:SHOWN])})"
+        if prediction["sure"]:
+            print(f"{image}: {best_class} {said}")
+        else:
+            print(f"{image}: not sure, perhaps {best_class} {said}: {'; '.join(prediction['doubts'])}")
 
 
 def evaluate_on(trained: Trained, arguments: Arguments) -> dict[str, Any]:
@@ -112,14 +128,14 @@ def main(argv: list[str]) -> int:
     trained = load_trained(arguments.checkpoint)
     trained.require_classes()
     if arguments.images:
-        result, show = predict(trained, arguments.images), print_predictions
+        result, show = predict(trained, arguments.images, arguments.show), print_predictions
     else:
         result, show = evaluate_on(trained, arguments), print_evaluation
     if arguments.json:
         print(json.dumps(result))
     else:
         show(result)
-    return 0
+    return 2 if len(result.get("predictions", ())) < len(arguments.images) else 0
 
 
 if __name__ == "__main__":

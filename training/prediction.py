@@ -12,14 +12,17 @@ from training import checkpoint
 from training.config import Config
 from training.data import Dataset, Split, load, scaled
 from training.errors import UserError, listed
-from training.evaluation import BLOCK
+from training.evaluation import BLOCK, confidence
 from training.families.configure import from_mapping
 from training.families.networks import arranged, make_model
 from training.learners.factory import make_manual, make_reference
 from training.learners.manual import ManualLearner
 from training.learners.verification import Check, compare, formats
+from training.pictures import Reading
 from training.tasks import CLASSIFICATION
 from training.usual import usual_torch
+
+MANY = 1 / 3  # of the views of a picture
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,30 @@ def load_trained(path: Path) -> Trained:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the checkpoint {path} does not fit its own configuration: {error}") from error
     return Trained(config, data, learner)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network says of a picture: the class that it takes it for, and what it gives each class, the largest
+    first, called `kind`. `doubts` says why the answer may be wrong."""
+
+    best: str
+    values: dict[str, float]
+    kind: str
+    doubts: tuple[str, ...]
+
+
+def answer(trained: Trained, reading: Reading) -> Answer:
+    """The mean over the views of a picture; many views that say otherwise are a doubt."""
+    values, kind = confidence(trained.outputs(reading.views), trained.config.loss)
+    row, classes = values.mean(dim=0), trained.data.classes
+    ordered = {classes[i]: row[i].item() for i in row.argsort(descending=True, stable=True).tolist()}
+    best, doubts = next(iter(ordered)), reading.doubts
+    others = [classes[i] for i in values.argmax(dim=1).tolist() if classes[i] != best]
+    if len(others) > MANY * len(values):
+        other = max(others, key=others.count)
+        doubts = (*doubts, f"a little turned, or with another pen, it looks like {other}")
+    return Answer(best, ordered, kind, doubts)
 
 
 @usual_torch()

@@ -17,6 +17,7 @@ from PIL import Image
 import predict
 import train
 from tests.support import running
+from tests.support.refusals import assert_refused
 from tests.support.running import ROOT, assert_same, call, files, flags, values
 from training.data.mnist import has_mnist
 from training.families.configure import configure
@@ -173,6 +174,25 @@ def test_pictures(learned, pictures, sample, capsys):
     outputs = load_trained(learned).outputs(sample.test.x[sample.test.y == 1][:1])[0].tolist()
     own = [predictions[1]["activation"][str(digit)] for digit in range(10)]
     assert own == pytest.approx(outputs, abs=0.2), "a PNG file and MNIST's preparation change little"
+
+
+def test_one_bad_picture_among_others_and_a_doubtful_one(learned, pictures, tmp_path, capsys):
+    """The others get their answers, and --show writes what the network saw of them."""
+    blank, two = tmp_path / "blank.png", tmp_path / "two.png"
+    Image.new("L", (60, 60), 255).save(blank)
+    page = Image.new("L", (560, 300), 255)
+    for left in (0, 280):
+        page.paste(Image.open(pictures[0]), (left, 0))
+    page.save(two)
+    done = call(capsys, predict.main, "--checkpoint", learned, "--show", tmp_path / "seen", pictures[1], blank, two)
+    assert_refused(done, f"predict.py: {blank} shows nothing")
+    plain, doubtful = done.out.splitlines()
+    assert plain.startswith(f"{pictures[1]}: 1 (activation 1 0.")
+    assert doubtful.startswith(f"{two}: not sure, perhaps 0 (activation 0 0.")
+    assert "): this looks like two digits" in doubtful
+    assert files(tmp_path / "seen") == {"1-1.png", "3-two.png"}
+    with Image.open(tmp_path / "seen" / "3-two.png") as seen:
+        assert seen.size == (28, 28)
 
 
 @pytest.mark.parametrize("which", ["last.pt", "best.pt"])

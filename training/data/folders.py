@@ -9,10 +9,11 @@ import torch
 
 from training.data.dataset import Dataset, Split
 from training.data.division import divide
-from training.data.images import SIDE, SUFFIXES, read_picture
+from training.data.images import SUFFIXES, read_picture
 from training.data.labels import Labels, class_indices
 from training.data.roles import PARTS, part_of
 from training.errors import UserError
+from training.pictures import SIDE
 
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # of Windows; other systems' begin with a dot
 
@@ -108,7 +109,7 @@ def _read(files: list[Path]) -> list[torch.Tensor]:
     pictures, faults = [], []
     for path in files:
         try:
-            pictures.append(read_picture(path, "picture"))
+            pictures.append(read_picture(path, "picture").views[0])
         except UserError as error:
             faults.append(str(error))
     if faults:
