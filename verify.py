@@ -58,8 +58,8 @@ class Arguments:
             raise UserError("--data-dir goes with --checkpoint: nothing else reads data")
         if self.seeds < 1:
             raise UserError(f"--seeds is {self.seeds}, but it must be a whole number from 1")
-        if not 0 <= self.seed < 2**63 - self.seeds:
-            raise UserError(f"--seed is {self.seed}, but it must be a whole number from 0")
+        if self.seed < 0 or self.seed + self.seeds > 2**63:
+            raise UserError(f"--seed is {self.seed} and --seeds {self.seeds}, but every seed must be from 0 to 2⁶³ − 1")
 
 
 def verify(arguments: Arguments) -> Iterable[Check]:

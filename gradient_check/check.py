@@ -203,6 +203,8 @@ def _differentiable(
         if not isinstance(value, Tensor) or i in declared:
             continue
         as_tensor(value, f"the argument {name}")
+        if value.is_meta:
+            raise ValueError(f"the argument {name} is on the meta device, without values: give one on a real device")
         if value.is_floating_point() and i not in frozen:
             if not value.isfinite().all():
                 given = as_complex(value) if i in structure.pairs else value

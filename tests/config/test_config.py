@@ -129,6 +129,7 @@ def test_print_config_trains_nothing_and_read_back_is_the_same(capsys, tmp_path)
         ("[training]\nlr = 3.0", "unknown key 'training'"),
         ("lr = 3.0\nlr = 4.0", "is not a TOML file"),
         (b"\xff\xfe\x00lr", "is not a TOML file in UTF-8 (line 1: truncated data): save it as UTF-8"),
+        ("lr = 3.0\n".encode("utf-16-le"), "is not a TOML file in UTF-8 (line 1: zero byte): save it as UTF-8"),
         ("lr = 3.0\n# é".encode("latin-1"), "is not a TOML file in UTF-8 (line 2"),
     ],
 )

@@ -163,5 +163,5 @@ def test_files_that_are_no_npz_are_refused(name, tmp_path, npz):
     (tmp_path / "text.npz").write_text("x, y")
     (tmp_path / "empty.npz").write_bytes(b"")
     (tmp_path / "cut.npz").write_bytes(npz(x=X, y=Y).read_bytes()[:-50])
-    with refused(str(tmp_path / name), "npz"):
+    with refused(str(tmp_path / name), "(it is not a zip file)" if name == "text.npz" else "npz"):
         load("npz", tmp_path / name)

@@ -44,6 +44,7 @@ def comparing(actual, expected=ONE, **options):
         (backward_of(lambda z: z), "forward returned 1 values: give the output and"),
         (backward_of(lambda z: (None, z)), "forward returned a NoneType where"),
         (backward_of(lambda z: (z > 0, z)), "an output of forward is torch.bool"),
+        (backward_of(lambda z: (z, z), torch.ones(3, device="meta")), "z is on the meta device.*: give one on a real"),
         (backward_of(lambda z: (z / 0, z)), "forward gives values that are not"),
         (backward_of(LINEAR.forward, draw(7, 3), draw(5, 4), ONE), r"forward raised Runt.* x \(7, 3\), W \(5, 4\)"),
         (relu_with(not_differentiable=["z"]), r"none of the arguments is differentiable.*declared as not"),

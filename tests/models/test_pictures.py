@@ -108,7 +108,7 @@ def test_the_calls_know_their_layers():
 
 
 LENET, PICTURE = "LeNet-5 reads pictures of 28×28 or 32×32 pixels, not of", "(channels, height, width) and classes are"
-ACTIVATIONS = "'swish' is not an activation; there are sigmoid, tanh"
+ACTIVATIONS = "'swish' is not an activation; there are "
 CHANNELS = "make no network: give channels from 1, blocks from 0"
 LIMITED = "allow {}: give channels for so many stages at most"
 DROPOUT = "but it must be from 0 to below 1"

@@ -42,6 +42,7 @@ NOT_FOR_THE_DATA = {
     "--dataset points --expand shifts": "is for pictures",
     "--validation 10000": "9,999",
     "--examples 10001": "from 0 to 10,000: sample has 10,000 training examples",
+    "--examples 500 --validation 9999": "training examples besides the 9,999 that --validation holds out",
     "--examples 60001": "--examples is 60,001",  # which not even MNIST has
     "--preset nielsen-ch1": "give --dataset mnist, which has 60,000",  # a recipe for MNIST on its sample
     "--preset nielsen-ch3-l2": "give --dataset mnist",  # whose validation set is as large as the sample

@@ -61,7 +61,7 @@ def load(name: str, data_dir: Path = Path("data"), *, validation: int = 0, examp
     dataset = LOADERS[name](data_dir)
     dataset = replace(dataset, path=str(data_dir.absolute()), hashes=hashes_of(dataset))
     dataset = hold_out(dataset, validation) if validation else dataset
-    return keep_first(dataset, examples) if examples else dataset
+    return keep_first(dataset, examples, validation) if examples else dataset
 
 
 def hold_out(dataset: Dataset, count: int) -> Dataset:
@@ -77,10 +77,10 @@ def hold_out(dataset: Dataset, count: int) -> Dataset:
     )
 
 
-def keep_first(dataset: Dataset, count: int) -> Dataset:
-    """The data set with only the first `count` training examples."""
+def keep_first(dataset: Dataset, count: int, held_out: int = 0) -> Dataset:
+    """The data set with only the first `count` training examples; `held_out` others are no longer among them."""
     if not 0 < count <= len(dataset.train):
-        raise UserError(too_many("examples", count, len(dataset.train), dataset))
+        raise UserError(too_many("examples", count, len(dataset.train), dataset, held_out))
     return replace(
         dataset,
         train=dataset.train.first(count),
@@ -88,10 +88,11 @@ def keep_first(dataset: Dataset, count: int) -> Dataset:
     )
 
 
-def too_many(option: str, count: int, most: int, dataset: Dataset) -> str:
+def too_many(option: str, count: int, most: int, dataset: Dataset, held_out: int = 0) -> str:
     """The sentence for a --validation or --examples that the training examples do not suffice for."""
     has = f"{dataset.name} has {len(dataset.train):,} training examples"
-    text = f"--{option} is {count:,}, but it must be from 0 to {most:,}: {has}"
+    left = f" besides the {held_out:,} that --validation holds out" if held_out else ""
+    text = f"--{option} is {count:,}, but it must be from 0 to {most:,}: {has}{left}"
     if dataset.name == "sample" and count < MNIST_COUNTS[0]:
         mnist = f"--dataset mnist, which has {MNIST_COUNTS[0]:,} and is downloaded if missing"
         return f"{text}; give {mnist}, or --{option} 0"

@@ -66,8 +66,9 @@ def _read(path: Path) -> tuple[dict[Role, Named], list[str]]:
     except UserError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        reason = error if zipfile.is_zipfile(path) or isinstance(error, OSError) else "it is not a zip file"
         raise UserError(
-            f"{path} cannot be read as a .npz file of plain arrays ({error}); save it with numpy.savez(path, x=x, y=y)"
+            f"{path} cannot be read as a .npz file of plain arrays ({reason}); save it with numpy.savez(path, x=x, y=y)"
         ) from error
 
 

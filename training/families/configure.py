@@ -125,9 +125,15 @@ def preset_values(name: str) -> dict[str, Any]:
 
 
 def _text(content: bytes) -> str:
-    """UTF-8 as TOML has it; with a byte order mark, as Windows editors save it, UTF-16 too."""
+    """UTF-8 as TOML has it; with a byte order mark, as Windows editors save it, UTF-16 too.
+
+    Raises UnicodeDecodeError for anything else, such as UTF-16 without the mark: TOML has no zero bytes.
+    """
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    if "\0" in text:
+        raise UnicodeDecodeError("utf-8", content, content.index(0), content.index(0) + 1, "zero byte")
+    return text
 
 
 def preset_path(name: str) -> Path:
