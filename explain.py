@@ -31,9 +31,12 @@ class Arguments:
 
     checkpoint: Annotated[Path, tyro.conf.arg(metavar="RUN_OR_PT")]
     """The directory of a run (its last.pt is read) or a .pt file."""
-    pick: Literal["costly", "undecided"] | None = None
-    """Which example of the test set: the one with the highest cost, or the one that the network is least decided about;
-    left out, costly, unless --index or --image names an example."""
+    pick: Annotated[
+        Literal["costly", "undecided"] | None,
+        tyro.conf.arg(metavar="{costly,undecided}", help_behavior_hint="(default: costly)"),
+    ] = None
+    """Which example of the test set: the one with the highest cost, or the one that the network is least decided
+    about."""
     index: Annotated[int | None, tyro.conf.arg(metavar="N", help="A training example instead.")] = None
     image: Annotated[Path | None, tyro.conf.arg(metavar="PNG", help="A picture of your own instead.")] = None
     label: Annotated[

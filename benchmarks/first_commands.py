@@ -13,6 +13,8 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from urllib.request import urlopen
 
+import tyro
+
 from benchmarks.readme import machine, write_section
 from training.terminal.output import command
 
@@ -54,7 +56,6 @@ def seconds_of_tensorboard(clone: Path, program: str) -> float:
             process.terminate()
 
 
-@command("benchmarks.first_commands")
 def main() -> None:
     with TemporaryDirectory() as folder:
         clone = Path(folder) / "clone"
@@ -95,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("benchmarks.first_commands")(tyro.cli)(main, description=__doc__))

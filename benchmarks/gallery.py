@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import tyro
 from torch import Tensor
 
 from gallery import ENTRIES, OWN, Entry, Wrong, WrongRule, named, verdict
@@ -174,11 +175,10 @@ def row(result: Result) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-@command("benchmarks.gallery")
 def main() -> None:
     torch.set_num_threads(1)
     PAGE.write_text(page([examine(entry) for entry in ENTRIES]), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("benchmarks.gallery")(tyro.cli)(main, description=__doc__))

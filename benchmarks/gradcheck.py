@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import torch
+import tyro
 from torch import Tensor
 
 from benchmarks.readme import machine, write_section
@@ -54,7 +55,6 @@ class Network(torch.autograd.Function):
         return backward(d_output, ctx.cache)
 
 
-@command("benchmarks.gradcheck")
 def main() -> None:
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
@@ -98,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("benchmarks.gradcheck")(tyro.cli)(main, description=__doc__))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import tyro
 
 from benchmarks.readme import machine
 from lessons.lesson import FIGURE, LESSONS, REPORT, paragraphs, teach
@@ -59,7 +60,6 @@ def page(reports: list[dict[str, Any]]) -> str:
     return "\n\n".join([INTRODUCTION, *sections, source]) + "\n"
 
 
-@command("benchmarks.lessons")
 def main() -> None:
     torch.set_num_threads(1)
     data = load("sample")
@@ -77,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("benchmarks.lessons")(tyro.cli)(main, description=__doc__))

@@ -14,6 +14,7 @@ from itertools import accumulate
 from statistics import median
 
 import torch
+import tyro
 from PIL import Image
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -145,7 +146,6 @@ def memory_of_a_step(config: Config, data: Dataset, network: Model) -> list[int]
     return [live_memory(step) for step in steps]
 
 
-@command("benchmarks.speed")
 def main() -> None:
     torch.set_num_threads(1)
     data = load("sample")
@@ -195,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("benchmarks.speed")(tyro.cli)(main, description=__doc__))

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 from benchmarks.readme import machine, write_section
 from training.terminal.output import command
 
@@ -42,7 +44,6 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-@command("benchmarks.verification")
 def main() -> None:
     results = {dtype: verify(dtype) for dtype in DTYPES}
     first, last = results[DTYPES[0]]["seeds"]
@@ -54,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("benchmarks.verification")(tyro.cli)(main, description=__doc__))

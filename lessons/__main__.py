@@ -19,8 +19,7 @@ from training.terminal.output import Console, command
 class Arguments:
     """Run lessons. Each states its claim and what to see in its figure, measures, and says whether the claim holds.
 
-    Without a name, list the lessons. The exit status is 0 if all claims hold, 1 if not, 2 for a mistake in the command,
-    130 after Ctrl-C, and 141 if the reader of the output closed it.
+    Without a name, list the lessons.
     """
 
     names: Annotated[

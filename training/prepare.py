@@ -38,13 +38,16 @@ def prepare(config: Config, data: Dataset) -> tuple[Config, Model]:
 def resolve_device(device: str, dtype: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    of_format = ""
     try:
+        torch.zeros(1, device=device, dtype=torch.float32).item()
+        of_format = f" with --dtype {dtype}"
         torch.zeros(1, device=device, dtype=getattr(torch, dtype)).item()
     except (RuntimeError, AssertionError, TypeError) as error:
         here = ["cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if torch.mps.is_available() else [])]
-        reason = re.split(r"[.\n]\s", str(error))[0]
+        reason = re.split(r"[.\n]\s|Expected one of", str(error))[0].strip() or "torch knows no such device"
         raise UserError(
-            f"--device {device} cannot be used with --dtype {dtype} here ({reason}); this machine has {', '.join(here)}"
+            f"--device {device} cannot be used{of_format} here ({reason}); this machine has {', '.join(here)}"
         ) from error
     return device
 

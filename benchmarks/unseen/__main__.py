@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+import tyro
 from rich.progress import track
 
 from benchmarks.readme import machine
@@ -133,7 +134,6 @@ def failure(a: Answer) -> str:
     )
 
 
-@command("benchmarks.unseen")
 def main() -> None:
     questions = [(i, given) for i, s in enumerate(SUBJECTS) for given in ((False, True) if s.reference else (False,))]
     answers = [asked(*question) for question in track(questions, "Asking")]
@@ -152,4 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command("benchmarks.unseen")(tyro.cli)(main, description=__doc__))

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from manual_backprop.layers.sequences import by_step, check, examples_of, order, product, running, where
+from manual_backprop.layers.sequences import affine, by_step, check, examples_of, order, product, running, where
 
 OUTPUTS = ("y", "h")
 EQUATIONS = ("GR6", "GR7", "GR8", "GR9", "GR10", "GR11")
@@ -54,7 +54,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Cache]:
     check(3, x, [h], [W_ih, W_hh, b_ih, b_hh], lengths)
     N, xs, runs = h.shape[1], by_step(x), running(lengths, x)
-    inputs = (xs @ W_ih.T + b_ih).unbind()  # what needs no state, of all steps at once
+    inputs = affine(xs, W_ih, b_ih)
     steps = order(x.shape[1], reverse)
     before, outputs = list(inputs), list(inputs)
     kept: list[Any] = list(inputs)

@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from manual_backprop.layers.sequences import by_step, check, examples_of, order, product, running, where
+from manual_backprop.layers.sequences import affine, by_step, check, examples_of, order, product, running, where
 
 OUTPUTS = ("y", "h", "c")
 EQUATIONS = ("LS7", "LS8", "LS9", "LS10", "LS11", "LS12", "LS12")
@@ -56,7 +56,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Cache]:
     check(4, x, [h, c], [W_ih, W_hh, b_ih, b_hh], lengths)
     N, xs, runs = h.shape[1], by_step(x), running(lengths, x)
-    inputs = (xs @ W_ih.T + (b_ih + b_hh)).unbind()  # what needs no state, of all steps at once
+    inputs = affine(xs, W_ih, b_ih + b_hh)
     steps = order(x.shape[1], reverse)
     before, outputs = list(inputs), list(inputs)
     kept: list[Any] = list(inputs)

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from manual_backprop.layers.sequences import by_step, check, examples_of, order, product, running, where
+from manual_backprop.layers.sequences import affine, by_step, check, examples_of, order, product, running, where
 
 OUTPUTS = ("y", "h")
 EQUATIONS = ("RN3", "RN4", "RN5", "RN6", "RN7", "RN7")
@@ -51,7 +51,7 @@ def forward(
         raise ValueError(f"activation is {activation!r}: give 'tanh' or 'relu'")
     sigma = torch.tanh if activation == "tanh" else torch.relu
     xs, runs = by_step(x), running(lengths, x)
-    inputs = (xs @ W_ih.T + (b_ih + b_hh)).unbind()  # what needs no state, of all steps at once
+    inputs = affine(xs, W_ih, b_ih + b_hh)
     before, outputs, steps = list(inputs), list(inputs), order(x.shape[1], reverse)
     for t in steps:
         before[t] = h

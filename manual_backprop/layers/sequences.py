@@ -28,6 +28,11 @@ def running(lengths: Tensor | None, x: Tensor) -> list[Tensor] | list[None]:
     return list((torch.arange(steps, device=x.device)[:, None] < lengths).unsqueeze(2))
 
 
+def affine(xs: Tensor, W: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    """x Wᵀ + b for every step of xs (T, B, I), all at once: what needs no state."""
+    return torch.addmm(b, xs.flatten(0, 1), W.T).view(*xs.shape[:2], len(W)).unbind()
+
+
 def where(runs: Tensor | None, a: Tensor, b: Tensor | float) -> Tensor:
     return a if runs is None else torch.where(runs, a, b)
 
@@ -61,7 +66,7 @@ def examples_of(gates: int, states: int, generator: torch.Generator, dtype: torc
     drawn: list[tuple[object, ...]] = []
     for B, T, inputs, N, lengths, reverse in (
         (3, 5, 4, 2, None, False),
-        (4, 3, 2, 5, [2, 3, 1, 3], False),
+        (4, 2, 3, 5, [2, 1, 2, 2], False),
         (2, 6, 3, 4, None, True),
         (4, 3, 5, 2, [3, 1, 2, 2], True),
     ):

@@ -117,7 +117,7 @@ def test_rows_that_stand_class_by_class_are_divided_and_shuffled(npz):
     held_out = load("npz", npz(x=x, y=y, x_test=x[:3], y_test=np.array([0, 7, 1], dtype=np.uint8)), validation=30)
     assert {0, 1} <= set(held_out.test.y.tolist())
     assert torch.equal(held_out.test.y, torch.tensor(y)[(held_out.test.x.flatten() + 9).long()])
-    unseen = "no training example is of class 7, so 1 test example(s) cannot be classified correctly"
+    unseen = "no training example is of class 7, so 1 of the test examples cannot be classified correctly"
     assert (
         f"stand class by class are shuffled with seed 0; {unseen}; no test example is of class 2, 3" in held_out.source
     )
@@ -138,7 +138,7 @@ BAD_ARRAYS = {
     "quantities": (dict(x=X, y=np.arange(10)), ["no two examples of any class"]),
     "probabilities": (dict(x=X, y=np.full((10, 2), 0.5)), ["2 columns", "row 0 is (0.5, 0.5)", "not one-hot"]),
     "unlabelled rows": (dict(x=X, y=Y - 1), ["3 labels of -1 beside labels up to 2; leave these rows out"]),
-    "one class": (dict(x=X, y=Y * 0), ["1 different label(s) (0)"]),
+    "one class": (dict(x=X, y=Y * 0), ["1 different labels (0)"]),
     "other classes for testing": (with_test_set(X, Y + 9), ["no training example of the classes that are tested"]),
     "names for testing": (with_test_set(X, Y.astype(str)), ["numbers in y and names in y_test"]),
     "another scale": (dict(x=BYTES, y=DIGITS, x_test=UNIT, y_test=DIGITS), ["up to 255, and x_test up to 1;"]),

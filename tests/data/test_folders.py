@@ -52,7 +52,7 @@ def test_folders_for_training_and_testing_hold_the_classes(names, folders, tmp_p
     data = load("images", tmp_path / "parts")
     assert shades(data.test) == [*CATS, *DOGS, (255, 2)]
     assert len(data.train) == (8 if len(names) == 2 else 8 + 10)
-    assert ("no training example is of class dog, so 2 test" in data.source) == (len(names) == 2)
+    assert ("no training example is of class dog, so 2 of the test" in data.source) == (len(names) == 2)
 
 
 def test_folders_that_do_not_fit_are_refused(folders, tmp_path):
@@ -61,7 +61,7 @@ def test_folders_that_do_not_fit_are_refused(folders, tmp_path):
     (parts / "test").mkdir()
     for where, words in (
         (parts, [str(parts / "test"), "no pictures in class folders"]),
-        (cats, ["0 class folder", "at least 2"]),
+        (cats, ["at least 2 class folders and holds 0"]),
         (tmp_path / "nowhere", ["nowhere", "folder per class"]),
     ):
         with refused(*words):
@@ -70,7 +70,7 @@ def test_folders_that_do_not_fit_are_refused(folders, tmp_path):
     with refused("old, test, train", "one folder each for train, val and test"):
         load("images", parts)
     shutil.rmtree(parts)
-    with refused("1 class folder", f"give --data-dir {folders}"):
+    with refused("at least 2 class folders and holds 1", f"give --data-dir {folders}"):
         load("images", tmp_path)
     for broken, words in (
         ("cat/3.PNG", [str(cats / "3.PNG")]),
@@ -80,5 +80,5 @@ def test_folders_that_do_not_fit_are_refused(folders, tmp_path):
         with refused(*words, str(cats / "3.PNG")):
             load("images", folders)
     (folders / "an empty one" / "1.heic").write_text("no picture")
-    with refused(str(folders / "an empty one"), "no picture (1 .heic)", "*.png"):
+    with refused(str(folders / "an empty one"), "(1 .heic) and no picture", "*.png"):
         load("images", folders)

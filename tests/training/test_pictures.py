@@ -84,11 +84,11 @@ def write_tiny(folder, side):
 
 
 NO_PICTURES = "reads pictures, height×width or channels×height×width, and an example of points is 2: give --model mlp"
-ONE = "--batch-size is 1, which leaves every mini-batch 1 of 20 examples, and the maps of the last stage are 1×1"
-LAST = "--batch-size is 19, which leaves an epoch's last mini-batch 1 of 20 examples"
+ONE = "--batch-size is 1, which leaves every mini-batch 1 of 22 examples, and the maps of the last stage are 1×1"
+LAST = "--batch-size is 21, which leaves an epoch's last mini-batch 1 of 22 examples"
 REFUSED = {
     "one value per channel": (2, "--model cnn --channels 3 --batch-size 1", ONE),
-    "one value in the last batch": (7, "--model cnn --channels 3 2 --batch-size 19", LAST),
+    "one value in the last batch": (7, "--model cnn --channels 3 2 --batch-size 21", LAST),
     "one example": (3, "--model cnn --channels 3 --examples 1", "which leaves an epoch's last mini-batch 1 of 1"),
     "stages": (7, "--model cnn", "3 stages halve a picture 3 times, and 7×7 pixels allow 2: give channels"),
     "20×20": (20, "--model lenet5", "LeNet-5 reads pictures of 28×28 or 32×32 pixels, not of 20×20"),

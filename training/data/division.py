@@ -75,7 +75,7 @@ def _unseen(where: str, train: NDArray, test: NDArray, classes: Sequence[str]) -
         )
     notes = []
     if unseen.any():
-        wrong = f"so {tested[unseen].sum():,} test example(s) cannot be classified correctly"
+        wrong = f"so {tested[unseen].sum():,} of the test examples cannot be classified correctly"
         notes.append(f"no training example is of class {_names(classes, unseen)}, {wrong}")
     if untested.any():
         notes.append(f"no test example is of class {_names(classes, untested)}")

@@ -40,7 +40,7 @@ def load_images(data_dir: Path) -> Dataset:
             pictures = [path for path in found if path.suffix.lower() in SUFFIXES]
             if found and not pictures:
                 raise UserError(
-                    f"{folder} holds {len(found):,} file(s) and no picture ({_suffixes(found)}); save pictures as "
+                    f"{folder} holds files ({_suffixes(found)}) and no picture; save pictures as "
                     f"*{', *'.join(SUFFIXES)}"
                 )
             left_out += [path for path in found if path not in pictures]
@@ -84,7 +84,7 @@ def _parts(data_dir: Path) -> dict[str, Path]:
         inside = [folder.name for folder in folders if _folders(folder)]
         give = f"give --data-dir {data_dir / inside[0]}, or " if inside else ""
         raise UserError(
-            f"{data_dir} holds {len(folders)} class folder(s), at least 2 are needed; {give}put each class's pictures "
+            f"{data_dir} needs at least 2 class folders and holds {len(folders)}; {give}put each class's pictures "
             "into a folder of its own there"
         )
     return {"train": data_dir}

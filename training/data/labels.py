@@ -99,7 +99,7 @@ def class_indices(where: str, labels: Mapping[str, Labels]) -> tuple[NDArray, tu
         known, y = known[order], order.argsort()[y]
     if not 2 <= len(known) <= MAX_CLASSES:
         raise UserError(
-            f"{where} has {len(known):,} different label(s) ({_spelled(known)}); 2 to {MAX_CLASSES:,} "
+            f"{where} has {len(known):,} different labels ({_spelled(known)}); 2 to {MAX_CLASSES:,} "
             "classes are possible"
         )
     what = f"one-hot rows of {columns}" if columns else f"labels {_spelled(known)}"
