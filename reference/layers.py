@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -98,7 +98,7 @@ def rnn(
     reverse: bool = False,
     activation: str = "tanh",
 ) -> tuple[Tensor, ...]:
-    module = nn.RNN(x.shape[-1], h.shape[-1], nonlinearity=activation, batch_first=True, device="meta")
+    module = torch.nn.RNN(x.shape[-1], h.shape[-1], nonlinearity=activation, batch_first=True, device="meta")
     return _recurrent(module, x, [h], [W_ih, W_hh, b_ih, b_hh], lengths, reverse)
 
 
@@ -113,7 +113,7 @@ def lstm(
     lengths: Tensor | None = None,
     reverse: bool = False,
 ) -> tuple[Tensor, ...]:
-    module = nn.LSTM(x.shape[-1], h.shape[-1], batch_first=True, device="meta")
+    module = torch.nn.LSTM(x.shape[-1], h.shape[-1], batch_first=True, device="meta")
     return _recurrent(module, x, [h, c], [W_ih, W_hh, b_ih, b_hh], lengths, reverse)
 
 
@@ -127,12 +127,17 @@ def gru(
     lengths: Tensor | None = None,
     reverse: bool = False,
 ) -> tuple[Tensor, ...]:
-    module = nn.GRU(x.shape[-1], h.shape[-1], batch_first=True, device="meta")
+    module = torch.nn.GRU(x.shape[-1], h.shape[-1], batch_first=True, device="meta")
     return _recurrent(module, x, [h], [W_ih, W_hh, b_ih, b_hh], lengths, reverse)
 
 
 def _recurrent(
-    module: nn.RNNBase, x: Tensor, states: list[Tensor], parameters: list[Tensor], lengths: Tensor | None, reverse: bool
+    module: torch.nn.RNNBase,
+    x: Tensor,
+    states: list[Tensor],
+    parameters: list[Tensor],
+    lengths: Tensor | None,
+    reverse: bool,
 ) -> tuple[Tensor, ...]:
     """y and the last states of a module of one layer; the other direction is the mirrored sequence."""
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")

@@ -27,7 +27,7 @@ SAID = {f"{script} --help": "usage: " for script in SCRIPTS} | {
     TRAIN: "| layer1 | linear, sigmoid | weight 16",
     VERIFY: "| BP1, layer 3, delta ",
     PREDICT: "|true class |",
-    EXPLAIN: "training example 0: cost",
+    EXPLAIN: "picked because its cost is the highest of all",
     LESSON: "|     predicted |      measured |",
     "-m lessons": "Deep networks: delta vanishes or explodes, layer by",
 }
