@@ -85,7 +85,6 @@ def main() -> None:
         }
         rows += [(name, seconds(), seconds()) for name, seconds in timed.items()]
         rows.append(('`pytest -m "not slow"`', python("-m", "pytest", "-q", "-m", "not slow"), None))
-        rows.append(("`pytest`", python("-m", "pytest", "-q"), None))
     lines = ["| command | the first time | again |", "|---|---|---|"]
     lines += [f"| {name} | {first:.1f} s | {f'{again:.1f} s' if again else '–'} |" for name, first, again in rows]
     explanation = (
