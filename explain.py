@@ -18,6 +18,7 @@ from explanation.page import charts, page
 from explanation.picking import PICKS
 from training.data import Dataset, load, preparation_of, read_picture
 from training.errors import UserError
+from training.files import replacing
 from training.prediction import Trained, load_trained
 from training.terminal.output import command
 
@@ -115,14 +116,11 @@ def _label(trained: Trained, picture: Tensor, name: str | None) -> int:
 
 def write(text: str, path: Path) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; give another --out") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_images(explanation: Explanation, began: Moment | None, run_dir: Path) -> None:

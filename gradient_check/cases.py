@@ -166,9 +166,8 @@ def _filler(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _special_values(tensor: Tensor, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
     if tensor.numel() == 0:
         return
-    draw = torch.rand(tensor.shape, generator=generator, dtype=torch.float32, device="cpu").to(tensor.device) / (
-        2 if tensor.numel() == 1 else 1
-    )
+    draw = torch.rand(tensor.shape, generator=generator, dtype=torch.float32, device="cpu").to(tensor.device)
+    draw = draw / 2 if tensor.numel() == 1 else draw
     small = draw.new_tensor(sqrt(torch.finfo(tensor.dtype).eps))
     small = torch.where(draw < 1 / 3, small, -small).to(tensor.dtype)
     yield "zeros", torch.where(draw < 0.5, torch.zeros_like(tensor), tensor)

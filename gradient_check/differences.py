@@ -98,8 +98,10 @@ class _Search:
         self.places: Tensor | None = None
         if sampled or size <= SAMPLE:
             flat = point.detach().flatten()
-            places = torch.arange(size, device="cpu")
-            places = torch.randint(size, (SAMPLE,), generator=generator, device="cpu").unique() if sampled else places
+            if sampled:
+                places = torch.randint(size, (SAMPLE,), generator=generator, device="cpu").unique()
+            else:
+                places = torch.arange(size, device="cpu")
             places = places[torch.randperm(len(places), generator=generator, device="cpu")].to(point.device)
             self.places = places[flat[places].sort(stable=True).indices]
             terms, point, gradient = _of_some(terms, point, self.places), flat[self.places], gradient[self.places]

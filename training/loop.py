@@ -30,7 +30,7 @@ from training.tasks import Task, task_of
 STEPS_PER_CALL = 10  # so many that a call's cost is spread, so few that Ctrl-C is answered at once
 SNAPSHOT_EVERY = 100  # steps: so many that copying all tensors costs little, so few that a replay is short
 TRAIN_TARGETS = 10_000  # about so many of the training set are evaluated, for accuracy/train or perplexity/train
-FIRST = "the first value that is not finite is in"
+NOT_FINITE = "the first value that is not finite is in"
 
 
 class NotFiniteError(Exception):
@@ -323,10 +323,10 @@ class Loop:
             step = self.learner.steps + 1
             for name, tensor in tensors_of(self.examine(batches[i])).items():
                 if not tensor.isfinite().all():
-                    raise NotFiniteError(f"step {step}: {FIRST} {in_words(name)}; {self.remedy()}")
+                    raise NotFiniteError(f"step {step}: {NOT_FINITE} {in_words(name)}; {self.remedy()}")
             self.learner.advance(batches[i : i + 1], learning_rates[i : i + 1])
             for name, tensor in values_of(self.learner.state_dict()).items():
                 if not tensor.isfinite().all():
-                    raise NotFiniteError(f"step {step}: {FIRST} the new {name}; {self.remedy()}")
+                    raise NotFiniteError(f"step {step}: {NOT_FINITE} the new {name}; {self.remedy()}")
         repeated = "but all are when the steps are repeated"
         raise NotFiniteError(f"a value was not finite by step {self.learner.steps}, {repeated}; {self.remedy()}")

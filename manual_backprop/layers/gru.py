@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from manual_backprop.layers.sequences import affine, by_step, check, examples_of, order, product, running, where
+from manual_backprop.layers.sequences import by_step, check, examples_of, product, unrolled, where
 
 OUTPUTS = ("y", "h")
 EQUATIONS = ("GR6", "GR7", "GR8", "GR9", "GR10", "GR11")
@@ -53,11 +53,11 @@ def forward(
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor, Cache]:
     check(3, x, [h], [W_ih, W_hh, b_ih, b_hh], lengths)
-    N, xs, runs = h.shape[1], by_step(x), running(lengths, x)
-    inputs = affine(xs, W_ih, b_ih)
-    steps = order(x.shape[1], reverse)
-    before, outputs = list(inputs), list(inputs)
-    kept: list[Any] = list(inputs)
+    N = h.shape[1]
+    xs, inputs, runs, steps = unrolled(x, W_ih, b_ih, lengths, reverse)
+    before: list[Any] = [None] * len(steps)
+    outputs: list[Any] = [None] * len(steps)
+    kept: list[Any] = [None] * len(steps)
     for t in steps:
         before[t] = h
         hidden = torch.addmm(b_hh, h, W_hh.T)

@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from manual_backprop.layers.sequences import affine, by_step, check, examples_of, order, product, running, where
+from manual_backprop.layers.sequences import by_step, check, examples_of, product, unrolled, where
 
 OUTPUTS = ("y", "h", "c")
 EQUATIONS = ("LS7", "LS8", "LS9", "LS10", "LS11", "LS12", "LS12")
@@ -55,11 +55,11 @@ def forward(
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Cache]:
     check(4, x, [h, c], [W_ih, W_hh, b_ih, b_hh], lengths)
-    N, xs, runs = h.shape[1], by_step(x), running(lengths, x)
-    inputs = affine(xs, W_ih, b_ih + b_hh)
-    steps = order(x.shape[1], reverse)
-    before, outputs = list(inputs), list(inputs)
-    kept: list[Any] = list(inputs)
+    N = h.shape[1]
+    xs, inputs, runs, steps = unrolled(x, W_ih, b_ih + b_hh, lengths, reverse)
+    before: list[Any] = [None] * len(steps)
+    outputs: list[Any] = [None] * len(steps)
+    kept: list[Any] = [None] * len(steps)
     for t in steps:
         before[t] = h
         z = torch.addmm(inputs[t], h, W_hh.T)
@@ -89,12 +89,10 @@ def backward(dy: Tensor, dh: Tensor, dc: Tensor, cache: Cache) -> tuple[Tensor, 
         torch.mul(dc_t * c, torch.addcmul(f, f, f, value=-1), out=delta_f)  # LS4  dc_t * c * f * (1 - f)
         torch.mul(dc_t * i, torch.addcmul(one, g, g, value=-1), out=delta_g)  # LS5  dc_t * i * (1 - g * g)
         torch.mul(dh * shown, torch.addcmul(o, o, o, value=-1), out=delta_o)  # LS6  dh * shown * o * (1 - o)
-        through, dc_t = deltas[t] @ W_hh, dc_t * f
-        if runs[t] is None:
-            dh, dc = through, dc_t  # LS1, LS2, LS8, LS9
-        else:
+        if runs[t] is not None:
             deltas[t].masked_fill_(~runs[t], 0.0)
-            dh, dc = torch.where(runs[t], through, dh), torch.where(runs[t], dc_t, dc)
+        dh = where(runs[t], deltas[t] @ W_hh, dh)  # LS1, LS8
+        dc = where(runs[t], dc_t * f, dc)  # LS2, LS9
     dx = by_step(deltas @ W_ih)  # LS7
     dW_ih = product(deltas, xs)  # LS10
     dW_hh = product(deltas, torch.stack(before))  # LS11

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from manual_backprop.layers.sequences import affine, by_step, check, examples_of, order, product, running, where
+from manual_backprop.layers.sequences import by_step, check, examples_of, product, unrolled, where
 
 OUTPUTS = ("y", "h")
 EQUATIONS = ("RN3", "RN4", "RN5", "RN6", "RN7", "RN7")
@@ -50,9 +50,9 @@ def forward(
     if activation not in ("tanh", "relu"):
         raise ValueError(f"activation is {activation!r}: give 'tanh' or 'relu'")
     sigma = torch.tanh if activation == "tanh" else torch.relu
-    xs, runs = by_step(x), running(lengths, x)
-    inputs = affine(xs, W_ih, b_ih + b_hh)
-    before, outputs, steps = list(inputs), list(inputs), order(x.shape[1], reverse)
+    xs, inputs, runs, steps = unrolled(x, W_ih, b_ih + b_hh, lengths, reverse)
+    before: list[Any] = [None] * len(steps)
+    outputs: list[Any] = [None] * len(steps)
     for t in steps:
         before[t] = h
         new = sigma(torch.addmm(inputs[t], h, W_hh.T))
@@ -70,8 +70,7 @@ def backward(dy: Tensor, dh: Tensor, cache: Cache) -> tuple[Tensor, ...]:
         dh = dh + where(runs[t], dys[t], 0.0)  # RN1
         slope = 1 - outputs[t] * outputs[t] if activation == "tanh" else (outputs[t] > 0).to(dh.dtype)
         deltas[t] = where(runs[t], dh * slope, 0.0)  # RN2
-        through = deltas[t] @ W_hh  # RN1, RN4
-        dh = through if runs[t] is None else through + torch.where(runs[t], 0.0, dh)
+        dh = where(runs[t], deltas[t] @ W_hh, dh)  # RN1, RN4
     dx = by_step(deltas @ W_ih)  # RN3
     dW_ih = product(deltas, xs)  # RN5
     dW_hh = product(deltas, torch.stack(before))  # RN6

@@ -16,21 +16,21 @@ def by_step(x: Tensor) -> Tensor:
     return x.transpose(0, 1).contiguous()
 
 
-def order(steps: int, reverse: bool) -> Sequence[int]:
-    return range(steps)[::-1] if reverse else range(steps)
+def unrolled(
+    x: Tensor, W: Tensor, b: Tensor, lengths: Tensor | None, reverse: bool
+) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor] | list[None], Sequence[int]]:
+    """What needs no state, of all steps at once.
 
-
-def running(lengths: Tensor | None, x: Tensor) -> list[Tensor] | list[None]:
-    """For each step of x (B, T, …) which sequences run, (B, 1); None where all do."""
-    steps = x.shape[1]
+    xs (T, B, I); x Wᵀ + b of every step; for each step which sequences run, (B, 1), None where all do; the steps in
+    their order.
+    """
+    xs, steps = by_step(x), range(x.shape[1])
+    inputs = torch.addmm(b, xs.flatten(0, 1), W.T).view(*xs.shape[:2], len(W)).unbind()
+    order = steps[::-1] if reverse else steps
     if lengths is None:
-        return [None] * steps
-    return list((torch.arange(steps, device=x.device)[:, None] < lengths).unsqueeze(2))
-
-
-def affine(xs: Tensor, W: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-    """x Wᵀ + b for every step of xs (T, B, I), all at once: what needs no state."""
-    return torch.addmm(b, xs.flatten(0, 1), W.T).view(*xs.shape[:2], len(W)).unbind()
+        return xs, inputs, [None] * len(steps), order
+    runs = torch.arange(len(steps), device=x.device)[:, None] < lengths
+    return xs, inputs, list(runs.unsqueeze(2)), order
 
 
 def where(runs: Tensor | None, a: Tensor, b: Tensor | float) -> Tensor:

@@ -7,7 +7,7 @@ from manual_backprop.initializers import INITIALIZERS
 from manual_backprop.losses import LOSSES
 from manual_backprop.optimizers import OPTIMIZERS
 from manual_backprop.schedules import SCHEDULES
-from training.config.rules import COUNT, FRACTION, NUMBER, POSITIVE, WHOLE, OneOf, Range
+from training.config.rules import COUNT, FRACTION, NUMBER, POSITIVE, UP_TO_1000, WHOLE, OneOf, Range
 from training.data import LOADERS
 from training.data.expansion import EXPANSIONS
 
@@ -46,7 +46,7 @@ class Data:
         Range("shifts, rotations, or both, once each", lambda names: len(set(names)) == len(names)),
     ] = ()
     """Add copies of the training pictures, moved by one pixel (four ways) or turned by 10 degrees (both ways)."""
-    shift: Annotated[int, Range("a whole number from 0 to 1000", lambda n: 0 <= n <= 1000)] = 0
+    shift: Annotated[int, UP_TO_1000] = 0
     """Largest number of pixels by which every step moves each training picture, drawn at random for both
     directions."""
     rotate: Annotated[float, Range("from 0 to 180", lambda degrees: 0 <= degrees <= 180)] = 0.0

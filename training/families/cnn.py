@@ -10,7 +10,7 @@ from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.models.cnn import CNN
 from reference import cnn as reference
 from training.config import Config
-from training.config.rules import FRACTION, SIZES, OneOf, Range
+from training.config.rules import FRACTION, SIZES, UP_TO_1000, OneOf
 from training.data import Dataset
 from training.errors import UserError
 from training.families.base import Family, Problem, picture_problem, picture_shape, require_one_activation
@@ -24,7 +24,7 @@ class Options:
 
     channels: Annotated[tuple[int, ...], SIZES] = (16, 32, 64)
     """Channels in each stage; every stage halves the picture."""
-    blocks: Annotated[int, Range("a whole number from 0 to 1000", lambda n: 0 <= n <= 1000)] = 1
+    blocks: Annotated[int, UP_TO_1000] = 1
     """Residual blocks in each stage."""
     activation: Annotated[tuple[str, ...], OneOf(ACTIVATIONS)] = ("sigmoid",)
     """One activation for all layers but the last, which gives logits."""

@@ -109,20 +109,24 @@ def _lines(mask: Mask) -> Mask:
     full = highest(mask, 1, 1).mean(axis=1) >= SPANS
     full &= (highest(mask[:, :ends], 1, ends) & highest(mask[:, -ends:], 1, ends)).max(axis=1)
     limit = max(3, round(THIN * len(mask)) + 2)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], full, [False]])))
     lines = np.zeros_like(mask)
-    for first, stop in edges.reshape(-1, 2).tolist():
+    for first, stop in _spans(full):
         at_edge = first == 0 or stop == len(mask)
         if stop - first <= limit * (2 if at_edge else 1):
             lines[first:stop] = True
     return lines
 
 
+def _spans(rows: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """The first row of each group that is set, and the one behind it."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], rows, [False]]))).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
 def _kept(strokes: Mask, lines: NDArray[np.bool_]) -> Mask:
     """Where strokes go through a line: there are some above it and below."""
     kept = np.zeros_like(strokes)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], lines.any(axis=1), [False]])))
-    for first, stop in edges.reshape(-1, 2).tolist():
+    for first, stop in _spans(lines.max(axis=1)):
         reach = stop - first
         if first < 3 or stop + 3 > len(strokes):
             continue  # there is nothing on the other side
