@@ -71,7 +71,8 @@ def test_a_digit_comes_back_from_a_picture_of_it(variant, read):
         paper.append(picture[original == 0].float().mean())
     assert torch.stack(similarity).mean() > (0.995 if variant in ("as it is", "dark on light") else 0.94)
     assert min(similarity) > 0.75
-    assert torch.stack(paper).mean() < 2  # of 255: the paper's grain and shade are gone
+    # of 255: the paper's grain and shade are gone; what is first scaled up, from 28x28, has strokes with blurred edges
+    assert torch.stack(paper).mean() < (2 if variant == "coarse JPEG, tiny" else 1.8)
 
 
 def drawing(mode="L", paper=255, ink=0):
