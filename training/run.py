@@ -196,7 +196,7 @@ def _new(run_dir: Path) -> Iterator[None]:
 
 
 def create(run_dir: Path, config: Config) -> None:
-    """Write the resolved configuration and the environment into the run directory.
+    """Make the run directory with the resolved configuration and the environment in it.
 
     Raises UserError if it holds a run already, or if it cannot be written to.
     """
@@ -205,6 +205,7 @@ def create(run_dir: Path, config: Config) -> None:
     if any((run_dir / name).exists() for name in ("last.pt", "best.pt", checkpoint.FIRST)):
         raise UserError(f"{run_dir} already holds a run: give another --run-dir, or go on with --resume {run_dir}")
     try:
+        run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "config.toml").write_text(config.to_toml(), encoding="utf-8")
         details = json.dumps(environment(config), indent=2)
         (run_dir / "environment.json").write_text(details + "\n", encoding="utf-8")
