@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import exp, inf
+from math import exp, inf, log
 from typing import Literal
 
 from training.data import Dataset
@@ -89,6 +89,7 @@ def perplexity(sums: Sums) -> float:
 ACCURACY = Metric("accuracy", accuracy, "fraction classified correctly", ".2%", "share")
 LOSS = Metric("loss", mean_cost, "cost per example", ".4f", "logarithmic", on_train=False)
 TOKEN_LOSS = Metric("loss", mean_cost, "cost per token", ".4f", "logarithmic", on_train=False)
+BITS = Metric("bits", lambda sums: mean_cost(sums) / log(2), "bits per character", ".3f", "logarithmic")
 PERPLEXITY = Metric("perplexity", perplexity, "perplexity", ".3f", "logarithmic")
 
 CLASSIFICATION = Task(
@@ -100,7 +101,7 @@ CLASSIFICATION = Task(
 )
 NEXT_TOKEN = Task(
     name="prediction of the next token",
-    metrics=(TOKEN_LOSS, PERPLEXITY),
+    metrics=(TOKEN_LOSS, BITS, PERPLEXITY),
     headline=TOKEN_LOSS,
     larger_is_better=False,
     figures=(),

@@ -74,7 +74,7 @@ def forward(
     return y, h, c, (xs, before, kept, W_ih, W_hh, runs, steps)
 
 
-def backward(dy: Tensor, dh: Tensor, dc: Tensor, cache: Cache) -> tuple[Tensor, ...]:
+def backward(dy: Tensor, dh: Tensor, dc: Tensor, cache: Cache, need_dx: bool = True) -> tuple[Tensor, ...]:
     xs, before, kept, W_ih, W_hh, runs, steps = cache
     dys = dy.unbind(dim=1)
     deltas = xs.new_empty(*xs.shape[:2], len(W_hh))

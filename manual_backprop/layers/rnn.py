@@ -62,7 +62,7 @@ def forward(
     return y, h, (xs, before, outputs, W_ih, W_hh, runs, steps, activation)
 
 
-def backward(dy: Tensor, dh: Tensor, cache: Cache) -> tuple[Tensor, ...]:
+def backward(dy: Tensor, dh: Tensor, cache: Cache, need_dx: bool = True) -> tuple[Tensor, ...]:
     xs, before, outputs, W_ih, W_hh, runs, steps, activation = cache
     dys = dy.unbind(dim=1)
     deltas = xs.new_empty(*xs.shape[:2], len(W_hh))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Protocol
@@ -58,6 +58,13 @@ class Examples(Protocol):
         another's: y (B·targets,)."""
         ...
 
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        """The indices of all examples for an evaluation, about `size` at a time.
+
+        With `carries` example i of a block goes on with example i of the block before, and the last may be fewer.
+        """
+        ...
+
     def steps(self, batch_size: int) -> int:
         """Steps of an epoch."""
         ...
@@ -104,6 +111,9 @@ class Split:
     def batch(self, indices: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Bytes are gathered first and scaled afterwards: that moves a quarter of the memory of a float32 gather."""
         return scaled(self.stored(indices), dtype), self.y.index_select(0, indices)
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        yield from torch.arange(len(self), device=self.device).split(size)
 
     def steps(self, batch_size: int) -> int:
         """The last mini-batch is smaller where `batch_size` does not divide the examples."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -65,6 +66,16 @@ class Streams:
     def batch(self, indices: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         segments = self._segments(indices)
         return scaled(segments[:, :-1], dtype), segments[:, 1:].flatten()
+
+    def blocks(self, size: int) -> Iterator[Tensor]:
+        """With `carries` the text is cut into at most `size` streams of equal length; the last one may end early."""
+        every = torch.arange(len(self), device=self.device)
+        if not self.carries:
+            yield from every.split(size)
+            return
+        steps = -(-len(self) // min(size, len(self)))
+        for step in range(steps):
+            yield every[step::steps]
 
     def steps(self, batch_size: int) -> int:
         """With `carries` as many as a stream has segments; else the last mini-batch may be smaller.

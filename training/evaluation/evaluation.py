@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from training.data import Examples
-from training.learners.base import Learner
+from training.families.model import Buffers
+from training.learners.base import NOTHING, Learner
 from training.tasks import CLASSIFICATION, Sums, Task
 
 BLOCK = 2000  # targets at a time
@@ -32,16 +33,20 @@ def evaluate(
     stop: Callable[[], bool] = lambda: False,
     task: Task = CLASSIFICATION,
 ) -> Evaluation | None:
-    """Evaluate on all examples, block by block; None if `stop()` became true in between."""
+    """Evaluate on all examples, block by block; None if `stop()` became true in between.
+
+    Where examples carry, what the model hands on goes from each block to the next one.
+    """
     cost, correct = 0.0, 0
     outputs: list[Tensor] = []
     labels: list[Tensor] = []
-    indices_of_all = torch.arange(len(examples), device=examples.device)
-    for indices in indices_of_all.split(examples_of(BLOCK, examples)):
+    memory: Buffers = NOTHING
+    for indices in examples.blocks(examples_of(BLOCK, examples)):
         if stop():
             return None
         x, y = examples.batch(indices, dtype)
-        loss, output = learner.evaluate(x, y)
+        ongoing = {name: tensor[: len(indices)] for name, tensor in memory.items()} if examples.carries else NOTHING
+        loss, output, memory = learner.evaluate(x, y, ongoing)
         cost += loss.item()
         correct += int((output.argmax(dim=1) == y).sum())
         if task.keeps_outputs:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypedDict
+from types import MappingProxyType
+from typing import NamedTuple, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -51,6 +52,17 @@ def own(tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype)
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether no value is infinite or NaN. Then a sum is finite too, and if it is not, it may have overflowed."""
     return all(bool(tensor.sum().isfinite() or tensor.isfinite().all()) for tensor in tensors)
+
+
+class Evaluated(NamedTuple):
+    """What a forward pass gives."""
+
+    loss: Tensor  # the cost summed over the targets
+    outputs: Tensor  # a row for each target
+    memory: Buffers  # from which the next block of the same sequences goes on
+
+
+NOTHING: Buffers = MappingProxyType({})  # to go on from
 
 
 class LearnerState(TypedDict):
@@ -108,8 +120,8 @@ class Learner(Protocol):
         """Forward and backward at the present θ, which does not move; nor do buffers and memory."""
         ...
 
-    def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The cost summed over these targets, and an output row for each, with the model in evaluation mode."""
+    def evaluate(self, x: Tensor, y: Tensor, memory: Buffers = NOTHING) -> Evaluated:
+        """The model in evaluation mode, which goes on from `memory`; the learner's own stays."""
         ...
 
     def outputs(self, x: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from gradient_check import Report
-from training.learners.base import Backpropagation, LearnerState
+from training.families.model import Buffers
+from training.learners.base import NOTHING, Backpropagation, Evaluated, LearnerState
 from training.learners.comparison import compare_passes, compare_steps
 from training.learners.manual import ManualLearner
 from training.learners.proof import Proof
@@ -100,8 +101,8 @@ class CheckedLearner:
     def backpropagate(self, x: Tensor, y: Tensor) -> Backpropagation:
         return self.manual.backpropagate(x, y)
 
-    def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        return self.manual.evaluate(x, y)
+    def evaluate(self, x: Tensor, y: Tensor, memory: Buffers = NOTHING) -> Evaluated:
+        return self.manual.evaluate(x, y, memory)
 
     def outputs(self, x: Tensor) -> Tensor:
         return self.manual.outputs(x)

@@ -13,8 +13,8 @@ from manual_backprop.tape import Tape
 from training.data import Examples
 from training.data.augmentation import Augment
 from training.data.noise import StepNoise
-from training.families.model import Model
-from training.learners.base import Backpropagation, LearnerState, activations, all_finite, own
+from training.families.model import Buffers, Model
+from training.learners.base import NOTHING, Backpropagation, Evaluated, LearnerState, activations, all_finite, own
 from training.learners.step import backpropagate, forward_backward
 
 
@@ -115,10 +115,11 @@ class ManualLearner:
             self.memory = new_memory
         self.steps += 1
 
-    def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, x: Tensor, y: Tensor, memory: Buffers = NOTHING) -> Evaluated:
+        tape = Tape(buffers=self.buffers, memory=memory, records=False)
         with torch.inference_mode():
-            output = self.outputs(x)
-            return self.loss.forward(output, y, count=1)[0], output
+            output = self.model.forward(self.params, x, tape)
+            return Evaluated(self.loss.forward(output, y, count=1)[0], output, tape.new_memory)
 
     def outputs(self, x: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -15,7 +15,8 @@ from reference import losses, optimizers, regularizers
 from training.data import Examples
 from training.data.augmentation import Augment
 from training.data.noise import StepNoise
-from training.learners.base import Backpropagation, LearnerState, activations, all_finite, own
+from training.families.model import Buffers
+from training.learners.base import NOTHING, Backpropagation, Evaluated, LearnerState, activations, all_finite, own
 
 Place = nn.Module | tuple[nn.Module, int]  # a module, or one of the tensors in its output, by number
 
@@ -170,15 +171,18 @@ class ReferenceLearner:
             self.memory = memory
         self.steps += 1
 
-    def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.outputs(x)
-        with torch.no_grad():
-            return self.loss(output, y, 1), output
+    def evaluate(self, x: Tensor, y: Tensor, memory: Buffers = NOTHING) -> Evaluated:
+        after = dict(memory)
+        output = self._output(x, {"memory": after} if "memory" in self.takes else {})
+        return Evaluated(self.loss(output, y, 1), output, after)
 
     def outputs(self, x: Tensor) -> Tensor:
+        return self._output(x, {})
+
+    def _output(self, x: Tensor, given: Mapping[str, Any]) -> Tensor:
         self.module.eval()
         with torch.no_grad():
-            output = self.module(x)
+            output = self.module(x, **given)
         self.module.train()
         return output
 
