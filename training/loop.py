@@ -29,7 +29,7 @@ from training.tasks import Task, task_of
 
 STEPS_PER_CALL = 10  # so many that a call's cost is spread, so few that Ctrl-C is answered at once
 SNAPSHOT_EVERY = 100  # steps: so many that copying all tensors costs little, so few that a replay is short
-TRAIN_TARGETS = 10_000  # about so many of the training set are evaluated, for accuracy/train or perplexity/train
+TRAIN_TARGETS = 10_000  # about so many of the training set are evaluated, for accuracy/train or bits/train
 NOT_FINITE = "the first value that is not finite is in"
 
 

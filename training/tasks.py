@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import exp, inf, log
+from math import inf, log
 from typing import Literal
 
 from training.data import Dataset
@@ -79,18 +79,16 @@ def accuracy(sums: Sums) -> float:
     return sums.correct / sums.targets
 
 
-def perplexity(sums: Sums) -> float:
-    """e to the mean cost, in nats: among so many equally likely tokens a guess would be as uncertain."""
-    cost = mean_cost(sums)
-    return exp(cost) if cost < 700 else inf  # beyond that it is no float
+def bits(sums: Sums) -> float:
+    """The mean cost, which is in nats, in bits: a guess among 2^bits equally likely tokens would be as uncertain."""
+    return mean_cost(sums) / log(2)
 
 
 # loss/train is logged by the steps themselves: the mean cost of the mini-batches
 ACCURACY = Metric("accuracy", accuracy, "fraction classified correctly", ".2%", "share")
 LOSS = Metric("loss", mean_cost, "cost per example", ".4f", "logarithmic", on_train=False)
 TOKEN_LOSS = Metric("loss", mean_cost, "cost per token", ".4f", "logarithmic", on_train=False)
-BITS = Metric("bits", lambda sums: mean_cost(sums) / log(2), "bits per character", ".3f", "logarithmic")
-PERPLEXITY = Metric("perplexity", perplexity, "perplexity", ".3f", "logarithmic")
+BITS = Metric("bits", bits, "bits per character", ".3f", "logarithmic")
 
 CLASSIFICATION = Task(
     name="classification",
@@ -101,8 +99,8 @@ CLASSIFICATION = Task(
 )
 NEXT_TOKEN = Task(
     name="prediction of the next token",
-    metrics=(TOKEN_LOSS, BITS, PERPLEXITY),
-    headline=TOKEN_LOSS,
+    metrics=(TOKEN_LOSS, BITS),
+    headline=BITS,
     larger_is_better=False,
     figures=(),
 )

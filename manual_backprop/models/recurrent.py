@@ -8,12 +8,15 @@
 Each layer reads the states h_t of the one below. With `bidirectional` it reads its sequence in both directions, by
 weights of their own, and its outputs stand side by side: (B, T, 2N).
 
-Of a text the states after a segment are the tape's new memory, from which the next segment goes on. Their gradient is
-not handed back: backpropagation through time ends at the beginning of a segment (it is truncated, on purpose).
+Of a text the states after a segment are the tape's new memory, from which the next segment goes on.
 
-The equations are those of the layers (layers/rnn.py, lstm.py, gru.py), and one of the model itself:
+The equations are those of the layers (layers/rnn.py, lstm.py, gru.py), and two of the model itself:
 
     BI1  dx = (from the forward direction) + (from the reverse direction)
+    TR1  dh = dc = 0 after the last step of a segment       the next segment hands nothing back: backpropagation
+                                                            through time is truncated there, on purpose
+
+TR1 also holds for outputs that nothing reads: those of a picture's last layer before its last step, and the cells.
 
 Sources: Elman 1990; Hochreiter and Schmidhuber 1997; Cho et al. 2014; Schuster and Paliwal 1997 (both directions).
 """
@@ -130,14 +133,14 @@ class Recurrent:
         d_read, g["linear.weight"], g["linear.bias"] = tape.backward(linear, "linear", d_output)
         if self.reads_text:
             ids, *_ = tape.caches["embedding"]
-            da, dh = d_read.view(*ids.shape, width), d_read.new_zeros(len(ids), width)
+            da, dh = d_read.view(*ids.shape, width), self._nothing((len(ids), width), d_read, tape)
         else:
-            da, dh = d_read.new_zeros(()).expand(len(d_read), self.shape[1], d_read.shape[1]), d_read
+            da, dh = self._nothing((len(d_read), self.shape[1], d_read.shape[1]), d_read, tape), d_read
         for layer in reversed(self._layers()):
             parts = []
             for k, (call, names) in enumerate(self._directions(layer)):
                 own = slice(k * width, (k + 1) * width)
-                others = [torch.zeros_like(dh[:, own])] * (len(self._memory(call)) - 1)
+                others = [self._nothing((len(dh), width), dh, tape)] * (len(self._memory(call)) - 1)
                 need_dx = tape.need_dx or self.reads_text or layer != "layer1"
                 dx, *gradients = tape.backward(cell, call, da[:, :, own], dh[:, own], *others, need_dx=need_dx)
                 parts.append(dx)
@@ -146,7 +149,7 @@ class Recurrent:
             if not need_dx:
                 return None
             da = tape.add("BI1", *parts) if self.bidirectional else dx
-            dh = torch.zeros_like(dh)
+            dh = self._nothing(dh.shape, dh, tape)
             if tape.training and self.dropout and layer != "layer1":
                 da = tape.backward(dropout, f"{layer}.dropout", da)
         if self.reads_text:
@@ -170,6 +173,12 @@ class Recurrent:
         """The states before the first step: zero where the memory has none."""
         zero = a.new_zeros(len(a), self.width)
         return [tape.memory.get(name, zero) for name in self._memory(call)]
+
+    def _nothing(self, shape: Shape, like: Tensor, tape: Tape) -> Tensor:
+        """δ of an output that nothing reads."""
+        zero = like.new_zeros(()).expand(shape)
+        tape.name("TR1", zero)
+        return zero
 
     def _steps(self, x: Tensor) -> Tensor:
         """(B, C·H·W) as (B, H, C·W): step t is row t of all channels."""

@@ -285,9 +285,9 @@ class TestConfiguration:
 
 
 DIGITS = {"loss/test": 0.44546, "accuracy/test": 0.28451, "accuracy/train": 0.3153}
-TEXT = {"loss/test": 1.50009, "perplexity/test": 4.4821, "perplexity/train": 4.1}
+TEXT = {"loss/test": 1.50009, "bits/test": 2.16417, "bits/train": 2.1}
 OF_DIGITS = "loss/test 0.4455  accuracy/test 28.45%  accuracy/train 31.53%"
-OF_TEXT = "loss/test 1.5001  perplexity/test 4.482  perplexity/train 4.100"
+OF_TEXT = "loss/test 1.5001  bits/test 2.164  bits/train 2.100"
 SAID = {
     "an epoch": (CLASSIFICATION, DIGITS, {}, OF_DIGITS),
     "a step": (CLASSIFICATION, DIGITS, {"eval_every": 500}, f"step  1,500/12,000  {OF_DIGITS}"),

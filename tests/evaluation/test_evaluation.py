@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 from functools import partial
-from math import exp, inf, log
+from math import log
 
 import pytest
 import torch
@@ -23,10 +23,9 @@ from training.tasks import CLASSIFICATION, NEXT_TOKEN, TASKS, Sums, task_of
 def test_metrics_follow_from_sums():
     sums = Sums(cost=6.0, correct=3, targets=4)
     assert CLASSIFICATION.evaluate(sums) == {"loss": 1.5, "accuracy": 0.75}
-    assert NEXT_TOKEN.evaluate(sums) == {"loss": 1.5, "perplexity": exp(1.5)}
-    guess = Sums(cost=100 * log(27), correct=0, targets=100)
-    assert NEXT_TOKEN.evaluate(guess)["perplexity"] == pytest.approx(27), "the number of tokens"
-    assert NEXT_TOKEN.evaluate(Sums(cost=1e6, correct=0, targets=1))["perplexity"] == inf
+    assert NEXT_TOKEN.evaluate(sums) == {"loss": 1.5, "bits": 1.5 / log(2)}
+    guess = Sums(cost=100 * log(32), correct=0, targets=100)
+    assert NEXT_TOKEN.evaluate(guess)["bits"] == pytest.approx(5), "of 32 tokens"
 
 
 def test_tags_and_their_order():
@@ -34,7 +33,7 @@ def test_tags_and_their_order():
     assert list(CLASSIFICATION.tags(values, values)) == ["loss/test", "accuracy/test", "accuracy/train"]
     assert CLASSIFICATION.tags(values, {"loss": 2.0, "accuracy": 0.75})["accuracy/train"] == 0.75
     assert [*CLASSIFICATION.hparams(values).items()] == [("hparam/accuracy", 0.5), ("hparam/loss", 1.0)]
-    assert NEXT_TOKEN.hparams({"loss": 1.0, "perplexity": 2.0}) == {"hparam/loss": 1.0, "hparam/perplexity": 2.0}
+    assert NEXT_TOKEN.hparams({"loss": 1.0, "bits": 2.0}) == {"hparam/bits": 2.0, "hparam/loss": 1.0}
 
 
 def test_which_is_better():

@@ -42,6 +42,16 @@ def random_batch(size, features, classes, seed):
     return x, torch.randint(0, classes, (size,), generator=generator)
 
 
+class Apart(Tape):
+    """One whose outputs are nodes of their own: the last state h is else the very tensor that y is made of."""
+
+    def forward(self, layer, name, *arguments, **options):
+        result = super().forward(layer, name, *arguments, **options)
+        own = {id(z): z.view_as(z) for z in (result if isinstance(result, tuple) else (result,))}
+        self.outputs.update({name: own[id(z)] for name, z in self.outputs.items() if id(z) in own})
+        return tuple(own[id(z)] for z in result) if isinstance(result, tuple) else own[id(result)]
+
+
 def by_hand(model, loss, params, x, y, *, count=None, training=True, **pass_on):
     """The hand-written pass, under inference mode. `pass_on` (buffers, memory, noise) goes to its tape."""
     tape = Tape(training=training, observes=True, need_dx=x.is_floating_point(), **pass_on)
@@ -59,11 +69,14 @@ def by_autograd(model, loss, params, x, y, *, count=None, training=True, **pass_
     """Autograd through the same forward; each δ is the gradient of an output that the tape kept."""
     x = x.clone().requires_grad_(x.is_floating_point())
     params = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
-    tape = Tape(training=training, observes=True, **pass_on)
+    tape = Apart(training=training, observes=True, **pass_on)
     output = model.forward(params, x, tape)
     C, _ = loss.forward(output, y, count)
     seen = {"output": output, **tape.outputs}
-    rest = torch.autograd.grad(C, [*seen.values(), *params.values()], retain_graph=x.requires_grad)
+    wanted = [*seen.values(), *params.values()]
+    rest = torch.autograd.grad(
+        C, wanted, retain_graph=x.requires_grad, materialize_grads=True
+    )  # zero: nothing reads it
     dx = torch.autograd.grad(C, x)[0] if x.requires_grad else None
     deltas = dict(zip(seen, rest, strict=False))
     return _named(C.detach(), dx, deltas, dict(zip(params, rest[len(seen) :], strict=True)), tape)

@@ -3,7 +3,7 @@
 import weakref
 from dataclasses import replace
 from functools import cache
-from math import exp, inf
+from math import inf, log
 from pathlib import Path
 
 import pytest
@@ -146,7 +146,7 @@ def test_a_run_has_what_it_is_meant_to_show(whole):
 
 HPARAMS = {
     "classification": ["hparam/accuracy", "hparam/loss"],
-    "prediction of the next token": ["hparam/loss", "hparam/perplexity"],
+    "prediction of the next token": ["hparam/bits", "hparam/loss"],
 }
 HISTOGRAMS = {
     "mlp": {"weights/layer1", "biases/layer3", "deltas/layer2", "activations/layer1"},
@@ -216,37 +216,38 @@ def test_an_epoch_takes_all_that_the_text_gives(name, sizes, log_every, tmp_path
     assert list(values(tmp_path / "run", "loss/test")) == [0, 8, 16]
 
 
-def test_the_headline_is_the_cost_and_less_is_better(tmp_path):
+def test_the_headline_is_bits_and_less_is_better(tmp_path):
     _, outcome = train_loop(*run_of("cell", tmp_path), tmp_path / "run")
-    losses = values(tmp_path / "run", "loss/test")
-    assert losses[16] < losses[8] < losses[0] < 2
-    assert (outcome.latest, outcome.best) == (losses[16], losses[16])
+    bits = values(tmp_path / "run", "bits/test")
+    assert bits[16] < bits[8] < bits[0] < 3
+    assert (outcome.latest, outcome.best) == (bits[16], bits[16])
     assert checkpoint.load(tmp_path / "run" / "best.pt")["steps"] == 16
-    assert outcome.headline == f"test loss {losses[16]:.4f} (best {losses[16]:.4f})"
+    assert outcome.headline == f"test bits {bits[16]:.3f} (best {bits[16]:.3f})"
     summary = Result(outcome, tmp_path, 1.0, 0).summary
     assert summary.startswith(outcome.headline + " after 1.0 s")
     assert "accuracy" not in summary
 
     last = [line for line in metrics(tmp_path / "run") if "loss/test" in line][-1]
-    assert list(last) == ["step", "loss/test", "perplexity/test", "perplexity/train"]
-    assert last["perplexity/test"] == pytest.approx(exp(last["loss/test"]))
+    assert list(last) == ["step", "loss/test", "bits/test", "bits/train"]
+    assert last["bits/test"] == pytest.approx(last["loss/test"] / log(2))
     assert not any("accuracy" in tag for line in metrics(tmp_path / "run") for tag in line)
 
 
-@pytest.mark.parametrize(("block", "rows"), [(2000, 28), (21, 21), (1, 7)])
-def test_an_evaluation_counts_targets_and_keeps_none_of_a_text(block, rows, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("block", "rows"), [(2000, 28), (21, 14), (1, 7)])
+def test_an_evaluation_carries_the_state_counts_targets_and_keeps_none_of_a_text(block, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation.evaluation, "BLOCK", block)
     config, data = run_of("cell", tmp_path, dtype="float64")
     learner, given, sizes = learner_of(config, data), [], []
     x, y = data.test.batch(torch.arange(len(data.test)), torch.float64)
-    expected = torch.nn.functional.cross_entropy(learner.outputs(x), y).item()
+    streams = x.reshape(rows // 7, -1)  # each is read as one long sequence
+    expected = torch.nn.functional.cross_entropy(learner.outputs(streams), y).item()
     right = learner.evaluate
 
-    def watched(x, y):
-        loss, output = right(x, y)
-        given.append(weakref.ref(output))
-        sizes.append(len(output))
-        return loss, output
+    def watched(*block):
+        evaluated = right(*block)
+        given.append(weakref.ref(evaluated.outputs))
+        sizes.append(len(evaluated.outputs))
+        return evaluated
 
     def only_the_last_is_kept():
         assert not any(output() is not None for output in given[:-1])
@@ -255,7 +256,7 @@ def test_an_evaluation_counts_targets_and_keeps_none_of_a_text(block, rows, tmp_
     monkeypatch.setattr(learner, "evaluate", watched)
     result = evaluate(learner, data.test, torch.float64, only_the_last_is_kept, NEXT_TOKEN)
     assert result.loss == pytest.approx(expected)
-    assert result.values["perplexity"] == pytest.approx(exp(expected))
+    assert result.values["bits"] == pytest.approx(expected / log(2))
     assert (max(sizes), sum(sizes)) == (rows, 28)
     assert len(result.outputs) == len(result.labels) == 0
 
@@ -290,7 +291,7 @@ def test_of_a_text_only_the_cost_is_watched(total, losses, told, tmp_path):
     see, nothing = Watch(*run_of("cell", tmp_path), total, {}), torch.empty(0)
     said = []
     for step, loss in losses.items():
-        evaluated = Evaluation({"loss": loss, "perplexity": exp(loss)}, nothing, nothing.long())
+        evaluated = Evaluation({"loss": loss, "bits": loss / log(2)}, nothing, nothing.long())
         said.append(see(step, evaluated, lambda x: pytest.fail("activations are not looked at")))
     assert not any(said[:-1])
     assert bool(said[-1]) == bool(told)

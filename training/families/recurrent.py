@@ -80,7 +80,7 @@ class Recurrents(Family):
             for shape, width, depth, both in (
                 ((1, 7, 5), 6, 1, False),
                 ((2, 4, 3), 5, 2, True),
-                ((1, 1, 9), 4, 3, False),
+                ((1, 2, 9), 4, 3, False),
             ):
                 model = Recurrent(cell, shape, 7, width, depth, both)
                 layers = f"{depth} layer{'s' if depth > 1 else ''}{', both directions' if both else ''}"
