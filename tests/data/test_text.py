@@ -37,9 +37,7 @@ def test_characters_are_numbered_in_order_and_the_last_tenth_is_for_testing(poem
     assert len(data.train.ids) == CUT
     assert (data.train.context, data.shape, data.train.ids.dtype) == (1, (1,), torch.int64)
     assert task_of(data) is NEXT_TOKEN
-    expected = (
-        f"text from {poem}: {len(POEM)} characters, {len(set(POEM))} different ones; the last tenth is for testing"
-    )
+    expected = f"text from {poem}: {len(POEM)} characters, {len(set(POEM))} different; the last tenth is for testing"
     assert data.source == expected
 
 
@@ -58,7 +56,7 @@ def test_bytes_are_those_of_the_file_with_256_names(tmp_path):
         "0x7f",
         "0xff",
     ]
-    assert "261 bytes, 256 different ones" in data.source
+    assert "261 bytes, 256 different" in data.source
     assert (data.train.unit, data.test.unit) == ("bytes", "bytes")
 
 
@@ -84,9 +82,9 @@ def test_characters_are_what_is_held_out_and_kept(poem):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "0 characters, 0 different ones"),
-        (b"0123456789", "10 characters, 10 different ones, but it needs 11"),
-        (b"a" * 99, "99 characters, 1 different ones"),
+        (b"", "0 characters, 0 different"),
+        (b"0123456789", "10 characters, 10 different, but it needs 11"),
+        (b"a" * 99, "99 characters, 1 different"),
         ("grün".encode("latin-1"), "not UTF-8: byte 2 is 0xfc"),
         (
             b"\xff\xfe" + POEM.encode("utf-16-le"),

@@ -1,6 +1,5 @@
 """Texts: the bundled plays, and a file of the user's own."""
 
-import lzma
 from pathlib import Path
 from typing import Literal
 
@@ -29,32 +28,34 @@ def load_text(path: Path, tokens: Tokens = "characters") -> Dataset:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}); --dataset text needs --data-dir to be the path of a text, "
-            "--dataset shakespeare needs none"
+            f"{path} cannot be read ({error.strerror}); --dataset text needs --data-dir to be the path of a text, and "
+            "--dataset shakespeare has one of its own"
         ) from error
     return _data_set("text", str(path), content, tokens)
 
 
 def load_shakespeare(tokens: Tokens = "characters") -> Dataset:
     """Nine plays, in the order and the form of Tiny Shakespeare."""
+    import lzma  # some builds of Python lack it, and no other data set needs it
+
     try:
         content = lzma.decompress(SHAKESPEARE.read_bytes())
     except (OSError, lzma.LZMAError) as error:
         raise UserError(f"{SHAKESPEARE} cannot be read ({error}); restore it from the project's repository") from error
-    return _data_set("shakespeare", "nine plays of Shakespeare, bundled", content, tokens)
+    return _data_set("shakespeare", "the nine bundled plays of Shakespeare", content, tokens)
 
 
 def _data_set(name: str, origin: str, content: bytes, tokens: Tokens) -> Dataset:
     notes: list[str] = []
     codes = np.frombuffer(content, np.uint8) if tokens == "bytes" else _characters(origin, content, notes)
     present = np.bincount(codes) > 0
-    what = f"{len(codes):,} {tokens}, {present.sum():,} different ones"
+    what = f"{len(codes):,} {tokens}, {present.sum():,} different"
     if len(codes) < SHORTEST or present.sum() < 2:
         raise UserError(f"{origin} has {what}, but it needs {SHORTEST}, of which 2 are different: give a longer text")
     if tokens == "bytes":
         numbers, classes = codes.astype(np.int64), BYTES
     else:
-        numbers, classes = present.cumsum()[codes] - 1, tuple(map(chr, present.nonzero()[0]))
+        numbers, classes = present.cumsum(dtype=np.int64)[codes] - 1, tuple(map(chr, present.nonzero()[0]))
     ids = torch.from_numpy(numbers)
     kept = len(ids) * 9 // 10
     return Dataset(
