@@ -1,7 +1,7 @@
 """What one example wants, as a page: python explain.py --checkpoint RUN [--index 7 | --image own.png]"""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -16,8 +16,9 @@ from explanation.beginning import Moment, moment, untrained
 from explanation.numbers import Explanation, explain
 from explanation.page import charts, page
 from explanation.picking import PICKS
-from training.data import Dataset, load, preparation_of, read_picture
+from training.data import Dataset, preparation_of, read_picture
 from training.errors import UserError
+from training.families.networks import loaded
 from training.files import replacing
 from training.prediction import Trained, load_trained
 from training.terminal.output import command
@@ -138,8 +139,7 @@ def main(argv: list[str]) -> int:
     trained = load_trained(arguments.checkpoint)
     trained.require_classes()
     config = trained.config
-    folder = arguments.data_dir or Path(config.data_dir)
-    data = load(config.dataset, folder, validation=config.validation, examples=config.examples)
+    data = loaded(replace(config, data_dir=str(arguments.data_dir or config.data_dir)))
     trained.require_like(data)
     chosen, rates = examples(trained, data, arguments), [config.lr * rate for rate in RATES]
     first = untrained(trained, arguments.checkpoint)

@@ -8,5 +8,6 @@ class UserError(ValueError):
 
 
 def listed(values: Sequence[object]) -> str:
-    """The values in a sentence, at most twelve of them."""
-    return ", ".join(map(str, values[:12])) + (", …" if len(values) > 12 else "")
+    """The values in a sentence, at most twelve; what does not show, such as a line end, as Python writes it."""
+    shown = [text if text.isprintable() and text.strip() else repr(text) for text in map(str, values[:12])]
+    return ", ".join(shown) + (", …" if len(values) > 12 else "")

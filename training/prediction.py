@@ -10,11 +10,11 @@ from torch import Tensor
 
 from training import checkpoint
 from training.config import Config
-from training.data import Dataset, Split, load, scaled
+from training.data import Dataset, Split, scaled
 from training.errors import UserError, listed
 from training.evaluation import BLOCK, confidence
 from training.families.configure import from_mapping
-from training.families.networks import arranged, make_model
+from training.families.networks import arranged, loaded, make_model
 from training.learners.factory import make_manual, make_reference
 from training.learners.manual import ManualLearner
 from training.learners.verification import Check, compare, formats
@@ -113,9 +113,8 @@ def verify_trained(path: Path, dtype: str, seeds: Sequence[int], data_dir: Path 
     """
     trained = load_trained(path)
     config = replace(trained.config, dtype=dtype, device="cpu")  # type: ignore[arg-type]  # every format that verify has
-    folder = data_dir or Path(config.data_dir)
-    data = load(config.dataset, folder, validation=config.validation, examples=config.examples)
-    data = arranged(config, data)
+    config = replace(config, data_dir=str(data_dir or config.data_dir))
+    data = arranged(config, loaded(config))
     trained.require_like(data)
     manual = make_manual(config, data, trained.learner.model)
     manual.load_state_dict(trained.learner.state_dict())

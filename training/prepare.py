@@ -65,7 +65,7 @@ def _require_to_fit(config: Config, data: Dataset, model: Model) -> None:
         verb = "move" if len(moving) > 1 else "moves"
         raise UserError(
             f"{' and '.join(moving)} {verb} pictures of height×width, and an example of {data.name} is "
-            f"{'×'.join(map(str, data.shape))}: give {' 0 '.join(moving)} 0"
+            f"{data.example}: give {' 0 '.join(moving)} 0"
         )
     require_longer_than_warmup(config, data)
 

@@ -21,11 +21,11 @@ from training.dashboard.console import RunConsole, print_layers
 from training.dashboard.figures import curves
 from training.dashboard.metrics import METRICS, read_metrics
 from training.dashboard.tensorboard import MetricsWriter
-from training.data import Dataset, expand, load
+from training.data import Dataset, expand
 from training.errors import UserError
 from training.families.configure import load_preset
 from training.families.model import Model
-from training.families.networks import arranged, make_model
+from training.families.networks import arranged, loaded, make_model
 from training.files import cannot_write, claimed, replacing
 from training.interruption import Interruption
 from training.learners.factory import make_learner
@@ -107,8 +107,7 @@ def load_config(run_dir: Path) -> Config:
 
 
 def load_data(config: Config) -> Dataset:
-    data = load(config.dataset, Path(config.data_dir), validation=config.validation, examples=config.examples)
-    return arranged(config, expand(data, config.expand))
+    return expand(arranged(config, loaded(config)), config.expand)
 
 
 def _run(

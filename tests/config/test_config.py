@@ -21,7 +21,8 @@ from training.prepare import resolve_device
 from training.tasks import CLASSIFICATION
 
 OPTIONS = """
-    --impl manual --dataset npz --validation 7 --examples 300 --hidden 5 4 3 --activation tanh relu gelu identity
+    --impl manual --dataset text --tokens bytes --validation 7 --examples 300 --hidden 5 4 3
+    --activation tanh relu gelu identity
     --loss softmax-cross-entropy --label-smoothing 0.1 --optimizer muon --lr 1e-3 --momentum 0.9 --betas 0.8 0.99
     --schedule plateau --lr-epochs 3 --lr-factor 0.1 --warmup 4 --eps 1e-7 --l2 1e-4 --l1 1e-5 --dropout 0.25
     --max-norm 3 --clip-norm 2 --expand rotations shifts --shift 2 --rotate 7.5 --batch-size 33 --epochs 2 --patience 5

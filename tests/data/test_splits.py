@@ -161,7 +161,7 @@ def test_lengths_and_more_streams_than_segments():
     assert [Streams(IDS, 4).steps(size) for size in (1, 3, 5, 24)] == [24, 8, 4, 1]
     assert [Streams(IDS, 4).leftover(size) for size in (1, 3, 5, 24)] == [3, 3, 19, 3]
     assert len(Streams(IDS[:0], 4)) == 0
-    with pytest.raises(UserError, match=r"--batch-size is 25, but a text of 100 ids has 24 segments of 4.*smaller"):
+    with refused("--batch-size is 25, but it must be at most 24: a text of 100 characters", "segments of 4", "smaller"):
         Streams(IDS, 4).steps(25)
     with pytest.raises(UserError, match="--batch-size is 25"):
         Streams(IDS, 4).order(0, 0, 25)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.support.running import ROOT, learner_of, resolved
-from tests.support.text.families import Recurrents, Transformers, load_text
+from tests.support.text.families import Recurrents, Transformers
 from training.config import Config
 from training.data import Dataset, Split, load
 from training.families import FAMILIES, defaults
@@ -48,7 +48,7 @@ def thinned() -> Dataset:
 @cache
 def text() -> Dataset:
     """960 characters: 136 segments of 7 are 27 steps an epoch in 5 streams, 119 of 8 are 24 in any order."""
-    return load_text(ROOT / "LICENSE")
+    return load("text", ROOT / "LICENSE")
 
 
 def small(

@@ -9,6 +9,7 @@ from manual_backprop.optimizers import OPTIMIZERS
 from manual_backprop.schedules import SCHEDULES
 from training.config.groups import Data, Learning, Machine, Network, Regularization, Schedule
 from training.config.rules import check, flag, require, require_parts
+from training.data import TEXTS
 from training.errors import UserError
 
 SCHEDULED = {"lr_epochs": "every", "lr_factor": "factor"}  # settings that only some schedules take
@@ -95,6 +96,7 @@ class Config(Machine, Regularization, Schedule, Learning, Data, Network):  # the
         """
         takes = SCHEDULES[self.schedule].takes
         others = {*self._of_other_optimizers, *(name for name, taken in SCHEDULED.items() if taken not in takes)}
+        others |= set() if self.dataset in TEXTS else {"tokens"}
         found = {**asdict(self), **self.optimizer_settings}
         machine = [field.name for field in fields(Machine) if field.name not in ("dtype", "eval_every")]
         for name in (*others, *machine, "data_dir"):

@@ -8,7 +8,7 @@ from manual_backprop.losses import LOSSES
 from manual_backprop.optimizers import OPTIMIZERS
 from manual_backprop.schedules import SCHEDULES
 from training.config.rules import COUNT, FRACTION, NUMBER, POSITIVE, UP_TO_1000, WHOLE, OneOf, Range
-from training.data import LOADERS
+from training.data import DATASETS
 from training.data.expansion import EXPANSIONS
 
 
@@ -31,15 +31,17 @@ class Network:
 class Data:
     """What is learned, and how the examples are changed before the network sees them."""
 
-    dataset: Annotated[str, OneOf(LOADERS)] = "auto"
+    dataset: Annotated[str, OneOf(DATASETS)] = "auto"
     """Data set; auto is MNIST if it lies in the data directory, else the bundled sample of it."""
     data_dir: str = "data"
     """Directory of the data, which are downloaded to it if missing; for images the folder of class folders, for npz
-    the file."""
+    and text the file."""
+    tokens: Literal["characters", "bytes"] = "characters"
+    """What a text is read as; bytes suit any file, and there are always 256 of them."""
     validation: Annotated[int, WHOLE] = 0
-    """Hold out the last N training examples and test on them instead of the test set."""
+    """Hold out the last N training examples (of a text: tokens) and test on them instead of the test set."""
     examples: Annotated[int, WHOLE] = 0
-    """Train on the first N training examples only; 0 is all."""
+    """Train on the first N training examples (of a text: tokens) only; 0 is all."""
     expand: Annotated[
         tuple[str, ...],
         OneOf(EXPANSIONS),

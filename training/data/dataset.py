@@ -27,6 +27,11 @@ class Examples(Protocol):
         ...
 
     @property
+    def unit(self) -> str:
+        """What --examples and --validation count, in the plural."""
+        ...
+
+    @property
     def device(self) -> torch.device: ...
 
     def __len__(self) -> int:
@@ -85,6 +90,7 @@ class Split:
     y: Tensor
     targets = 1
     carries = False  # a batch does not go on with the sequences of the one before
+    unit = "examples"
 
     def __len__(self) -> int:
         return len(self.y)
@@ -156,6 +162,12 @@ class Dataset:
     task: str = "classification"
     path: str = ""
     hashes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def example(self) -> str:
+        """What one is, in a sentence: 28×28, or 7 characters."""
+        sizes = "×".join(map(str, self.shape))
+        return sizes if isinstance(self.train, Split) else f"{sizes} {self.train.unit}"
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set on `device`."""

@@ -66,7 +66,7 @@ def expand(data: Dataset, names: Sequence[str]) -> Dataset:
     if len(data.shape) != 2 or not isinstance(data.train, Split) or data.train.x.dtype != torch.uint8:
         raise UserError(
             f"--expand {' '.join(names)} is for pictures of height×width bytes, and an example of {data.name} is "
-            f"{'×'.join(map(str, data.shape))} of {_format(data)}: leave it out"
+            f"{data.example} of {_format(data)}: leave it out"
         )
     pictures = data.train.x.view(-1, *data.shape)
     moves = [move for name in names for move in EXPANSIONS[name]]

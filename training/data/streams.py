@@ -21,12 +21,13 @@ class Streams:
     mini-batch are B parallel streams, each a contiguous part of the text, read in order: the same order in every epoch,
     and a model's state may go on from step to step. Without, segments are independent windows, shuffled in every epoch.
 
-    What does not fill a segment or a stream is left out, and `leftover` counts it.
+    What does not fill a segment or a stream is left out, and `leftover` counts it. `unit` is what an id stands for.
     """
 
     ids: Tensor
     context: int
     carries: bool = True
+    unit: str = "characters"
 
     def __post_init__(self) -> None:
         if self.ids.dtype != torch.int64 or self.ids.ndim != 1:
@@ -86,8 +87,9 @@ class Streams:
             return -(-len(self) // batch_size)
         if batch_size > len(self):
             raise UserError(
-                f"--batch-size is {batch_size:,}, but a text of {len(self.ids):,} ids has {len(self):,} segments of "
-                f"{self.context:,}, and every stream needs one: give a smaller batch size, or a longer text"
+                f"--batch-size is {batch_size:,}, but it must be at most {len(self):,}: a text of {len(self.ids):,} "
+                f"{self.unit} has so many segments of {self.context:,}, and every stream needs one; give a smaller "
+                "--batch-size or --context, or a longer text"
             )
         return len(self) // batch_size
 

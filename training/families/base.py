@@ -140,10 +140,9 @@ def picture_shape(name: str, data: Dataset) -> tuple[int, int, int]:
     if len(data.shape) == 3:
         channels, height, width = data.shape
         return channels, height, width
-    sizes = "×".join(map(str, data.shape))
     raise UserError(
         f"--model {name} reads pictures, height×width or channels×height×width, and an example of {data.name} "
-        f"is {sizes}: give --model {Config.model}"
+        f"is {data.example}: give --model {Config.model}"
     )
 
 

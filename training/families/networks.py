@@ -1,10 +1,12 @@
 """The network that a configuration asks for, by hand, and its twin."""
 
+from pathlib import Path
+
 from torch import nn
 
 from training.config import Config
 from training.config.rules import OneOf, require_parts
-from training.data import Dataset
+from training.data import Dataset, load
 from training.errors import UserError
 from training.families import FAMILIES
 from training.families.base import Family
@@ -16,6 +18,17 @@ def family_of(model: str) -> Family:
     OneOf(FAMILIES).check("model", model)
     FAMILIES[model].require_whole(model)
     return FAMILIES[model]
+
+
+def loaded(config: Config) -> Dataset:
+    """The data set that the configuration names, read and divided as it says."""
+    return load(
+        config.dataset,
+        Path(config.data_dir),
+        validation=config.validation,
+        examples=config.examples,
+        tokens=config.tokens,
+    )
 
 
 def arranged(config: Config, data: Dataset) -> Dataset:

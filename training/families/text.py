@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from training.data import Dataset, Streams
+from training.errors import UserError
 from training.families.base import Problem
 
 
@@ -19,10 +20,20 @@ class TextProblem(Problem):
 
 
 def segments(data: Dataset, context: int, carries: bool) -> Dataset:
-    """The text in segments of so many ids: in order, with `carries`, or shuffled."""
+    """The text in segments of so many ids: in order, with `carries`, or shuffled.
 
-    def cut(text: object) -> Streams:
+    Raises UserError where the text, or its part for testing, is shorter than a segment.
+    """
+
+    def cut(text: object, part: str, option: str) -> Streams:
         assert isinstance(text, Streams), "a data set for the prediction of the next token has Streams"
+        if len(text.ids) <= context:
+            raise UserError(
+                f"--context is {context:,}, but it must be at most {len(text.ids) - 1:,}: the {part} part of "
+                f"{data.name} has {len(text.ids):,} {text.unit}, and a segment needs one after it to predict; give a "
+                f"smaller --context, a longer text, or a larger {option} where it is given"
+            )
         return replace(text, context=context, carries=carries)
 
-    return replace(data, train=cut(data.train), test=cut(data.test), shape=(context,))
+    train, test = cut(data.train, "training", "--examples"), cut(data.test, "test", "--validation")
+    return replace(data, train=train, test=test, shape=(context,))

@@ -1,16 +1,13 @@
-"""The two text families as training sees them, a text as a data set, and what registers both for a test."""
+"""The two text families as training sees them, and what registers both for a test."""
 
 import json
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
-
 from tests.support.text.recurrent import Recurrent, RecurrentTwin
 from tests.support.text.transformer import Transformer, TransformerTwin
 from training.config import Config
 from training.config.rules import COUNT, FRACTION, OneOf
-from training.data import LOADERS, Dataset, Streams
 from training.families import FAMILIES, base
 from training.families.base import Family
 from training.families.text import TextProblem, segments
@@ -18,16 +15,6 @@ from training.tasks import NEXT_TOKEN
 
 PRESET = {"dataset": "text", "loss": "softmax-cross-entropy", "init": "xavier", "optimizer": "adam", "lr": 0.01}
 PRESET |= {"schedule": "constant", "batch_size": 5, "epochs": 1}
-
-
-def load_text(path):
-    """A file's characters, the last tenth for testing."""
-    text = path.read_text(encoding="utf-8")
-    vocabulary = sorted(set(text))
-    ids = torch.tensor([vocabulary.index(character) for character in text])
-    kept = len(ids) * 9 // 10
-    train, test = Streams(ids[:kept], 1), Streams(ids[kept:], 1)
-    return Dataset("text", train, test, (1,), tuple(vocabulary), f"{len(ids):,} characters", task=NEXT_TOKEN.name)
 
 
 @dataclass(frozen=True)
@@ -93,12 +80,11 @@ class Transformers(Family):
 
 
 def register(monkeypatch, directory):
-    """Both families with their presets, and `--dataset text`, as long as the test runs."""
+    """Both families with their presets, as long as the test runs."""
     for path in base.PRESETS.glob("*.toml"):
         (directory / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(base, "PRESETS", directory)
     monkeypatch.setattr("training.families.configure.PRESETS", directory)
-    monkeypatch.setitem(LOADERS, "text", load_text)
     for family in (Recurrents(), Transformers()):
         lines = (f"{name} = {json.dumps(value)}\n" for name, value in {"model": family.name, **PRESET}.items())
         (directory / f"{family.name}.toml").write_text("".join(lines), encoding="utf-8")
