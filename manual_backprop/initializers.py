@@ -19,23 +19,30 @@ Initializer = Callable[[str, Shape, Generator], Tensor]  # (name, shape, generat
 
 @dataclass(frozen=True)
 class WeightsAndBiases:
-    """An initializer that draws weights and biases, each in its own way.
+    """An initializer that draws weights, biases and embeddings, each in its own way.
 
-    Names that end in `.bias` are biases; of the others, matrices and kernels are weights, and vectors are scales (the γ
-    of a normalization), which start at 1.
+    Names that end in `.bias`, or in `.bias_…` as those of recurrent layers, are biases, and `embedding.weight` has a
+    row for each id; of the others, matrices and kernels are weights, and vectors are scales (the γ of a normalization),
+    which start at 1.
     """
 
     weight: Draw
     bias: Draw
+    embedding: Draw
 
     def __call__(self, name: str, shape: Shape, generator: Generator) -> Tensor:
-        if name.endswith(".bias"):
+        if name.rpartition(".")[2].startswith("bias"):
             return self.bias(shape, generator)
+        if name.endswith("embedding.weight"):
+            return self.embedding(shape, generator)
         return self.weight(shape, generator) if len(shape) > 1 else torch.ones(shape, dtype=torch.float64, device="cpu")
 
 
 def standard_normal(shape: Shape, generator: Generator) -> Tensor:
-    """w ~ N(0, 1). The lessons' start (Nielsen, chapter 1); sums of many such terms saturate a sigmoid."""
+    """w ~ N(0, 1). The lessons' start (Nielsen, chapter 1); sums of many such terms saturate a sigmoid.
+
+    An embedding starts so: its output is one row, no sum.
+    """
     return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
@@ -81,13 +88,13 @@ def fan_out(shape: Shape) -> int:
 
 
 INITIALIZERS: dict[str, Initializer] = {
-    "standard-normal": WeightsAndBiases(standard_normal, standard_normal),
-    "scaled-normal": WeightsAndBiases(scaled_normal, standard_normal),
-    "small-normal": WeightsAndBiases(small_normal, zeros),
-    "xavier": WeightsAndBiases(xavier, zeros),
-    "he": WeightsAndBiases(he, zeros),
-    "zeros": WeightsAndBiases(zeros, zeros),
-    "constant": WeightsAndBiases(constant, zeros),
+    "standard-normal": WeightsAndBiases(standard_normal, standard_normal, standard_normal),
+    "scaled-normal": WeightsAndBiases(scaled_normal, standard_normal, standard_normal),
+    "small-normal": WeightsAndBiases(small_normal, zeros, small_normal),
+    "xavier": WeightsAndBiases(xavier, zeros, standard_normal),
+    "he": WeightsAndBiases(he, zeros, standard_normal),
+    "zeros": WeightsAndBiases(zeros, zeros, zeros),
+    "constant": WeightsAndBiases(constant, zeros, constant),
 }
 
 

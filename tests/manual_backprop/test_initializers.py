@@ -46,10 +46,19 @@ def test_xavier_is_uniform_up_to_its_bound(shape, fans):
 
 
 @each_initializer
-def test_biases_of_the_lessons_are_of_variance_1_and_the_others_zero(name):
+@pytest.mark.parametrize("parameter", ["layer1.bias", "layer1.bias_hh_l0_reverse"])
+def test_biases_of_the_lessons_are_of_variance_1_and_the_others_zero(name, parameter):
     drawn_too = name in ("standard-normal", "scaled-normal")
     expected = drawn(torch.randn, (50,)) if drawn_too else torch.zeros(50, dtype=torch.float64)
-    assert torch.equal(draw(name, (50,), "layer1.bias"), expected)
+    assert torch.equal(draw(name, (50,), parameter), expected)
+
+
+@each_initializer
+def test_rows_of_an_embedding_are_of_variance_1_unless_all_is_small_or_equal(name):
+    equal = {"zeros": 0.0, "constant": 0.5}
+    expected = torch.full(SHAPE, equal[name], dtype=torch.float64) if name in equal else drawn(torch.randn)
+    factor = 0.01 if name == "small-normal" else 1
+    assert torch.equal(draw(name, SHAPE, "embedding.weight"), factor * expected)
 
 
 def test_zeros_and_constant():

@@ -18,6 +18,7 @@ COMMON = {"epochs": 2, "log_every": 4, "histogram_every": 5, "device": "cpu", "t
 MOMENTUM = {"optimizer": "sgd", "momentum": 0.9, "l2": 1e-3}
 OPTIONS = {
     "mlp": {**MOMENTUM, "hidden": (4, 3), "activation": "tanh", "lr": 0.1, "dropout": 0.1, "clip_norm": 1.0},
+    "recurrent": {"width": 9, "depth": 2, "context": 7, "dropout": 0.1, "batch_size": 5, "lr": 0.01},
     "cnn": {**MOMENTUM, "channels": (3, 4), "lr": 0.05, "dropout": 0.2, "shift": 1, "rotate": 10.0},
 }
 SHAPES = {"cnn": (7, 6)}  # of the other networks' pictures: 28×28

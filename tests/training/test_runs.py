@@ -261,12 +261,12 @@ def test_an_evaluation_carries_the_state_counts_targets_and_keeps_none_of_a_text
     assert len(result.outputs) == len(result.labels) == 0
 
 
-def test_patience_and_halving_follow_the_cost(tmp_path):
+def test_patience_follows_the_bits_and_halving_too(tmp_path):
     _, outcome = train_loop(*run_of("cell", tmp_path, patience=2, validation=30, lr=0.3, epochs=50), tmp_path / "run")
-    losses = list(values(tmp_path / "run", "loss/test").values())[1:]
-    assert (outcome.finished, outcome.early) == (True, "no better loss for 2 epochs")
-    assert len(losses) == losses.index(min(losses)) + 1 + 2
-    assert outcome.best == min(losses)
+    bits = list(values(tmp_path / "run", "bits/test").values())[1:]
+    assert (outcome.finished, outcome.early) == (True, "no better bits for 2 epochs")
+    assert len(bits) == bits.index(min(bits)) + 1 + 2
+    assert outcome.best == min(bits)
 
     halving = {"schedule": "halve", "lr_epochs": 1, "validation": 30, "epochs": 4}
     train_loop(*run_of("cell", tmp_path, **halving), tmp_path / "halved")
