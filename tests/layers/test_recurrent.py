@@ -88,6 +88,16 @@ def test_behind_its_end_a_sequence_neither_gives_nor_takes(name):
     assert torch.equal(dx[0, 2:], torch.zeros_like(dx[0, 2:]))
 
 
+@each_layer
+def test_dx_can_be_left_out(name):
+    (x, states, weights), layer = drawn(name), LAYERS[name][0]
+    *outputs, cache = layer.forward(x, *states, *weights)
+    _, *expected = layer.backward(*outputs, cache)
+    dx, *rest = layer.backward(*outputs, cache, need_dx=False)
+    assert dx is None
+    assert all(torch.equal(a, e) for a, e in zip(rest, expected, strict=True))
+
+
 @pytest.mark.parametrize("changed", [{0: (3, 0, 4)}, {0: (3, 4)}, {1: (2, 2)}, {2: (8, 3)}, {4: (3,)}], ids=str)
 def test_shapes_that_do_not_fit_are_said(changed):
     given = [changed.get(k, shape) for k, shape in enumerate([(3, 5, 4), (3, 2), (2, 4), (2, 2), (2,), (2,)])]
