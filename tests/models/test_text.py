@@ -7,13 +7,16 @@ import explain
 import predict
 import train
 from gradient_check import compare_gradients
+from manual_backprop.models.recurrent import Recurrent
 from manual_backprop.tape import Tape
-from tests.support.networks import TEXTS
+from tests.support.networks import TEXTS, Problem
 from tests.support.running import ROOT, call, flags, one_sentence
+from training.families.text import TextProblem
 
 TEXT = ROOT / "README.md"
 CELL, BLOCK = (TEXTS[f"{name}, softmax-cross-entropy"] for name in ("cell", "block"))
-each_family = pytest.mark.parametrize("problem", [CELL, BLOCK], ids=["cell", "block"])
+DEEP = Problem(TextProblem("", "softmax-cross-entropy", Recurrent("lstm", (), 7, 6, 2, embedded=5), (5,), 7, ""), 4)
+each_family = pytest.mark.parametrize("problem", [CELL, BLOCK, DEEP], ids=["cell", "block", "two layers of lstm"])
 
 
 def test_the_key_biass_gradient_is_rounding():
@@ -66,7 +69,7 @@ def test_a_batch_of_more_streams_than_segments_is_refused_in_one_sentence(tmp_pa
     options = {"model": "cell", "data_dir": TEXT, "examples": 100, "batch_size": 50, "run_dir": tmp_path / "run"}
     done = call(capsys, train.main, *flags(options))
     assert done.status == 2
-    assert one_sentence(done.err).startswith("train.py: --batch-size is 50, but a text of 101 ids has 14 segments of 7")
+    assert one_sentence(done.err).startswith("train.py: --batch-size is 50, but it must be at most 14: a text of 101")
 
 
 @pytest.mark.slow
