@@ -20,6 +20,7 @@ from gallery import (
     recurrent,
     steps,
     taught,
+    through_time,
 )
 from gallery.entry import ENTRIES, OWN, Entry, Wrong, WrongRule, named, verdict
 from gallery.functions import WrongFunction
@@ -59,5 +60,6 @@ __all__ = [
     "recurrent",
     "steps",
     "taught",
+    "through_time",
     "verdict",
 ]

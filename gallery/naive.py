@@ -135,6 +135,10 @@ one_sided = _with(
 small_cotangent = _with(
     "a small cotangent, that of a mean", cotangents=lambda v: [d / 1e3 for d in random_cotangents(v)]
 )
+first_output = _with(
+    "a random cotangent for the first output alone",
+    cotangents=lambda v: [random_cotangents(v)[0], *map(torch.zeros_like, v[1:])],
+)
 one_hot = _with(
     "only below the negative log-likelihood, whose cotangent is −1 at the label",
     cotangents=lambda outputs: [-torch.eye(*v.shape, dtype=v.dtype) for v in outputs],

@@ -169,6 +169,17 @@ def candidate_slope(dh, dc, cache):
     return lstm_gradients(torch.cat([di, df, dc * i, do], -1), dc, cache)
 
 
+@LSTM.wrong(
+    "LSTM: cell without the forget gate",
+    what="the cell's error goes back to the cell before without f",
+    naive=naive.cost_falls,
+    diagnosis=["missing factor"],
+)
+def cell_without_forgetting(dh, dc, cache):
+    dx, dh0, _, *gradients = lstm_backward(dh, dc, cache)
+    return dx, dh0, lstm_gates(dh, dc, cache)[0], *gradients
+
+
 # one step of a GRU's candidate: n = tanh(x Wxᵀ + r ⊙ (h Whᵀ)), r = σ(h Wrᵀ)
 
 
@@ -203,3 +214,14 @@ def reset_path(dn, cache):
     _, _, _, Wh, _, r, _, n = cache
     dx, _, dWx, dWh, dWr = candidate_backward(dn, cache)
     return dx, (dn * (1 - n**2) * r) @ Wh, dWx, dWh, dWr
+
+
+@CANDIDATE.wrong(
+    "GRU: r before the product",
+    what="dWh = dzᵀ (r ⊙ h), as if the reset gate stood before the product and not behind it",
+    naive=naive.only_dx,
+)
+def reset_before_the_product(dn, cache):
+    _, h, *_, r, _, n = cache
+    dx, dh, dWx, _, dWr = candidate_backward(dn, cache)
+    return dx, dh, dWx, (dn * (1 - n**2)).T @ (r * h), dWr

@@ -145,12 +145,13 @@ def _run(
     begun = saved is not None and (learner.steps > 0 or saved["progress"]["evaluated"])  # else nothing is logged yet
     start_step = learner.steps + 1 if begun else 0
     writer = MetricsWriter(run_dir, config, data, start_step=start_step, environment=environment(config))
-    console = RunConsole(config, task, total, start=learner.steps)
+    console = RunConsole(config, data.train, task, total, start=learner.steps)
     began = time.perf_counter()
     with Interruption() as stop, closing(writer):
         loop = Loop(config, data, learner, writer, console, run_dir, saved and saved["progress"], stop)
         loop.begin()
-        print(data.source, *notes, sep="\n", flush=True)
+        reading = data.train.reading(config.batch_size)
+        print(data.source, *filter(None, [reading]), *notes, sep="\n", flush=True)
         print_layers(config.model, model, learner.state_dict()["model"], first)
         with console:
             outcome = loop.run()

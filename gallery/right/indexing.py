@@ -19,6 +19,25 @@ def embedding(draw: Draw) -> RightLayer:
 
 
 @family
+def embedding_with_padding(draw: Draw) -> RightLayer:
+    """The first id stands for padding: its rows are 0, and its row of W gets no gradient."""
+
+    def forward(ids, W):
+        return W[ids].masked_fill((ids == 0)[..., None], 0.0), (ids, W.shape)
+
+    def backward(dy, cache):
+        ids, shape = cache
+        dW = dy.new_zeros(shape).index_add(0, ids.flatten(), dy.reshape(-1, shape[1]))
+        dW[0] = 0.0
+        return dW
+
+    V, n = draw.integer(2, 5), draw.integer(1, 5)
+    ids = draw.ids(V, *draw.shape(2))
+    ids.view(-1)[-1] = V - 1  # one at least is no padding
+    return RightLayer("embedding with padding", forward, backward, (ids, draw.normal(V, n)))
+
+
+@family
 def gather(draw: Draw) -> RightLayer:
     def forward(x, ids):
         return x.gather(1, ids), (ids, x.shape)

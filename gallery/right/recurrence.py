@@ -133,6 +133,45 @@ def gru_cell(draw: Draw) -> RightLayer:
 
 
 @family
+def gru_with_lengths(draw: Draw) -> RightLayer:
+    """Sequences that end at different steps: behind the end the output is 0, and the last state is that of the end."""
+
+    def forward(x, h, lengths, W, U):
+        steps, outputs = [], []
+        for t, step in enumerate(x.unbind(1)):
+            runs = (t < lengths)[:, None]
+            xr, xz, xn = (step @ W.T).chunk(3, -1)
+            hr, hz, hn = (h @ U.T).chunk(3, -1)
+            r, z = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
+            n = torch.tanh(xn + r * hn)
+            steps.append((runs, step, h, r, z, n, hn))
+            new = (1 - z) * n + z * h
+            outputs.append(torch.where(runs, new, 0.0))
+            h = torch.where(runs, new, h)
+        return torch.stack(outputs, 1), h, (x, W, U, steps)
+
+    def backward(dy, dh, cache):
+        x, W, U, steps = cache
+        dx, dW, dU = torch.empty_like(x), torch.zeros_like(W), torch.zeros_like(U)
+        for t, (runs, step, h, r, z, n, hn) in reversed(list(enumerate(steps))):
+            d_new = torch.where(runs, dh + dy[:, t], 0.0)
+            dn = d_new * (1 - z) * (1 - n * n)
+            dz = d_new * (h - n) * z * (1 - z)
+            dr = dn * hn * r * (1 - r)
+            from_x, from_h = torch.cat([dr, dz, dn], -1), torch.cat([dr, dz, dn * r], -1)
+            dx[:, t] = from_x @ W
+            dW += from_x.T @ step
+            dU += from_h.T @ h
+            dh = torch.where(runs, d_new * z + from_h @ U, dh)
+        return dx, dh, dW, dU
+
+    B, T, n, H = draw.shape(4, high=4)
+    values = draw.normal(B, T, n), draw.normal(B, H), 1 + draw.ids(T, B)
+    example = (*values, draw.normal(3 * H, n) / 2, draw.normal(3 * H, H) / 2)
+    return RightLayer("GRU with lengths", forward, backward, example, outputs=2)
+
+
+@family
 def leaky_memory(draw: Draw) -> RightLayer:
     """hₜ = a ⊙ hₜ₋₁ + xₜ with the time first."""
 

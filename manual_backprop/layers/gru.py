@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from manual_backprop.layers.sequences import by_step, check, examples_of, product, unrolled, where
+from manual_backprop.layers.sequences import by_step, check, examples_of, order, products, states, where
 
 OUTPUTS = ("y", "h")
 EQUATIONS = ("GR6", "GR7", "GR8", "GR9", "GR10", "GR11")
@@ -54,25 +54,26 @@ def forward(
 ) -> tuple[Tensor, Tensor, Cache]:
     check(3, x, [h], [W_ih, W_hh, b_ih, b_hh], lengths)
     N = h.shape[1]
-    xs, inputs, runs, steps = unrolled(x, W_ih, b_ih, lengths, reverse)
-    before: list[Any] = [None] * len(steps)
-    outputs: list[Any] = [None] * len(steps)
+    running, runs, steps = order(x, lengths, reverse)
+    first, xs = h, by_step(x)
+    inputs = torch.addmm(b_ih, xs.flatten(0, 1), W_ih.T).view(*xs.shape[:2], 3 * N).unbind()
+    after: list[Any] = [None] * len(steps)
     kept: list[Any] = [None] * len(steps)
     for t in steps:
-        before[t] = h
         hidden = torch.addmm(b_hh, h, W_hh.T)
         r, u = torch.sigmoid(inputs[t][:, : 2 * N] + hidden[:, : 2 * N]).chunk(2, dim=1)
         q = hidden[:, 2 * N :]
         n = torch.tanh(inputs[t][:, 2 * N :] + r * q)
         new = n + u * (h - n)  # (1 − u) ⊙ n + u ⊙ h
         kept[t] = r, u, q, n
-        outputs[t] = where(runs[t], new, 0.0)
-        h = where(runs[t], new, h)
-    y = torch.stack(outputs, dim=1)
+        after[t] = h = where(runs[t], new, h)
+    before, shown = states(first, after, reverse)
+    y = where(running, shown, 0.0).transpose(0, 1)
     return y, h, (xs, before, kept, W_ih, W_hh, runs, steps)
 
 
-def backward(dy: Tensor, dh: Tensor, cache: Cache, need_dx: bool = True) -> tuple[Tensor, ...]:
+def backward(dy: Tensor, dh: Tensor, cache: Cache, need_dx: bool = True) -> tuple[Any, ...]:
+    """dx (None unless `need_dx`) and the other gradients."""
     xs, before, kept, W_ih, W_hh, runs, steps = cache
     dys = dy.unbind(dim=1)
     deltas = xs.new_empty(*xs.shape[:2], len(W_hh))
@@ -86,11 +87,9 @@ def backward(dy: Tensor, dh: Tensor, cache: Cache, need_dx: bool = True) -> tupl
         torch.cat((delta_r, delta_u, delta_n), dim=1, out=deltas[t])
         torch.cat((delta_r, delta_u, delta_n * r), dim=1, out=epsilons[t])  # GR5
         dh = where(runs[t], dh * u, dh) + epsilons[t] @ W_hh  # GR1, GR7
-    dx = by_step(deltas @ W_ih)  # GR6
-    dW_ih = product(deltas, xs)  # GR8
-    dW_hh = product(epsilons, torch.stack(before))  # GR9
-    db_ih = deltas.sum(dim=(0, 1))  # GR10
-    db_hh = epsilons.sum(dim=(0, 1))  # GR11
+    dx = by_step(deltas @ W_ih) if need_dx else None  # GR6
+    dW_ih, db_ih = products(deltas, xs)  # GR8, GR10
+    dW_hh, db_hh = products(epsilons, before)  # GR9, GR11
     return dx, dh, dW_ih, dW_hh, db_ih, db_hh
 
 

@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from manual_backprop.layers.sequences import by_step, check, examples_of, product, unrolled, where
+from manual_backprop.layers.sequences import by_step, check, examples_of, order, products, states, where
 
 OUTPUTS = ("y", "h", "c")
 EQUATIONS = ("LS7", "LS8", "LS9", "LS10", "LS11", "LS12", "LS12")
@@ -55,49 +55,65 @@ def forward(
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Cache]:
     check(4, x, [h, c], [W_ih, W_hh, b_ih, b_hh], lengths)
-    N = h.shape[1]
-    xs, inputs, runs, steps = unrolled(x, W_ih, b_ih + b_hh, lengths, reverse)
-    before: list[Any] = [None] * len(steps)
-    outputs: list[Any] = [None] * len(steps)
+    running, runs, steps = order(x, lengths, reverse)
+    first, b, xs = h, b_ih + b_hh, by_step(x)
+    after: list[Any] = [None] * len(steps)
     kept: list[Any] = [None] * len(steps)
     for t in steps:
-        before[t] = h
-        z = torch.addmm(inputs[t], h, W_hh.T)
-        i, f = torch.sigmoid(z[:, : 2 * N]).chunk(2, dim=1)
-        g, o = torch.tanh(z[:, 2 * N : 3 * N]), torch.sigmoid(z[:, 3 * N :])
-        new = torch.addcmul(f * c, i, g)
-        shown = torch.tanh(new)
-        kept[t] = i, f, g, o, c, shown
-        outputs[t] = where(runs[t], o * shown, 0.0)
-        h, c = where(runs[t], outputs[t], h), where(runs[t], new, c)
-    y = torch.stack(outputs, dim=1)
+        new_h, new_c, kept[t] = step(torch.addmm(b, xs[t], W_ih.T).addmm_(h, W_hh.T), c)
+        h, c = where(runs[t], new_h, h), where(runs[t], new_c, c)
+        after[t] = h
+    before, shown = states(first, after, reverse)
+    y = where(running, shown, 0.0).transpose(0, 1)
     return y, h, c, (xs, before, kept, W_ih, W_hh, runs, steps)
 
 
-def backward(dy: Tensor, dh: Tensor, dc: Tensor, cache: Cache, need_dx: bool = True) -> tuple[Tensor, ...]:
+def step(z: Tensor, c: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """h_t, c_t, and what backward needs of the step; z, which is the largest, is not kept."""
+    z_i, z_f, z_g, z_o = z.chunk(4, dim=1)
+    i, f, g, o = torch.sigmoid(z_i), torch.sigmoid(z_f), torch.tanh(z_g), torch.sigmoid(z_o)
+    new = torch.addcmul(f * c, i, g)
+    shown = torch.tanh(new)
+    return o * shown, new, (i, f, g, o, c, shown)
+
+
+def backward(dy: Tensor, dh: Tensor, dc: Tensor, cache: Cache, need_dx: bool = True) -> tuple[Any, ...]:
+    """dx (None unless `need_dx`) and the other gradients.
+
+    A product that two equations share is made once, and v (1 − v) a is made of k = a v, as k − k ⊙ v; behind its label
+    stands what a line computes.
+    """
     xs, before, kept, W_ih, W_hh, runs, steps = cache
     dys = dy.unbind(dim=1)
     deltas = xs.new_empty(*xs.shape[:2], len(W_hh))
     one = xs.new_ones(())
+    blocks = [block.unbind() for block in deltas.chunk(4, dim=2)]
     for t in reversed(steps):
         i, f, g, o, c, shown = kept[t]
-        delta_i, delta_f, delta_g, delta_o = deltas[t].chunk(4, dim=1)
+        delta_i, delta_f, delta_g, delta_o = (block[t] for block in blocks)
         dh = dh + where(runs[t], dys[t], 0.0)  # LS1
-        # LS2  dc_t = dc + dh * o * (1 - shown * shown); here and below x (1 − x) and 1 − x² by one call each:
-        dc_t = torch.addcmul(dc, dh * o, torch.addcmul(one, shown, shown, value=-1))
-        torch.mul(dc_t * g, torch.addcmul(i, i, i, value=-1), out=delta_i)  # LS3  dc_t * g * i * (1 - i)
-        torch.mul(dc_t * c, torch.addcmul(f, f, f, value=-1), out=delta_f)  # LS4  dc_t * c * f * (1 - f)
-        torch.mul(dc_t * i, torch.addcmul(one, g, g, value=-1), out=delta_g)  # LS5  dc_t * i * (1 - g * g)
-        torch.mul(dh * shown, torch.addcmul(o, o, o, value=-1), out=delta_o)  # LS6  dh * shown * o * (1 - o)
+        d_shown = dh * o
+        dc_t = torch.addcmul(dc, d_shown, minus(one, shown, shown))  # LS2  dc + dh * o * (1 - shown * shown)
+        d_g, d_c = dc_t * i, dc_t * f
+        k = d_g * g
+        minus(k, k, i, out=delta_i)  # LS3  dc_t * g * i * (1 - i)
+        k = d_c * c
+        minus(k, k, f, out=delta_f)  # LS4  dc_t * c * f * (1 - f)
+        torch.mul(d_g, minus(one, g, g), out=delta_g)  # LS5  dc_t * i * (1 - g * g)
+        k = d_shown * shown
+        minus(k, k, o, out=delta_o)  # LS6  dh * shown * o * (1 - o)
         if runs[t] is not None:
             deltas[t].masked_fill_(~runs[t], 0.0)
         dh = where(runs[t], deltas[t] @ W_hh, dh)  # LS1, LS8
-        dc = where(runs[t], dc_t * f, dc)  # LS2, LS9
-    dx = by_step(deltas @ W_ih)  # LS7
-    dW_ih = product(deltas, xs)  # LS10
-    dW_hh = product(deltas, torch.stack(before))  # LS11
-    db = deltas.sum(dim=(0, 1))  # LS12
+        dc = where(runs[t], d_c, dc)  # LS2, LS9
+    dx = by_step(deltas @ W_ih) if need_dx else None  # LS7
+    dW_ih, dW_hh, db = products(deltas, xs, before)  # LS10, LS11, LS12
     return dx, dh, dc, dW_ih, dW_hh, db, db.clone()
+
+
+def minus(a: Tensor, b: Tensor, c: Tensor, out: Tensor | None = None) -> Tensor:
+    """a − b ⊙ c, in one pass over the memory."""
+    return torch.addcmul(a, b, c, value=-1, out=out)
 
 
 def examples(generator: Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Any, ...]]:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from manual_backprop.layers.sequences import by_step, check, examples_of, product, unrolled, where
+from manual_backprop.layers.sequences import by_step, check, examples_of, order, products, states, where
 
 OUTPUTS = ("y", "h")
 EQUATIONS = ("RN3", "RN4", "RN5", "RN6", "RN7", "RN7")
@@ -50,31 +50,29 @@ def forward(
     if activation not in ("tanh", "relu"):
         raise ValueError(f"activation is {activation!r}: give 'tanh' or 'relu'")
     sigma = torch.tanh if activation == "tanh" else torch.relu
-    xs, inputs, runs, steps = unrolled(x, W_ih, b_ih + b_hh, lengths, reverse)
-    before: list[Any] = [None] * len(steps)
-    outputs: list[Any] = [None] * len(steps)
+    running, runs, steps = order(x, lengths, reverse)
+    first, b, xs = h, b_ih + b_hh, by_step(x)
+    after: list[Any] = [None] * len(steps)
     for t in steps:
-        before[t] = h
-        new = sigma(torch.addmm(inputs[t], h, W_hh.T))
-        outputs[t] = where(runs[t], new, 0.0)
-        h = where(runs[t], new, h)
-    y = torch.stack(outputs, dim=1)
-    return y, h, (xs, before, outputs, W_ih, W_hh, runs, steps, activation)
+        new = sigma(torch.addmm(b, xs[t], W_ih.T).addmm_(h, W_hh.T))
+        after[t] = h = where(runs[t], new, h)
+    before, shown = states(first, after, reverse)
+    y = where(running, shown, 0.0).transpose(0, 1)
+    return y, h, (xs, before, shown, W_ih, W_hh, runs, steps, activation)
 
 
-def backward(dy: Tensor, dh: Tensor, cache: Cache, need_dx: bool = True) -> tuple[Tensor, ...]:
-    xs, before, outputs, W_ih, W_hh, runs, steps, activation = cache
+def backward(dy: Tensor, dh: Tensor, cache: Cache, need_dx: bool = True) -> tuple[Any, ...]:
+    """dx (None unless `need_dx`) and the other gradients."""
+    xs, before, after, W_ih, W_hh, runs, steps, activation = cache
     dys = dy.unbind(dim=1)
     deltas = xs.new_empty(*xs.shape[:2], len(W_hh))
     for t in reversed(steps):
         dh = dh + where(runs[t], dys[t], 0.0)  # RN1
-        slope = 1 - outputs[t] * outputs[t] if activation == "tanh" else (outputs[t] > 0).to(dh.dtype)
+        slope = 1 - after[t] * after[t] if activation == "tanh" else (after[t] > 0).to(dh.dtype)
         deltas[t] = where(runs[t], dh * slope, 0.0)  # RN2
         dh = where(runs[t], deltas[t] @ W_hh, dh)  # RN1, RN4
-    dx = by_step(deltas @ W_ih)  # RN3
-    dW_ih = product(deltas, xs)  # RN5
-    dW_hh = product(deltas, torch.stack(before))  # RN6
-    db = deltas.sum(dim=(0, 1))  # RN7
+    dx = by_step(deltas @ W_ih) if need_dx else None  # RN3
+    dW_ih, dW_hh, db = products(deltas, xs, before)  # RN5, RN6, RN7
     return dx, dh, dW_ih, dW_hh, db, db.clone()
 
 

@@ -16,30 +16,40 @@ def by_step(x: Tensor) -> Tensor:
     return x.transpose(0, 1).contiguous()
 
 
-def unrolled(
-    x: Tensor, W: Tensor, b: Tensor, lengths: Tensor | None, reverse: bool
-) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor] | list[None], Sequence[int]]:
-    """What needs no state, of all steps at once.
-
-    xs (T, B, I); x Wᵀ + b of every step; for each step which sequences run, (B, 1), None where all do; the steps in
-    their order.
-    """
-    xs, steps = by_step(x), range(x.shape[1])
-    inputs = torch.addmm(b, xs.flatten(0, 1), W.T).view(*xs.shape[:2], len(W)).unbind()
-    order = steps[::-1] if reverse else steps
+def order(
+    x: Tensor, lengths: Tensor | None, reverse: bool
+) -> tuple[Tensor | None, list[Tensor] | list[None], Sequence[int]]:
+    """Which sequences run, (T, B, 1), None where all do; the same for each step; the steps in their order."""
+    steps = range(x.shape[1])
+    taken = steps[::-1] if reverse else steps
     if lengths is None:
-        return xs, inputs, [None] * len(steps), order
-    runs = torch.arange(len(steps), device=x.device)[:, None] < lengths
-    return xs, inputs, list(runs.unsqueeze(2)), order
+        return None, [None] * len(steps), taken
+    running = (torch.arange(len(steps), device=x.device)[:, None] < lengths).unsqueeze(2)
+    return running, list(running), taken
 
 
 def where(runs: Tensor | None, a: Tensor, b: Tensor | float) -> Tensor:
     return a if runs is None else torch.where(runs, a, b)
 
 
-def product(deltas: Tensor, values: Tensor) -> Tensor:
-    """Σ over all steps and sequences of δᵀ v, for δ (T, B, G) and v (T, B, I): one matrix product for one weight."""
-    return deltas.flatten(0, 1).T @ values.flatten(0, 1)
+def states(h: Tensor, after: Sequence[Tensor], reverse: bool) -> tuple[Tensor, Tensor]:
+    """The states before and after each step, (T, B, N) both: two views of one tensor of T + 1 states."""
+    if reverse:
+        both = torch.stack((*after, h))
+        return both[1:], both[:-1]
+    both = torch.stack((h, *after))
+    return both[:-1], both[1:]
+
+
+def products(deltas: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+    """Σ over all steps and sequences of δᵀ v, for δ (T, B, G) and each v (T, B, I), and last Σ δ, which is v = 1.
+
+    One matrix product for all, so that δ is read once: (Σ vᵀ δ)ᵀ, of fewer rows than columns, which is made faster.
+    """
+    joined = torch.cat((*values, deltas.new_ones(*deltas.shape[:2], 1)), dim=2)
+    sums = (joined.flatten(0, 1).T @ deltas.flatten(0, 1)).T
+    *gradients, db = sums.split([v.shape[2] for v in values] + [1], dim=1)
+    return *gradients, db.squeeze(1)
 
 
 def check(

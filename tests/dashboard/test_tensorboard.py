@@ -17,7 +17,7 @@ from tests.support.running import learner_of, metrics
 from training.config import Config
 from training.dashboard import figures
 from training.dashboard.console import RunConsole
-from training.data import load
+from training.data import Split, Streams, load
 from training.families.configure import configure
 from training.tasks import CLASSIFICATION, NEXT_TOKEN
 
@@ -298,7 +298,8 @@ SAID = {
 @pytest.mark.parametrize(("task", "values", "options", "said"), SAID.values(), ids=SAID)
 def test_what_is_printed(capsys, task, values, options, said):
     """After an evaluation: the step where the epoch does not say it."""
-    console = RunConsole(Config(epochs=50, **options), task, 12_000)
+    train = Streams(torch.arange(50), 7) if task is NEXT_TOKEN else Split(torch.zeros(2, 3), torch.zeros(2).long())
+    console = RunConsole(Config(epochs=50, **options), train, task, 12_000)
     console.steps(500)
     console.evaluated(3, 1_500, values)
-    assert re.fullmatch(rf"epoch  3/50  {re.escape(said)}  [\d,]+ examples/s\n", capsys.readouterr().out)
+    assert re.fullmatch(rf"epoch  3/50  {re.escape(said)}  [\d,]+ {train.unit}/s\n", capsys.readouterr().out)

@@ -1,6 +1,7 @@
 """Examples as training reads them: labelled ones, those that are made by a rule, and texts."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -139,6 +140,8 @@ def test_every_id_is_read_once_and_in_order(context, size):
     assert torch.equal(streams.flatten(), IDS[: streams.numel()])
     assert len(IDS) - text.leftover(size) == streams.numel() + 1, "the last target is read too"
     assert 0 <= text.leftover(size) < context * size + context
+    counts = (f"{size:,}", f"{streams.shape[1]:,}", f"{context:,}", f"{len(IDS) - streams.numel() - 1:,}")
+    assert tuple(re.findall(r"[\d,]*\d", text.reading(size))) == counts, "streams, their length, a step's, what is left"
 
 
 def test_windows_are_shuffled_segments_each_of_them_once():

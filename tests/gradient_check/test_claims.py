@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gallery.right.surrogates import Rounded, clipped, stairs, straight_through
+from gallery.right.surrogates import TRUNCATED, Rounded, clipped, stairs, straight_through, truncated_lstm
 from gradient_check import check_backward, check_function
 from tests.support.checking import draw, first_failure, function_of
 
@@ -42,6 +42,10 @@ def test_a_declared_gradient_is_held_against_what_is_intended():
     row = first_failure(check_function(Rounded.apply, [draw(6, 5), -1.0], intended=clipped))
     assert (row.oracle, row.diagnosis.kind) == ("declared", "sign")
     assert "declare a gradient that is meant with `intended`" in str(check_function(Rounded.apply, [draw(6, 5), 1.0]))
+
+
+def test_an_lstm_that_is_truncated_is_right_where_that_is_declared():
+    check_backward(*TRUNCATED, outputs=3, intended=truncated_lstm, cases=[]).assert_passed()
 
 
 def test_what_the_caller_allows_is_printed_with_its_reason():

@@ -30,6 +30,7 @@ def drawn(name, steps=T):
         (2, None, True),
         (5, [5, 4, 1], True),
         (5, [1] * B, False),
+        (5, [3] * B, False),
         pytest.param(50, None, False, marks=pytest.mark.slow),
         pytest.param(50, [50, 31, 2], True, marks=pytest.mark.slow),
     ],
@@ -51,21 +52,28 @@ def test_any_number_of_steps_and_any_lengths(name, steps, lengths, reverse):
 
 
 @each_layer
-def test_two_segments_are_one_long_sequence_and_so_are_their_gradients(name):
+@pytest.mark.parametrize("reverse", [False, True], ids=["onward", "reverse"])
+@pytest.mark.parametrize("lengths", [None, [5, 3, 1]], ids=["all alike", "one ends in the first segment"])
+def test_two_segments_are_one_long_sequence_and_so_are_their_gradients(name, lengths, reverse):
     (x, states, weights), layer = drawn(name), LAYERS[name][0]
-    y, *last, cache = layer.forward(x, *states, *weights)
-    first, *between, before = layer.forward(x[:, :2], *states, *weights)
-    second, *end, after = layer.forward(x[:, 2:], *between, *weights)
-    for whole, parts in ((y, torch.cat([first, second], 1)), *zip(last, end, strict=True)):
-        torch.testing.assert_close(whole, parts, rtol=1e-12, atol=1e-14)
-    dy, d_last = normal(20, *y.shape), [normal(21 + k, B, N) for k in range(len(last))]
-    dx, *gradients = layer.backward(dy, *d_last, cache)
-    dx_2, *later = layer.backward(dy[:, 2:], *d_last, after)
-    dx_1, *earlier = layer.backward(dy[:, :2], *later[: len(states)], before)
-    summed = [a + b for a, b in zip(earlier[len(states) :], later[len(states) :], strict=True)]
-    parts = [torch.cat([dx_1, dx_2], 1), *earlier[: len(states)], *summed]
-    for whole, part in zip([dx, *gradients], parts, strict=True):
-        torch.testing.assert_close(whole, part, rtol=1e-12, atol=1e-13)
+    lengths = None if lengths is None else torch.tensor(lengths)
+    y, *last, cache = layer.forward(x, *states, *weights, lengths, reverse)
+    parts, handed, caches = [slice(0, 2), slice(2, T)], states, {}
+    order = parts[::-1] if reverse else parts
+    for part in order:
+        own = None if lengths is None else (lengths - part.start).clamp(0, part.stop - part.start)
+        piece, *handed, caches[part.start] = layer.forward(x[:, part], *handed, *weights, own, reverse)
+        torch.testing.assert_close(piece, y[:, part], rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(handed, last, rtol=1e-12, atol=1e-14)
+
+    dy, d_states = normal(20, *y.shape), [normal(21 + k, B, N) for k in range(len(last))]
+    dx, *gradients = layer.backward(dy, *d_states, cache)
+    totals = [torch.zeros_like(w) for w in weights]
+    for part in reversed(order):
+        piece, *own = layer.backward(dy[:, part], *d_states, caches[part.start])
+        d_states, totals = own[: len(last)], [a + b for a, b in zip(totals, own[len(last) :], strict=True)]
+        torch.testing.assert_close(piece, dx[:, part], rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close([*d_states, *totals], gradients, rtol=1e-12, atol=1e-13)
 
 
 @each_layer
@@ -78,6 +86,16 @@ def test_behind_its_end_a_sequence_neither_gives_nor_takes(name):
         torch.testing.assert_close(whole, part, rtol=1e-12, atol=1e-14)
     dx = layer.backward(torch.full_like(y, torch.inf), *last, cache)[0]
     assert torch.equal(dx[0, 2:], torch.zeros_like(dx[0, 2:]))
+
+
+@each_layer
+def test_dx_can_be_left_out(name):
+    (x, states, weights), layer = drawn(name), LAYERS[name][0]
+    *outputs, cache = layer.forward(x, *states, *weights)
+    _, *expected = layer.backward(*outputs, cache)
+    dx, *rest = layer.backward(*outputs, cache, need_dx=False)
+    assert dx is None
+    assert all(torch.equal(a, e) for a, e in zip(rest, expected, strict=True))
 
 
 @pytest.mark.parametrize("changed", [{0: (3, 0, 4)}, {0: (3, 4)}, {1: (2, 2)}, {2: (8, 3)}, {4: (3,)}], ids=str)

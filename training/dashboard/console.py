@@ -12,6 +12,7 @@ from torch import Tensor
 
 from manual_backprop.tape import Tape
 from training.config import Config
+from training.data import Examples
 from training.families.model import Model
 from training.tasks import Task
 from training.terminal.output import Console
@@ -52,9 +53,10 @@ def print_layers(title: str, model: Model, state: Mapping[str, Tensor], x: Tenso
 class RunConsole:
     """Progress of a run of `total` steps, from step `start`; use it in a `with` statement."""
 
-    def __init__(self, config: Config, task: Task, total: int, start: int = 0) -> None:
+    def __init__(self, config: Config, train: Examples, task: Task, total: int, start: int = 0) -> None:
         self.out = Console(highlight=False, soft_wrap=True)
         self.config, self.headline, self.shown, self.total = config, task.headline, task.shown, total
+        self.per_step, self.unit = config.batch_size * train.targets, train.unit
         self.done, self.done_at, self.since = 0, 0, time.perf_counter()
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -86,12 +88,12 @@ class RunConsole:
     def evaluated(self, epoch: int, step: int, values: dict[str, float]) -> None:
         """Called after every evaluation, the one before the first step included."""
         seconds = time.perf_counter() - self.since
-        speed = (self.done - self.done_at) * self.config.batch_size / seconds
+        speed = (self.done - self.done_at) * self.per_step / seconds
         self.done_at, self.since = self.done, time.perf_counter()
         count = f"epoch {epoch:>{len(str(self.config.epochs))}}/{self.config.epochs}"
         if self.config.eval_every:  # several evaluations may be of one epoch
             count += f"  step {step:>{len(f'{self.total:,}')},}/{self.total:,}"
-        rate = f"  {speed:,.0f} examples/s" if speed else ""
+        rate = f"  {speed:,.0f} {self.unit}/s" if speed else ""
         if self.out.is_terminal:
             result = self.headline.shown(values[f"{self.headline.name}/test"])
             self.progress.update(self.task, description=f"{count}  test {self.headline.name} {result}{rate}")

@@ -63,6 +63,10 @@ class Examples(Protocol):
         another's: y (B·targets,)."""
         ...
 
+    def reading(self, batch_size: int) -> str:
+        """How an epoch reads them, in one line, where something is to be said about it."""
+        ...
+
     def blocks(self, size: int) -> Iterator[Tensor]:
         """The indices of all examples for an evaluation, about `size` at a time.
 
@@ -117,6 +121,9 @@ class Split:
     def batch(self, indices: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Bytes are gathered first and scaled afterwards: that moves a quarter of the memory of a float32 gather."""
         return scaled(self.stored(indices), dtype), self.y.index_select(0, indices)
+
+    def reading(self, batch_size: int) -> str:
+        return ""
 
     def blocks(self, size: int) -> Iterator[Tensor]:
         yield from torch.arange(len(self), device=self.device).split(size)

@@ -68,6 +68,14 @@ class Streams:
         segments = self._segments(indices)
         return scaled(segments[:, :-1], dtype), segments[:, 1:].flatten()
 
+    def reading(self, batch_size: int) -> str:
+        steps = self.steps(batch_size)
+        if self.carries:
+            how = f"{batch_size:,} parallel streams of {steps * self.context:,} {self.unit}, {self.context:,} in a step"
+        else:
+            how = f"{len(self):,} windows of {self.context:,} {self.unit}, {batch_size:,} in a step"
+        return f"an epoch reads {how}; {self.leftover(batch_size):,} at the end are left out"
+
     def blocks(self, size: int) -> Iterator[Tensor]:
         """With `carries` the text is cut into at most `size` streams of equal length; the last one may end early."""
         every = torch.arange(len(self), device=self.device)

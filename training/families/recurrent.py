@@ -13,7 +13,7 @@ from training.config.rules import COUNT, FRACTION, OneOf, Range, require
 from training.data import Dataset
 from training.errors import UserError
 from training.families.base import Family, Problem, Values, picture_problem, picture_shape, require_one_activation
-from training.families.text import TextProblem, segments
+from training.families.text import TextProblem, require_distribution, segments
 from training.tasks import CLASSIFICATION, NEXT_TOKEN
 
 NAME = "recurrent"
@@ -67,6 +67,11 @@ class Recurrents(Family):
 
     def make(self, config: RecurrentConfig, data: Dataset) -> Recurrent:
         shape = () if data.task == NEXT_TOKEN.name else picture_shape(NAME, data)
+        if config.bidirectional and not shape:
+            raise UserError(
+                f"--bidirectional goes with pictures, and {data.name} is a text: in the other direction the network "
+                "would read the characters that it is to predict; leave it out"
+            )
         (activation,) = config.activation
         sizes = len(data.classes), config.width, config.depth
         return Recurrent(config.cell, shape, *sizes, config.bidirectional, activation, dropout=config.dropout)
@@ -96,12 +101,9 @@ class Recurrents(Family):
         return f"--cell {config.cell} --width {config.width} --depth {config.depth}"
 
     def require_fit(self, config: RecurrentConfig, data: Dataset) -> None:
-        if data.task == NEXT_TOKEN.name and config.bidirectional:
-            raise UserError(
-                "--bidirectional goes with pictures: in a text the other direction would read the characters that are "
-                f"to be predicted, and {data.name} is a text: leave it out"
-            )
-        if data.task != NEXT_TOKEN.name and config.context != CONTEXT:
+        if data.task == NEXT_TOKEN.name:
+            require_distribution(config, data)
+        elif config.context != CONTEXT:
             raise UserError(
                 f"--context is {config.context}, but {data.name} has pictures, whose steps are their rows: leave it out"
             )

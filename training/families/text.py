@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from training.config import Config
+from training.config.rules import require
 from training.data import Dataset, Streams
 from training.errors import UserError
 from training.families.base import Problem
@@ -37,3 +39,9 @@ def segments(data: Dataset, context: int, carries: bool) -> Dataset:
 
     train, test = cut(data.train, "training", "--examples"), cut(data.test, "test", "--validation")
     return replace(data, train=train, test=test, shape=(context,))
+
+
+def require_distribution(config: Config, data: Dataset) -> None:
+    """Raises UserError for a cost that is none of a distribution over the next id, so that its bits say nothing."""
+    allowed = f"softmax-cross-entropy: {data.name} is a text, and only this cost is one in bits"
+    require("loss", config.loss, config.loss == "softmax-cross-entropy", allowed)
