@@ -112,7 +112,8 @@ def main(results: str, *patterns: str) -> None:
     from mutmut.__main__ import _run
 
     file_mutation.mutation_operators = [*file_mutation.mutation_operators, *OPERATORS]
-    file_mutation.NEVER_MUTATE_FUNCTION_NAMES.add("examples")  # what the tests are fed, not what they test
+    inputs = ("examples", "examples_of")  # what the tests are fed, not what they test
+    file_mutation.NEVER_MUTATE_FUNCTION_NAMES.update(inputs)
     _run(patterns, None)
     Path(results).write_text(json.dumps(list(mutants())), encoding="utf-8")
 

@@ -26,7 +26,7 @@ CONSTANT: tuple[Pattern, ...] = (places.nan, factors.zero, factors.sign, factors
 SAME_SHAPE: tuple[Pattern, ...] = (
     *(places.nan, factors.zero, factors.sign, factors.conjugate, factors.ones, factors.factor),
     *(shapes.swapped, shapes.transposed, factors.mask_ignored, factors.missing_factor),
-    *(paths.candidate, paths.path_missing, paths.wrong_step, shapes.wrong_axis, paths.path_wrong),
+    *(paths.candidate, paths.path_missing, paths.output_ignored, paths.wrong_step, shapes.wrong_axis, paths.path_wrong),
     *(factors.cotangent_unchanged, places.repeated_indices, paths.proportional_error),
     *(places.examples_left_out, places.reordered, places.moved, places.in_part),
 )

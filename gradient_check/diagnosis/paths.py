@@ -106,6 +106,18 @@ def _by_term(fault: Fault, term: Tensor, words: str, *, fitted: bool) -> Diagnos
     return None
 
 
+def output_ignored(fault: Fault) -> Diagnosis | None:
+    """One of several outputs has no part in the gradient: a last state, at the end of a segment."""
+    graph = fault.graph
+    if graph is None or len(graph.outputs) < 2:
+        return None
+    for k, number in enumerate(graph.numbers):
+        rest = [torch.zeros_like(dy) if j == k else dy for j, dy in enumerate(graph.cotangents)]
+        if fault.explained_by(graph.gradient(cotangents=rest)):
+            return Diagnosis("term", f"what comes back from output {number} is ignored")
+    return None
+
+
 def path_missing(fault: Fault) -> Diagnosis | None:
     """A path of autograd's graph is missing, has the wrong sign, or is counted twice."""
     found = (_by_term(fault, term.gradient, f"the path through {term.words}", fitted=False) for term in fault.terms)

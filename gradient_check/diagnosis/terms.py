@@ -53,9 +53,9 @@ class Graph:
         with torch.enable_grad(), functions_taken_apart() if apart else nullcontext():
             result = forward(*fed.values())
         outputs = result[: len(cotangents)] if isinstance(result, tuple | list) else (result,)
-        pairs = [(y, dy) for y, dy in zip(outputs, cotangents, strict=True) if y.requires_grad]
-        self.outputs = tuple(y for y, _ in pairs)
-        self.cotangents = tuple(dy.detach().clone().to(y.dtype) for y, dy in pairs)
+        self.numbers = [i for i, y in enumerate(outputs) if y.requires_grad]  # of the outputs that matter
+        self.outputs = tuple(outputs[i] for i in self.numbers)
+        self.cotangents = tuple(cotangents[i].detach().clone().to(outputs[i].dtype) for i in self.numbers)
         self.forward, self.argument, self.taken = forward, argument, (double, apart)
         self.leaf = fed[argument]
         wanted = {key: v for key, v in fed.items() if isinstance(v, Tensor) and v.requires_grad}

@@ -38,5 +38,5 @@ def backward(dz: Tensor, cache: Cache) -> Tensor:
 
 def examples(generator: Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Tensor | int, ...]]:
     E = torch.randn(5, 3, generator=generator, dtype=torch.float64).to(dtype)
-    for shape, *padding in (((7,),), ((2, 4), 1), ((2, 3, 2), 4)):
+    for shape, *padding in (((7,),), ((2, 4), 0), ((2, 3, 2), 4)):
         yield torch.randint(0, 5, shape, generator=generator), E, *padding

@@ -68,7 +68,7 @@ def backward(dy: Tensor, dh: Tensor, cache: Cache, need_dx: bool = True) -> tupl
     deltas = xs.new_empty(*xs.shape[:2], len(W_hh))
     for t in reversed(steps):
         dh = dh + where(runs[t], dys[t], 0.0)  # RN1
-        slope = 1 - after[t] * after[t] if activation == "tanh" else (after[t] > 0).to(dh.dtype)
+        slope = 1 - after[t] * after[t] if activation == "tanh" else after[t] > 0
         deltas[t] = where(runs[t], dh * slope, 0.0)  # RN2
         dh = where(runs[t], deltas[t] @ W_hh, dh)  # RN1, RN4
     dx = by_step(deltas @ W_ih) if need_dx else None  # RN3

@@ -98,6 +98,23 @@ def test_dx_can_be_left_out(name):
     assert all(torch.equal(a, e) for a, e in zip(rest, expected, strict=True))
 
 
+@each_layer
+def test_no_gradient_is_changed_with_another_one(name):
+    """Both biases of an LSTM have the same one, and who scales each in place scales each once."""
+    (x, states, weights), layer = drawn(name), LAYERS[name][0]
+    *outputs, cache = layer.forward(x, *states, *weights)
+    gradients, again = layer.backward(*outputs, cache), layer.backward(*outputs, cache)
+    for own, expected in zip(gradients, again, strict=True):
+        assert torch.equal(own.mul_(2), 2 * expected)
+
+
+@each_layer
+def test_lengths_of_another_batch_are_refused(name):
+    x, states, weights = drawn(name)
+    with pytest.raises(ValueError, match=r"biases are .*, lengths are \(2,\): give \(B, T, I\) .* lengths of \(B,\)"):
+        LAYERS[name][0].forward(x, *states, *weights, torch.tensor([1, 2]))
+
+
 @pytest.mark.parametrize("changed", [{0: (3, 0, 4)}, {0: (3, 4)}, {1: (2, 2)}, {2: (8, 3)}, {4: (3,)}], ids=str)
 def test_shapes_that_do_not_fit_are_said(changed):
     given = [changed.get(k, shape) for k, shape in enumerate([(3, 5, 4), (3, 2), (2, 4), (2, 2), (2,), (2,)])]
@@ -106,6 +123,12 @@ def test_shapes_that_do_not_fit_are_said(changed):
     assert said.endswith(
         "give (B, T, I) with T from 1, states of (B, N), (N, I), (N, N), biases of (N,) and lengths of (B,)"
     )
+
+
+def test_another_activation_is_refused():
+    x, states, weights = drawn("rnn")
+    with pytest.raises(ValueError, match="activation is 'sigmoid': give 'tanh' or 'relu'"):
+        rnn.forward(x, *states, *weights, activation="sigmoid")
 
 
 def test_the_embeddings_examples_have_ids_that_are_repeated():

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from gallery.parts import NamedOutput, Nudged
 from gallery.right.modules import Sequence
 from manual_backprop.models.mlp import MLP
+from manual_backprop.models.recurrent import CELLS
 from manual_backprop.parameters import Parameters
 from manual_backprop.tape import Tape
 from tests.support.both_ways import LOSSES, TWIN_LOSSES
@@ -88,6 +89,7 @@ def test_no_false_alarm_whatever_the_optimizer(name, method, dtype):
     assert steps < 100 or losses[-20:].mean() < losses[:20].mean()
 
 
+TEXT = {"dataset": "text", "context": 7}
 TANH, LEAKY = ("tanh", "tanh", "identity"), ("leaky_relu", "leaky_relu", "identity")
 GELU = {"activation": ("gelu", "softplus", "identity"), "loss": "sigmoid-cross-entropy", "l2": 1e-2}
 SETTINGS = {
@@ -111,6 +113,9 @@ SETTINGS = {
     "three stages to one pixel": ("cnn", 0.05, {"channels": (3, 4, 5)}),
     "limits of kernels": ("cnn", 0.05, {"l1": 1e-3, "clip_norm": 0.5, "max_norm": 1.0}),
     "a segment of one character": ("cell", 0.01, {"context": 1}),
+    "rows in both directions": ("recurrent", 0.05, {"cell": "rnn", "activation": ("relu",), "bidirectional": True}),
+    "rows with dropout": ("recurrent", 0.05, {"cell": "gru", "dropout": 0.3}),
+    "a text with dropout": ("recurrent", 0.1, {"dropout": 0.3, **TEXT}),
 }
 
 
@@ -205,6 +210,8 @@ LONG_RUNS = {method: ("mlp", FASTER.get(method, 3e-4), SMOOTH | of) for method, 
     "LeNet-5, shifted and turned": ("lenet5", 0.02, LENET | MOVED),
     "CNN": ("cnn", 0.05, CNN | SGD | {"activation": ("relu",), "dropout": 0.0}),
     "CNN with dropout, shifted and turned": ("cnn", 0.05, CNN | MOVED),
+    **{f"{cell}, rows": ("recurrent", 0.01, {"cell": cell}) for cell in CELLS},
+    **{f"{cell}, text": ("recurrent", 0.01, {"cell": cell, **TEXT}) for cell in CELLS},
 }
 
 

@@ -25,8 +25,9 @@ SOFTMAX = {"loss": "softmax-cross-entropy"}
 SMALL: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": (12, 9), "activation": ("tanh", "relu", "identity"), "init": "xavier", **SOFTMAX},
     "cnn": {"channels": (3, 4)},
+    "recurrent": {"width": 9, "depth": 2},
 }
-THINNED = ["mlp", "cnn"]  # these read pictures of any size
+THINNED = ["mlp", "cnn", "recurrent"]  # these read pictures of any size
 
 
 @cache
@@ -59,7 +60,7 @@ def small(
     values = preset_values(family.preset) | SMALL.get(name, {}) | options
     values |= {"impl": impl, "dtype": str(dtype).removeprefix("torch."), "device": "cpu"}
     config = configure(**defaults.fill(settings(values), values.keys()))
-    if CLASSIFICATION.name not in family.tasks:
+    if options.get("dataset") == "text" or CLASSIFICATION.name not in family.tasks:
         data = text()
     else:
         data = thinned() if name in THINNED else pictures()
