@@ -134,14 +134,9 @@ def _window(trained: Trained) -> int:
 
 
 class Network:
-    """A trained network that reads text, in float64. Raises UserError if it has no probabilities or is not finite."""
+    """A trained network that reads text, in float64. Its cost is the softmax cross-entropy, as that of every text."""
 
     def __init__(self, trained: Trained) -> None:
-        if trained.config.loss != "softmax-cross-entropy":
-            raise UserError(
-                f"the cost of this network is {trained.config.loss}, so that its outputs are no probabilities of a "
-                "token: give the checkpoint of one that was trained with --loss softmax-cross-entropy"
-            )
         self.model: Model = trained.learner.model
         self.params = Parameters(self.model.shapes, dtype=torch.float64)
         self.params.load_state_dict(trained.learner.params)
