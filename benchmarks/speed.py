@@ -196,11 +196,11 @@ def main() -> None:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     explanation = (
         f"A training step, gathering the batch included: median of {ROUNDS} rounds in which all take turns, "
-        f"{STEPS} steps each ({LARGE_STEPS} with Adam), float32, processor time of one thread; in the second table "
-        f"{SLOWER_ROUNDS} rounds of {LARGE_STEPS} steps. All but the DataLoader loop read the same data in memory; fused "
-        "is autograd with torch's fused optimizer; NumPy is the step written out for this one kind of network "
-        "([`numpy_by_hand.py`](benchmarks/numpy_by_hand.py)). Memory is the most that the tensors made within a step "
-        f"hold at one time. {machine()}. Measured by `python -m benchmarks.speed`."
+        f"{STEPS} steps each ({LARGE_STEPS} with Adam), float32, processor time of one thread; in the second "
+        f"table {SLOWER_ROUNDS} rounds of {LARGE_STEPS} steps. All but the DataLoader loop read the same data in "
+        "memory; fused is autograd with torch's fused optimizer; NumPy is the step written out for this one kind of "
+        "network ([`numpy_by_hand.py`](benchmarks/numpy_by_hand.py)). Memory is the most that the tensors made within "
+        f"a step hold at one time. {machine()}. Measured by `python -m benchmarks.speed`."
     )
     write_section("speed", "\n".join([*lines, "", explanation]))
 

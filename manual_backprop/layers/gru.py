@@ -62,7 +62,7 @@ def forward(
     for t in steps:
         hidden = torch.addmm(b_hh, h, W_hh.T)
         r, u = torch.sigmoid(inputs[t][:, : 2 * N] + hidden[:, : 2 * N]).chunk(2, dim=1)
-        q = hidden[:, 2 * N :]
+        q = hidden[:, 2 * N :].clone()  # not a view, which would keep the other blocks too
         n = torch.tanh(inputs[t][:, 2 * N :] + r * q)
         new = n + u * (h - n)  # (1 − u) ⊙ n + u ⊙ h
         kept[t] = r, u, q, n
@@ -76,20 +76,22 @@ def backward(dy: Tensor, dh: Tensor, cache: Cache, need_dx: bool = True) -> tupl
     """dx (None unless `need_dx`) and the other gradients."""
     xs, before, kept, W_ih, W_hh, runs, steps = cache
     dys = dy.unbind(dim=1)
-    deltas = xs.new_empty(*xs.shape[:2], len(W_hh))
-    epsilons = torch.empty_like(deltas)
+    N = W_hh.shape[1]
+    epsilons = xs.new_empty(*xs.shape[:2], 3 * N)
+    deltas_n: list[Any] = [None] * len(steps)
     for t in reversed(steps):
         r, u, q, n = kept[t]
         dh = dh + where(runs[t], dys[t], 0.0)  # GR1
-        delta_n = where(runs[t], dh * (1 - u) * (1 - n * n), 0.0)  # GR2
+        deltas_n[t] = delta_n = where(runs[t], dh * (1 - u) * (1 - n * n), 0.0)  # GR2
         delta_u = where(runs[t], dh * (before[t] - n) * u * (1 - u), 0.0)  # GR3
         delta_r = delta_n * q * r * (1 - r)  # GR4
-        torch.cat((delta_r, delta_u, delta_n), dim=1, out=deltas[t])
         torch.cat((delta_r, delta_u, delta_n * r), dim=1, out=epsilons[t])  # GR5
         dh = where(runs[t], dh * u, dh) + epsilons[t] @ W_hh  # GR1, GR7
-    dx = by_step(deltas @ W_ih) if need_dx else None  # GR6
-    dW_ih, db_ih = products(deltas, xs)  # GR8, GR10
     dW_hh, db_hh = products(epsilons, before)  # GR9, GR11
+    deltas = epsilons  # which differ in the last block alone, and ε is not needed any more
+    torch.stack(deltas_n, out=deltas[:, :, 2 * N :])
+    dW_ih, db_ih = products(deltas, xs)  # GR8, GR10
+    dx = by_step(deltas @ W_ih) if need_dx else None  # GR6
     return dx, dh, dW_ih, dW_hh, db_ih, db_hh
 
 
