@@ -157,7 +157,9 @@ class Network:
 
     def __init__(self, trained: Trained) -> None:
         if not isinstance(trained.learner.model, MLP):
-            raise UserError("only perceptrons can be explained: give the checkpoint of one")
+            raise UserError(
+                "only perceptrons and networks that predict the next token can be explained: give the checkpoint of one"
+            )
         self.model = trained.learner.model
         self.loss: Loss = trained.learner.loss
         self.params = Parameters(self.model.shapes, dtype=torch.float64)

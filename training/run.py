@@ -17,6 +17,7 @@ import torch
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.config import Config
+from training.dashboard.by_step import inside
 from training.dashboard.console import RunConsole, print_layers
 from training.dashboard.figures import curves
 from training.dashboard.metrics import METRICS, read_metrics
@@ -28,7 +29,7 @@ from training.families.model import Model
 from training.families.networks import arranged, loaded, make_model
 from training.files import cannot_write, claimed, replacing
 from training.interruption import Interruption
-from training.learners.factory import make_learner
+from training.learners.factory import make_learner, make_loss
 from training.loop import Loop, Outcome
 from training.prepare import FOUND_THREADS, prepare, require_longer_than_warmup, resolve_device
 from training.schedules import ended_early
@@ -157,6 +158,8 @@ def _run(
             outcome = loop.run()
             if outcome.finished:
                 loop.final_figures()
+                if found := inside(model, make_loss(config), learner, data.test):
+                    writer.by_step(learner.steps, found)
     seconds = time.perf_counter() - began
     with replacing(run_dir / "curves.png") as file:
         curves({run_dir.name: run_dir / METRICS}, file, task)

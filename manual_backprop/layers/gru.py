@@ -95,5 +95,11 @@ def backward(dy: Tensor, dh: Tensor, cache: Cache, need_dx: bool = True) -> tupl
     return dx, dh, dW_ih, dW_hh, db_ih, db_hh
 
 
+def gates(cache: Cache) -> dict[str, Tensor]:
+    """r and u of every step, (T, B, N) both, from what forward kept."""
+    r, u, *_ = (torch.stack(values) for values in zip(*cache[2], strict=True))
+    return {"r": r, "u": u}
+
+
 def examples(generator: Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Any, ...]]:
     yield from examples_of(3, 1, generator, dtype)

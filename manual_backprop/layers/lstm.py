@@ -116,5 +116,11 @@ def minus(a: Tensor, b: Tensor, c: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.addcmul(a, b, c, value=-1, out=out)
 
 
+def gates(cache: Cache) -> dict[str, Tensor]:
+    """i, f, o and c_t of every step, (T, B, N) each, from what forward kept."""
+    i, f, g, o, c, _ = (torch.stack(values) for values in zip(*cache[2], strict=True))
+    return {"i": i, "f": f, "o": o, "c": f * c + i * g}
+
+
 def examples(generator: Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Any, ...]]:
     yield from examples_of(4, 2, generator, dtype)

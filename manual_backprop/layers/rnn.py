@@ -76,6 +76,11 @@ def backward(dy: Tensor, dh: Tensor, cache: Cache, need_dx: bool = True) -> tupl
     return dx, dh, dW_ih, dW_hh, db, db.clone()
 
 
+def gates(cache: Cache) -> dict[str, Tensor]:
+    """h_t of every step, (T, B, N), from what forward kept: there are no gates."""
+    return {"h": cache[2]}
+
+
 def examples(generator: Generator, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Any, ...]]:
     for k, arguments in enumerate(examples_of(1, 1, generator, dtype)):
         yield *arguments, "relu" if k % 2 else "tanh"

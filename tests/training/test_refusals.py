@@ -275,6 +275,7 @@ EXPLAIN = {
     "--index 7 --image x.png": "--index and --image name an example each",
     "--index 7 --pick costly": "--pick and --index name an example each",
     "--pick dearest": "dearest",
+    "--prompt To": "--prompt goes with a network that predicts the next token",
     "--label 3": "--label goes with --image",
     "--batch-size 1": "--batch-size is 1",
     "--index 10000": "from 0 to 9,999",

@@ -120,7 +120,7 @@ def decision_boundary(
     axes.set_ylabel("x₂")
     axes.set_title("prediction (area) and label (points)")
     if len(classes) <= 20:
-        _legend(axes, loc="upper left", bbox_to_anchor=(1, 1))
+        legend(axes, loc="upper left", bbox_to_anchor=(1, 1))
     return drawn(figure)
 
 
@@ -141,7 +141,7 @@ def gradient_by_depth(deltas: Mapping[str, float], weights: Mapping[str, float])
     axes.set_ylabel("root mean square")
     axes.set_xticks(range(len(layers)), layers, rotation=90, parse_math=False)
     axes.grid(axis="y", alpha=0.3)
-    _legend(axes)
+    legend(axes)
     return drawn(figure)
 
 
@@ -189,7 +189,7 @@ def _decorate(axes: Axes, title: str, unit: str, log: bool) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.25)
-    _legend(axes)
+    legend(axes)
 
 
 def signed_colors() -> Colormap:
@@ -199,7 +199,7 @@ def signed_colors() -> Colormap:
     return LinearSegmentedColormap.from_list("signed", (VERMILION, "white", BLUE))
 
 
-def _legend(axes: Axes, **where: Any) -> None:
+def legend(axes: Axes, **where: Any) -> None:
     for text in axes.legend(frameon=False, **where).get_texts():
         text.set_parse_math(False)
 

@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import histogram_raw, hparams, text
 
 from training.config import Config
+from training.dashboard.by_step import LAYERS, Inside, gates_by_step, gradient_by_step
 from training.dashboard.events import EventFile
 from training.dashboard.metrics import METRICS, MetricsFile
 from training.dashboard.weight_images import feature_maps, filter_pictures, weight_pictures
 from training.data import Dataset
+from training.data.text import visible
 from training.evaluation import confidence
 from training.learners.base import Backpropagation, activations, without_activations
 from training.tasks import task_of
@@ -109,6 +111,16 @@ class MetricsWriter:
         kernels = {name: result.gradients.get(f"{name}.weight") for name in deltas}
         weights = {name: rms(g) for name, g in kernels.items() if g is not None and g.ndim > 1}
         self._image("gradient_by_depth", figures.gradient_by_depth(deltas, weights), step)
+
+    def by_step(self, step: int, found: Inside) -> None:
+        """What `inside` found: sizes of ∂C/∂h_t, and the gates of each recurrent layer."""
+        steps = list(map(str, range(found.steps)))
+        if not found.x.is_floating_point():
+            steps = [visible(self.data.classes[i]) for i in found.x.tolist()]
+        pictures = {"gradient": gradient_by_step(found.gradients, steps)}
+        pictures |= {name: gates_by_step(name, gates, steps) for name, gates in list(found.gates.items())[:LAYERS]}
+        for name, picture in pictures.items():
+            self.events.add(image_summary(f"by_step/{name}", picture), step)
 
     def final_figures(self, step: int, outputs: Tensor, labels: Tensor, predict: Callable[[Tensor], Tensor]) -> None:
         """The task's: confusion matrix, most confident mistakes and, for points in the plane, the decision boundary.

@@ -15,6 +15,8 @@ Tokens = Literal["characters", "bytes"]
 
 SHAKESPEARE = Path(__file__).parent / "shakespeare" / "plays.txt.xz"
 BYTES = tuple(chr(byte) if 32 < byte < 127 else f"0x{byte:02x}" for byte in range(256))
+ENDS_OF_LINES = ("\n", "0x0a")
+VISIBLE = {" ": "␣", "0x20": "␣", "\t": "⇥", "0x09": "⇥", **dict.fromkeys(ENDS_OF_LINES, "↵")}
 SHORTEST = 11  # of which the last tenth has two: one to read, and one to predict
 
 
@@ -85,3 +87,8 @@ def _characters(origin: str, content: bytes, notes: list[str]) -> NDArray:
         text = text.replace("\r\n", "\n")
         notes.append(f"{windows:,} line ends \\r\\n are read as \\n")
     return np.frombuffer(text.encode("utf-32-le"), "<i4")
+
+
+def visible(token: str) -> str:
+    """A token as it is written in tables and figures: one that leaves no ink by a sign, or its code point."""
+    return VISIBLE.get(token) or (token if token.isprintable() else f"U+{ord(token):04X}")

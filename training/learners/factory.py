@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from manual_backprop.initializers import INITIALIZERS, initialize
-from manual_backprop.losses import LOSSES
+from manual_backprop.losses import LOSSES, Loss
 from manual_backprop.optimizers import OPTIMIZERS
 from reference import losses as reference_losses
 from training.config import Config
@@ -36,10 +36,9 @@ def make_learner(config: Config, data: Dataset, model: Model) -> Learner:
 
 
 def make_manual(config: Config, data: Dataset, model: Model) -> ManualLearner:
-    smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
     learner = ManualLearner(
         model,
-        LOSSES[config.loss](**smoothing),
+        make_loss(config),
         OPTIMIZERS[config.optimizer](**config.optimizer_settings),
         data.train,
         dtype=getattr(torch, config.dtype),
@@ -47,6 +46,11 @@ def make_manual(config: Config, data: Dataset, model: Model) -> ManualLearner:
     )
     initialize(learner.params, INITIALIZERS[config.init], config.seed)
     return learner
+
+
+def make_loss(config: Config) -> Loss:
+    smoothing = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
+    return LOSSES[config.loss](**smoothing)
 
 
 def make_reference(config: Config, data: Dataset, model: Model, dtype: torch.dtype) -> ReferenceLearner:
