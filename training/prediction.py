@@ -82,7 +82,7 @@ class Trained:
             self.require_like(data)
             return data
         present, places = data.test.ids.unique(return_inverse=True)
-        where = f"the part of {data.name} for testing"
+        where = f"the test part of {data.name}"
         ids = self.vocabulary.ids_of(where, [data.classes[i] for i in present.tolist()])[places]
         return replace(
             data,

@@ -75,7 +75,7 @@ def test_scripts_about_classes_refuse_a_network_that_has_none(tmp_path, capsys):
     run_dir = tmp_path / "run"
     options = {"model": "cell", "data_dir": TEXT, "examples": 700, "max_steps": 2, "run_dir": run_dir}
     assert call(capsys, train.main, *flags(options)).status == 0
-    for script, others in ((predict, ["--dataset", "text"]), (explain, [])):
+    for script, others in ((predict, ["x.png"]), (explain, [])):
         done = call(capsys, script.main, "--checkpoint", run_dir, *others)
         assert done.status == 2, script
         assert "this network is for prediction of the next token and has no classes: give" in one_sentence(done.err)
