@@ -13,9 +13,10 @@ import predict
 from tests.support.refusals import assert_refused, refused
 from tests.support.run_cases import small_run
 from tests.support.running import call, learner_of, train_loop, values
-from training import generation
+from training import evaluation, generation
 from training.data import Vocabulary
 from training.generation import drawn, generate
+from training.prediction import load_trained
 from training.run import load_data
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -132,6 +133,7 @@ def test_a_prompt_and_how_it_goes_on(ask):
     assert len(done.out) == 4 + 30 + 1
     told = json.loads(ask("--json", "--prompt", "ab\nc", "--length", 30, "--seed", 5).out)
     assert told == {"text": done.out[:-1], "continuation": done.out[4:-1]}
+    assert ask("--prompt", "ab\nc", "--length", 30).out != done.out  # whose seed is 5
     likeliest, one = (ask("--prompt", "a", *options).out for options in (["--temperature", 0], ["--top-k", 1]))
     assert likeliest == one
     assert len(one) == 1 + 500 + 1
@@ -147,13 +149,20 @@ def test_bytes_of_any_kind(tmp_path, capsys):
     assert done.out.splitlines()[-1].startswith("21 bytes: loss ")
 
 
+def test_a_text_is_one_sequence_of_which_the_state_goes_on(ask, folder, monkeypatch):
+    monkeypatch.setattr(evaluation.evaluation, "BLOCK", 1)  # else so short a text is read as sequences side by side
+    trained, ids = load_trained(folder / "run"), [sorted(set(LETTERS)).index(c) for c in LETTERS[-28:-6]]
+    expected = torch.nn.functional.cross_entropy(trained.outputs(torch.tensor([ids[:-1]])), torch.tensor(ids[1:]))
+    assert json.loads(ask("--json", "--dataset", "text").out)["loss"] == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_a_text_by_the_networks_own_ids(ask, folder, tmp_path):
     """Its own text has the bits that the run has logged; those of another are of the same characters."""
     own = json.loads(ask("--json", "--dataset", "text").out)
     (*_, bits) = values(folder / "run", "bits/test").values()
     assert own["bits"] == bits == own["loss"] / log(2)
     assert (own["targets"], own["unit"]) == (21, "characters")  # of 28, of which one comes first, in segments of 7
-    (tmp_path / "other.txt").write_text("é" * 9 * len(LETTERS[-28:]) + LETTERS[-28:])  # é is before the last tenth
+    (tmp_path / "other.txt").write_text("A" * 9 * 28 + LETTERS[-28:])  # A, id 2, is not in the last tenth
     other = json.loads(ask("--json", "--dataset", "text", "--data-dir", tmp_path / "other.txt").out)
     assert {**other, "data": own["data"]} == own
     for count in (14, 3):  # which is less than a segment
