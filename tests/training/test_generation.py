@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from itertools import islice
 from math import log
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,9 +29,9 @@ LETTERS = "abcde\n " * 40
     ("name", "read"),
     [("recurrent", [3] + [1] * 9), ("cell", [3] + [1] * 9), ("block", [3] + [1] * 5 + [8] * 4)],
 )
-def test_each_id_is_read_once_and_the_outputs_are_those_of_one_pass(name, read, impl, tmp_path, monkeypatch):
+def test_each_id_is_read_once_and_the_outputs_are_those_of_one_pass(name, read, impl, monkeypatch):
     """A block has 8 places: then it reads the last 8 again, and as a twin without memory always all that there are."""
-    config, data = small_run(name, tmp_path, dtype="float64", impl=impl)
+    config, data = small_run(name, Path(), dtype="float64", impl=impl)
     learner, other = learner_of(config, data), learner_of(config, data)
     sizes, outputs, forward = [], [], learner.forward
 
@@ -49,8 +50,8 @@ def test_each_id_is_read_once_and_the_outputs_are_those_of_one_pass(name, read, 
         assert_close(output, other.outputs(torch.tensor([whole]))[-1], rtol=1e-12, atol=1e-12)
 
 
-def test_the_same_seed_draws_the_same_and_leaves_torchs_own_numbers(tmp_path):
-    config, data = small_run("recurrent", tmp_path)
+def test_the_same_seed_draws_the_same_and_leaves_torchs_own_numbers():
+    config, data = small_run("recurrent", Path())
     learner, before = learner_of(config, data), torch.get_rng_state()
     texts = [list(islice(generate(learner, data.test, data.test.ids[:2], seed=seed), 20)) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
@@ -79,10 +80,10 @@ def test_how_often_each_is_drawn(options, weights):
     assert torch.equal(counts == 0, expected == 0)
 
 
-def test_outputs_that_are_not_finite_draw_nothing(tmp_path):
+def test_outputs_that_are_not_finite_draw_nothing():
     with refused("the outputs of this network are not finite"):
         drawn(torch.tensor([0.0, torch.nan]), 1.0, 0, torch.Generator())
-    config, data = small_run("recurrent", tmp_path)
+    config, data = small_run("recurrent", Path())
     learner = learner_of(config, data)
     learner.params["linear.bias"].fill_(torch.inf)
     assert generation.sample(learner, data, "characters").startswith("the outputs of this network are not finite")
@@ -111,7 +112,7 @@ def test_text_as_ids_and_back(tokens, classes, text, ids, back):
 def letters_run(path, **options):
     """A run on LETTERS, of a few steps."""
     (path / "letters.txt").write_text(LETTERS)
-    config = replace(small_run("recurrent", path)[0], data_dir=str(path / "letters.txt"), examples=0, **options)
+    config = replace(small_run("recurrent", Path())[0], data_dir=str(path / "letters.txt"), examples=0, **options)
     train_loop(config, load_data(config), path / "run")
     return path
 
