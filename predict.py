@@ -49,8 +49,7 @@ class Text:
     length: Annotated[int, COUNT] = 500
     """How many characters, or bytes, are generated."""
     temperature: Annotated[float, NUMBER] = 1.0
-    """1 draws each by the network's own probabilities. Less draws likely ones more often, and 0 always the likeliest;
-    more draws unlikely ones more often."""
+    """1 draws by the network's own probabilities, less draws likely ones more often; 0 takes the likeliest."""
     top_k: Annotated[int, WHOLE] = 0
     """Draw from so many of the likeliest only; 0 draws from all."""
     seed: Annotated[int, SEED] = 0
