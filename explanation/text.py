@@ -20,8 +20,8 @@ from manual_backprop.losses import SoftmaxCrossEntropy
 from manual_backprop.parameters import Parameters
 from manual_backprop.tape import Tape
 from training.data import Dataset
-from training.data.text import ENDS_OF_LINES, visible
-from training.errors import UserError, listed
+from training.data.text import ENDS_OF_LINES, Vocabulary, visible
+from training.errors import UserError
 from training.evaluation import BLOCK, examples_of
 from training.families.model import Model
 from training.prediction import Trained
@@ -76,18 +76,7 @@ class Reading:
 
 def prompted(trained: Trained, prompt: str) -> Place:
     """The end of the user's text. Raises UserError if it is empty or has tokens that the network never saw."""
-    if not prompt:
-        raise UserError("--prompt is empty: give at least one character")
-    if trained.config.tokens == "bytes":
-        ids = list(prompt.encode("utf-8", "surrogateescape"))
-    else:
-        known = {token: i for i, token in enumerate(trained.data.classes)}
-        if unknown := [token for token in dict.fromkeys(prompt) if token not in known]:
-            raise UserError(
-                f"--prompt has {listed(list(map(repr, unknown)))}, but the {len(known)} characters of the text that "
-                f"this network learned from are {''.join(map(visible, known))}: leave out what is not among them"
-            )
-        ids = [known[token] for token in prompt]
+    ids = Vocabulary(trained.data.classes, trained.config.tokens).encode("--prompt", prompt)
     return Place(torch.tensor(ids[-_window(trained) :]), None, "the end of your prompt")
 
 

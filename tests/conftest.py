@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from tests.support.text.families import register
+from training import generation
 from training.data import load
 from training.data.mnist import has_mnist
 
 torch.set_num_threads(1)
+generation.LENGTH = 3  # of the sample that an evaluation shows: it takes longer than a small run's steps
 torch.set_warn_always(True)  # else torch gives many warnings once a process, and which test gets one is up to the order
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job ignores it, and so would children
 

@@ -18,10 +18,11 @@ from training import checkpoint
 from training.checkpoint import Checkpoint, Progress
 from training.config import Config
 from training.dashboard.tensorboard import MetricsWriter, rms
-from training.data import Dataset, Examples
+from training.data import Dataset, Examples, Streams
 from training.evaluation import Evaluation, evaluate, examples_of
 from training.evaluation.watch import Watch
 from training.families.advice import remedy
+from training.generation import sample
 from training.learners.base import Backpropagation, Learner, all_finite
 from training.learners.comparison import in_words, tensors_of, values_of
 from training.schedules import ended_early, make_plateau, make_schedule
@@ -255,6 +256,8 @@ class Loop:
         values = self.task.tags(on_test.values, on_train.values)
         self.writer.scalars(step, values)
         self.writer.pictures(step, self.learner.parameters)
+        if isinstance(self.data.test, Streams):
+            self.writer.generated(step, sample(self.learner, self.data, self.config.tokens))
         if any(p.ndim == 4 for p in self.learner.parameters.values()):  # only convolutions make maps
             first, _ = self.data.test.batch(torch.arange(1, device=self.data.test.device), self.dtype)
             self.writer.feature_maps(step, self.learner.activations(first))

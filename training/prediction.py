@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training import checkpoint
 from training.config import Config
-from training.data import Dataset, Split, scaled
+from training.data import DATASETS, TEXTS, Dataset, Examples, Split, Streams, Vocabulary, load, scaled
 from training.errors import UserError, listed
 from training.evaluation import BLOCK, confidence
 from training.families.configure import from_mapping
@@ -19,7 +19,7 @@ from training.learners.factory import make_manual, make_reference
 from training.learners.manual import ManualLearner
 from training.learners.verification import Check, compare, formats
 from training.pictures import Reading
-from training.tasks import CLASSIFICATION
+from training.tasks import CLASSIFICATION, NEXT_TOKEN
 from training.usual import usual_torch
 
 MANY = 1 / 3  # of the views of a picture
@@ -48,6 +48,47 @@ class Trained:
                 f"this network is for {self.data.task} and has no classes: give the checkpoint of one that classifies"
             )
 
+    @property
+    def reads_text(self) -> bool:
+        return self.data.task == NEXT_TOKEN.name
+
+    @property
+    def text(self) -> Streams:
+        """Which segments the network reads. Raises UserError for a network that reads no text."""
+        if not isinstance(self.data.test, Streams):
+            raise UserError(
+                f"this network is for {self.data.task} and goes on with no text: give the checkpoint of one for "
+                f"{NEXT_TOKEN.name}"
+            )
+        return self.data.test
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.data.classes, self.config.tokens)
+
+    def held_out(self, name: str, data_dir: Path, validation: int) -> Dataset:
+        """The data set `name` with the examples in its `test` as this network reads them: ids are those of its own.
+
+        Raises UserError for a data set that is not like its own.
+        """
+        is_text = name in TEXTS or (self.reads_text and name == self.data.name)
+        if name in DATASETS and is_text != self.reads_text:
+            raise UserError(
+                f"--dataset is {name}, but this network is for {self.data.task}: give --dataset {self.data.name}, or "
+                f"{'another text' if self.reads_text else 'another one with classes'}"
+            )
+        data = load(name, data_dir, validation=validation, tokens=self.config.tokens if is_text else "characters")
+        if not isinstance(data.test, Streams):
+            self.require_like(data)
+            return data
+        present, places = data.test.ids.unique(return_inverse=True)
+        where = f"the test part of {data.name}"
+        ids = self.vocabulary.ids_of(where, [data.classes[i] for i in present.tolist()])[places]
+        return replace(
+            data,
+            test=replace(data.test, ids=ids, context=min(self.text.context, len(ids) - 1), carries=self.text.carries),
+        )
+
     def require_like(self, data: Dataset) -> None:
         """Raises UserError unless examples and classes of `data` are what this network knows."""
         for what in ("shape", "classes"):
@@ -70,8 +111,11 @@ def load_trained(path: Path) -> Trained:
         config = replace(from_mapping(saved["config"]), data_dir=checkpoint.data_dir(saved))
         known = saved["data"]
         shape, classes = tuple(known["shape"]), tuple(known["classes"])
-        nothing = Split(torch.empty(0, prod(shape)), torch.empty(0, dtype=torch.int64))
+        nothing: Examples = Split(torch.empty(0, prod(shape)), torch.empty(0, dtype=torch.int64))
+        if known["task"] == NEXT_TOKEN.name:  # a text of one segment, which the family says how it reads
+            nothing = Streams(torch.zeros(prod(shape) + 1, dtype=torch.int64), 1, unit=config.tokens)
         data = Dataset(known["name"], nothing, nothing, shape, classes, source="", task=known["task"])
+        data = arranged(config, data)
         learner = make_manual(config, data, make_model(config, data))
         learner.load_state_dict(saved)
         learner.forget()

@@ -6,13 +6,15 @@ import os
 import re
 import time
 from dataclasses import fields, replace
+from html import unescape
 
 import numpy as np
 import pytest
 import torch
+from markdown import markdown
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from tests.support.dashboard import NOTHING, colors_of, events, image_steps, images, random_pictures, writing
+from tests.support.dashboard import NOTHING, colors_of, events, image_steps, images, random_pictures, texts, writing
 from tests.support.running import learner_of, metrics
 from training.config import Config
 from training.dashboard import figures
@@ -250,13 +252,21 @@ class TestConfiguration:
             with writing(tmp_path, start, CHOSEN):
                 pass
         reader = events(tmp_path)
-        (config,) = reader.Tensors("config/text_summary")  # once, though the run was resumed
-        (text,) = config.tensor_proto.string_val
-        rows = text.decode().splitlines()
+        ((_, text),) = texts(reader, "config")  # once, though the run was resumed
+        rows = text.splitlines()
         assert {"| hidden | `[30, 7]` |", "| lr | `0.125` |"} <= set(rows)
         assert len(rows) == 2 + len(fields(CHOSEN))
-        (environment,) = reader.Tensors("environment/text_summary")
-        assert f'| torch | `"{torch.__version__}"` |' in environment.tensor_proto.string_val[0].decode()
+        ((_, environment),) = texts(reader, "environment")
+        assert f'| torch | `"{torch.__version__}"` |' in environment
+
+    def test_a_generated_text_keeps_its_line_ends_and_is_no_markdown(self, tmp_path):
+        sample = "\nab\n\n  *c* <i>\n```\n| x | y |\n|---|---|\n&amp; - z"
+        with writing(tmp_path) as writer:
+            writer.generated(5, sample)
+        ((step, text),) = texts(events(tmp_path), "generated")
+        assert step == 5
+        html = markdown(text, extensions=["tables", "fenced_code"])  # as TensorBoard reads it
+        assert unescape(html) == f"<pre><code>{sample}\n</code></pre>"
 
     def test_hparams_of_the_run_itself_and_of_one_that_had_nothing_left_to_do(self, tmp_path):
         run_dir = tmp_path / "run"

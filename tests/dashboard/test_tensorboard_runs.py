@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from lessons.runs import Silent
-from tests.support.dashboard import colors_of, events, image, image_steps, images, random_pictures, writing
+from tests.support.dashboard import colors_of, events, image, image_steps, images, random_pictures, texts, writing
 from tests.support.running import ROOT, learner_of
 from training.dashboard import figures
 from training.dashboard.weight_images import feature_maps, filter_pictures
 from training.data import load
 from training.families.configure import configure
+from training.families.networks import arranged
 from training.loop import Loop
 
 CNN = configure(model="cnn", channels=(4, 20), blocks=1, activation=("relu",), loss="softmax-cross-entropy", init="he")
@@ -88,21 +89,37 @@ class TestRun:
         assert image_steps(reader)["gradient_by_depth"] == [6]
         assert not reader.Tags()["histograms"]
 
-    @pytest.mark.parametrize("of", ["points", "pictures", "convolutions"])
+    @pytest.mark.parametrize("of", ["points", "pictures", "convolutions", "text"])
     def test_metrics_md_explains_every_tag(self, run_by, tmp_path, of):
-        """And a perceptron of pictures has its weights shown, but no maps."""
-        data = load("points") if of == "points" else random_pictures((6, 6))
-        config = configure(impl="both", dtype="float64", batch_size=8, max_steps=2, log_every=1, histogram_every=1)
+        """And a perceptron of pictures has its weights shown, but no maps; a network of a text what it generates."""
+        options = (
+            {"model": "recurrent", "width": 5, "context": 9, "loss": "softmax-cross-entropy"} if of == "text" else {}
+        )
+        often = {"max_steps": 2, "log_every": 1, "histogram_every": 1}
+        config = configure(impl="both", dtype="float64", batch_size=8, **often, **options)
+        given = {"points": ("points",), "text": ("text", ROOT / "LICENSE")}.get(of)
+        data = arranged(config, load(*given)) if given else random_pictures((6, 6))
         reader, _ = run_by("both") if of == "convolutions" else run(tmp_path, config, data)
-        shown = {"points": {"decision_boundary"}, "pictures": {"first_layer_weights", "mistakes"}}
-        shown = shown.get(of, {"filters", "feature_maps"}) | {"confusion_matrix", "gradient_by_depth"}
-        assert image_steps(reader).keys() == shown
+        shown = {
+            "points": {"confusion_matrix", "decision_boundary"},
+            "pictures": {"confusion_matrix", "first_layer_weights", "mistakes"},
+            "convolutions": {"confusion_matrix", "filters", "feature_maps"},
+            "text": set(),
+        }
+        assert image_steps(reader).keys() == shown[of] | {"gradient_by_depth"}
         tags = reader.Tags()
         if of != "convolutions":
             folders = {tag.split("/")[0] for tag in tags["scalars"]}
-            assert folders >= {"loss", "accuracy", "learning_rate", "gradient_norm", "update_ratio", "gradient_check"}
+            metric = "bits" if of == "text" else "accuracy"
+            assert folders >= {"loss", metric, "learning_rate", "gradient_norm", "update_ratio", "gradient_check"}
+        if of == "text":
+            begin = "".join(data.classes[i] for i in data.test.ids[:32].tolist()).replace("\n", "\n    ")
+            generated = texts(reader, "generated")
+            assert [(step, text.startswith(f"    {begin}")) for step, text in generated] == [(0, True), (2, True)]
+            assert generated[0] != generated[1]
         explained = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-        for tag in (*tags["scalars"], *tags["histograms"], *tags["images"]):
+        written = (tag.removesuffix("/text_summary") for tag in tags["tensors"] if not tag.startswith("_hparams_"))
+        for tag in (*tags["scalars"], *tags["histograms"], *tags["images"], *written):
             folder, _, name = tag.partition("/")
             kind = re.escape(name.rpartition(".")[2])
             family = rf"{folder}/(<(parameter|name)>|<layer>(\.{kind})?)"

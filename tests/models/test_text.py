@@ -77,6 +77,6 @@ def test_predict_refuses_a_network_that_has_no_classes(tmp_path, capsys):
     run_dir = tmp_path / "run"
     options = {"model": "cell", "data_dir": TEXT, "examples": 700, "max_steps": 2, "run_dir": run_dir}
     assert call(capsys, train.main, *flags(options)).status == 0
-    done = call(capsys, predict.main, "--checkpoint", run_dir, "--dataset", "text")
+    done = call(capsys, predict.main, "--checkpoint", run_dir, "x.png")
     assert done.status == 2
     assert "this network is for prediction of the next token and has no classes: give" in one_sentence(done.err)

@@ -42,6 +42,11 @@ def events(run_dir):
     return EventAccumulator(str(run_dir), size_guidance=everything).Reload()
 
 
+def texts(reader, tag):
+    """Step and Markdown of each text."""
+    return [(event.step, event.tensor_proto.string_val[0].decode()) for event in reader.Tensors(f"{tag}/text_summary")]
+
+
 def images(reader):
     """Of every image in the folder `images`, the only one, its steps and its pixels."""
     found = {}

@@ -245,11 +245,19 @@ def folder(tmp_path):
 
 
 PREDICT = {
-    "": "either pictures or --dataset",
-    "x.png --dataset npz": "either pictures or --dataset",
+    "": "one of these three: pictures, --prompt TEXT or --dataset NAME",
+    "x.png --dataset npz": "one of these three",
+    "--prompt a --dataset npz": "one of these three",
     "x.png --validation 3": "go with --dataset",
     "--dataset npz --show {tmp}": "--show goes with pictures",
-    "--show {tmp}/blank.png": "either pictures or --dataset",
+    "--show {tmp}/blank.png": "one of these three",
+    "x.png --length 9": "--length, --temperature, --top-k and --seed go with --prompt",
+    "--prompt a --length 0": "--length is 0, but it must be a whole number from 1",
+    "--prompt a --temperature -0.5": "--temperature is -0.5, but it must be a number from 0",
+    "--prompt a --temperature nan": "--temperature is nan",
+    "--prompt a --top-k -1": "--top-k is -1, but it must be a whole number from 0",
+    "--prompt a": "for classification and goes on with no text: give the checkpoint of one for prediction of the next",
+    "--dataset shakespeare": "--dataset is shakespeare, but this network is for classification: give --dataset npz, or",
     "--show {tmp}/blank.png x.png": "blank.png, which is a file: give a directory before the pictures",
     "--dataset mnits": "did you mean 'mnist'",
     "--dataset sample": "sample has shape 28, 28",

@@ -7,7 +7,7 @@ from manual_backprop.initializers import INITIALIZERS
 from manual_backprop.losses import LOSSES
 from manual_backprop.optimizers import OPTIMIZERS
 from manual_backprop.schedules import SCHEDULES
-from training.config.rules import COUNT, FRACTION, NUMBER, POSITIVE, UP_TO_1000, WHOLE, OneOf, Range
+from training.config.rules import COUNT, FRACTION, NUMBER, POSITIVE, SEED, UP_TO_1000, WHOLE, OneOf, Range
 from training.data import DATASETS
 from training.data.expansion import EXPANSIONS
 
@@ -23,7 +23,7 @@ class Network:
     init: Annotated[str, OneOf(INITIALIZERS)] = "scaled-normal"
     """Initial weights: N(0, 1), N(0, 1/fan_in), N(0, 0.01²), Xavier, He, all zero, all one half. Left out,
     scaled-normal for few sigmoids with sgd, else he for relu and its kind and xavier for the others."""
-    seed: Annotated[int, Range("a whole number from 0 to 2⁶³ − 1", lambda n: 0 <= n < 2**63)] = 0
+    seed: Annotated[int, SEED] = 0
     """Seed of the initial weights and of the order of the examples."""
 
 

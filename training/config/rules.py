@@ -40,6 +40,7 @@ COUNT = Range("a whole number from 1", lambda n: n >= 1)
 UP_TO_1000 = Range("a whole number from 0 to 1000", lambda n: 0 <= n <= 1000)
 SIZES = Range("one or more whole numbers from 1", lambda sizes: bool(sizes) and min(sizes) >= 1)
 NUMBER = Range("a number from 0", lambda x: 0 <= x < inf)
+SEED = Range("a whole number from 0 to 2⁶³ − 1", lambda n: 0 <= n < 2**63)
 POSITIVE = Range("a positive number", lambda x: 0 < x < inf)
 FRACTION = Range("from 0 to below 1", lambda x: 0 <= x < 1)
 

@@ -103,6 +103,10 @@ class MetricsWriter:
             picture = test.stored(torch.arange(1, device=test.device)).view(-1, *self.data.shape[-2:])
             self._image("feature_maps", feature_maps(picture, maps), step)
 
+    def generated(self, step: int, sample: str) -> None:
+        """A text as it is: indented, Markdown keeps its line ends and every symbol."""
+        self.events.add(text("generated", "\n".join(f"    {line}" for line in sample.split("\n"))), step)
+
     def gradient_by_depth(self, step: int, result: Backpropagation) -> None:
         """The sizes of δ and of the gradients of matrices and kernels, from the first layer to the last."""
         from training.dashboard import figures

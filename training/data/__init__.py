@@ -13,7 +13,7 @@ from training.data.mnist import MNIST_COUNTS, has_mnist, load_fashion_mnist, loa
 from training.data.order import epoch_order
 from training.data.streams import Streams
 from training.data.synthetic import load_points, load_spiral, points_rule
-from training.data.text import Tokens, load_shakespeare, load_text
+from training.data.text import Tokens, Vocabulary, load_shakespeare, load_text
 from training.errors import UserError
 
 __all__ = [
@@ -23,6 +23,8 @@ __all__ = [
     "Examples",
     "Split",
     "Streams",
+    "Tokens",
+    "Vocabulary",
     "as_format",
     "epoch_order",
     "expand",

@@ -1,15 +1,19 @@
 """Texts: the bundled plays, and a file of the user's own."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from unicodedata import category
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from training.data.dataset import Dataset
 from training.data.streams import Streams
-from training.errors import UserError
+from training.errors import UserError, listed
 
 Tokens = Literal["characters", "bytes"]
 
@@ -18,6 +22,46 @@ BYTES = tuple(chr(byte) if 32 < byte < 127 else f"0x{byte:02x}" for byte in rang
 ENDS_OF_LINES = ("\n", "0x0a")
 VISIBLE = {" ": "␣", "0x20": "␣", "\t": "⇥", "0x09": "⇥", **dict.fromkeys(ENDS_OF_LINES, "↵")}
 SHORTEST = 11  # of which the last tenth has two: one to read, and one to predict
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Which id stands for what in a text: a character each, a byte of UTF-8, or, in `classes` of words, a word each."""
+
+    classes: tuple[str, ...]
+    tokens: Tokens
+
+    @property
+    def between(self) -> str:
+        """What stands between two of them."""
+        return "" if max(map(len, self.classes)) == 1 else " "
+
+    def encode(self, option: str, text: str) -> list[int]:
+        """The ids of `text`, the value of `option`. Raises UserError for one that is empty or has what no id is for."""
+        pieces = text.split() if self.between else text
+        if not pieces:
+            raise UserError(f"{option} is empty: give a text to go on with")
+        if self.tokens == "bytes":
+            return list(text.encode(errors="surrogateescape"))  # as a command line has bytes that are not UTF-8
+        return self.ids_of(option, pieces).tolist()
+
+    def ids_of(self, where: str, pieces: Iterable[str]) -> Tensor:
+        """The ids of characters or words. Raises UserError for those that `where` has and this vocabulary lacks."""
+        number = {name: i for i, name in enumerate(self.classes)}
+        if unknown := [piece for piece in dict.fromkeys(pieces) if piece not in number]:
+            raise UserError(
+                f"{where} has {len(unknown):,} different {self.tokens} that this network never saw: "
+                f"{listed([*map(repr, unknown)])}; it knows {len(number):,}: {listed([*map(repr, self.classes)])}"
+            )
+        return torch.tensor([number[piece] for piece in pieces])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of these ids, with U+FFFD for what is not UTF-8, and for control characters but \\n and \\t."""
+        if self.tokens == "bytes":
+            text = bytes(ids).decode(errors="replace")
+        else:
+            text = self.between.join(self.classes[i] for i in ids)
+        return "".join("\ufffd" if category(c) == "Cc" and c not in "\n\t" else c for c in text)
 
 
 def load_text(path: Path, tokens: Tokens = "characters") -> Dataset:

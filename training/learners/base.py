@@ -124,6 +124,10 @@ class Learner(Protocol):
         """The model in evaluation mode, which goes on from `memory`; the learner's own stays."""
         ...
 
+    def forward(self, x: Tensor, memory: Buffers) -> tuple[Tensor, Buffers]:
+        """The outputs for x, with the model in evaluation mode, which goes on from `memory`; and the new memory."""
+        ...
+
     def outputs(self, x: Tensor) -> Tensor:
         """The outputs for x (B, features), with the model in evaluation mode."""
         ...

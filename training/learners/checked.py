@@ -104,6 +104,9 @@ class CheckedLearner:
     def evaluate(self, x: Tensor, y: Tensor, memory: Buffers = NOTHING) -> Evaluated:
         return self.manual.evaluate(x, y, memory)
 
+    def forward(self, x: Tensor, memory: Buffers) -> tuple[Tensor, Buffers]:
+        return self.manual.forward(x, memory)
+
     def outputs(self, x: Tensor) -> Tensor:
         return self.manual.outputs(x)
 

@@ -116,14 +116,17 @@ class ManualLearner:
         self.steps += 1
 
     def evaluate(self, x: Tensor, y: Tensor, memory: Buffers = NOTHING) -> Evaluated:
+        output, new_memory = self.forward(x, memory)
+        with torch.inference_mode():
+            return Evaluated(self.loss.forward(output, y, count=1)[0], output, new_memory)
+
+    def forward(self, x: Tensor, memory: Buffers) -> tuple[Tensor, Buffers]:
         tape = Tape(buffers=self.buffers, memory=memory, records=False)
         with torch.inference_mode():
-            output = self.model.forward(self.params, x, tape)
-            return Evaluated(self.loss.forward(output, y, count=1)[0], output, tape.new_memory)
+            return self.model.forward(self.params, x, tape), tape.new_memory
 
     def outputs(self, x: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return self.model.forward(self.params, x, Tape(buffers=self.buffers, records=False))
+        return self.forward(x, NOTHING)[0]
 
     def activations(self, x: Tensor) -> Mapping[str, Tensor]:
         tape = Tape(buffers=self.buffers, records=False, observes=True)

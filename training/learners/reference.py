@@ -172,19 +172,19 @@ class ReferenceLearner:
         self.steps += 1
 
     def evaluate(self, x: Tensor, y: Tensor, memory: Buffers = NOTHING) -> Evaluated:
-        after = dict(memory)
-        output = self._output(x, {"memory": after} if "memory" in self.takes else {})
-        return Evaluated(self.loss(output, y, 1), output, after)
+        output, new_memory = self.forward(x, memory)
+        return Evaluated(self.loss(output, y, 1), output, new_memory)
 
-    def outputs(self, x: Tensor) -> Tensor:
-        return self._output(x, {})
-
-    def _output(self, x: Tensor, given: Mapping[str, Any]) -> Tensor:
+    def forward(self, x: Tensor, memory: Buffers) -> tuple[Tensor, Buffers]:
+        new_memory = dict(memory)
         self.module.eval()
         with torch.no_grad():
-            output = self.module(x, **given)
+            output = self.module(x, **({"memory": new_memory} if "memory" in self.takes else {}))
         self.module.train()
-        return output
+        return output, new_memory
+
+    def outputs(self, x: Tensor) -> Tensor:
+        return self.forward(x, NOTHING)[0]
 
     def activations(self, x: Tensor) -> Mapping[str, Tensor]:
         self.module.eval()
