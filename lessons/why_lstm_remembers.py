@@ -55,7 +55,7 @@ GATES = LENGTH - 2  # between c₁ and c_{T−1}, which is the last one that a s
 TESTED = 500  # sequences
 HALF, OPEN = "lstm, f from 0.5", "lstm, f from 0.95"
 NETWORKS = {"rnn": ("rnn", 0.0), HALF: ("lstm", 0.0), OPEN: ("lstm", 3.0)}  # cell, first bias of its forget gates
-EXACT, VANISHED, ARRIVES = 1e-12, 1e-3, 0.05  # an error, and factors over GATES steps
+EXACT, VANISHED, ARRIVES = 1e-12, 1e-3, 0.01  # an error, and factors over GATES steps
 LEARNED, GUESSED = 0.95, 0.5  # accuracies; guessing is right in 0.25
 COLOR = {"rnn": VERMILION, HALF: GREEN, OPEN: BLUE}
 
