@@ -23,6 +23,7 @@ from gallery.perceptron import (
     WeightGradientOfTheFirstExample,
 )
 from manual_backprop.initializers import INITIALIZERS
+from manual_backprop.layers import lstm, rnn
 from manual_backprop.layers.activations import ACTIVATIONS
 from manual_backprop.losses import Quadratic, SigmoidCrossEntropy
 from manual_backprop.models.mlp import MLP
@@ -203,3 +204,38 @@ def pixels_without_slopes(lesson: Any, patch: Any) -> None:
         return d_output
 
     patch.setattr(lesson, "input_gradient", gradient)
+
+
+@noticed("vanishing_through_time", "no σ′ in RN2")
+def no_slope_through_time(lesson: Any, patch: Any) -> None:
+    """In one step from h₀ to h₁."""
+
+    class Steep:
+        OUTPUTS = rnn.OUTPUTS
+
+        @staticmethod
+        def forward(*given: Any, **options: Any) -> Any:
+            y, h, _ = rnn.forward(*given, **options)
+            return y, h, given[3]  # W_hh
+
+        @staticmethod
+        def backward(dy: Any, dh: Any, W_hh: Any, need_dx: bool = True) -> Any:
+            return None, (dy[:, 0] + dh) @ W_hh
+
+    patch.setitem(lesson.CELLS, "rnn", Steep)
+
+
+@noticed("why_lstm_remembers", "no f in LS9")
+def cell_not_gated(lesson: Any, patch: Any) -> None:
+    """dc is handed back as it came."""
+
+    class Ungated:
+        OUTPUTS = lstm.OUTPUTS
+        forward = lstm.forward
+
+        @staticmethod
+        def backward(dy: Any, dh: Any, dc: Any, cache: Any, need_dx: bool = True) -> Any:
+            dx, d_h, _, *gradients = lstm.backward(dy, dh, dc, cache, need_dx)
+            return dx, d_h, dc, *gradients
+
+    patch.setattr(lesson, "lstm", Ungated)

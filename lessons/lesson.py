@@ -48,6 +48,8 @@ LESSONS = (
     "what-layers-learn",
     "shared-nodes",
     "linear-backward",
+    "vanishing-through-time",
+    "why-lstm-remembers",
 )
 REPORT, FIGURE = "report.json", "figure.png"
 

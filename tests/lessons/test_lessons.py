@@ -205,9 +205,14 @@ SMALLER = {
     "one_example": {"STAGES": (0, 30, 40), "EXAMPLES": 300, "PICTURES": 50},
     "vanishing_gradients": {"learn": accuracies()},
     "universal_approximation": {"STEPS": 500, "FELL": 5, "says_blue": says_blue},
+    "vanishing_through_time": {"WIDTH": 100, "SEQUENCES": 4, "STEPS": 40},
+    "why_lstm_remembers": {"LENGTH": 15, "GATES": 13, "STEPS": 100, "BATCH": 30, "TESTED": 200},
     "what_layers_learn": {"NETWORK": replace(neurons.NETWORK, epochs=1), "STEPS": 100},
 }
-LONG = ["cost_functions", "fire_together", "one_example", "universal_approximation", "what_layers_learn"]
+LONG = [
+    *("cost_functions", "fire_together", "one_example"),
+    *("universal_approximation", "what_layers_learn", "why_lstm_remembers"),
+]
 # The right network, written in the same way as the wrong ones, must not be taken for one of them.
 RIGHT = [WrongLesson(lesson, "right", everywhere(SpelledMLP)) for lesson in {wrong.lesson: None for wrong in NOTICED}]
 
