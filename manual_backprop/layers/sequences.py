@@ -19,12 +19,16 @@ def by_step(x: Tensor) -> Tensor:
 def order(
     x: Tensor, lengths: Tensor | None, reverse: bool
 ) -> tuple[Tensor | None, list[Tensor] | list[None], Sequence[int]]:
-    """Which sequences run, (T, B, 1), None where all do; the same for each step; the steps in their order."""
+    """Which sequences run, (T, B, 1), None where all do; the same for each step; the steps in their order.
+
+    torch raises IndexError for a length beyond T: lengths are looked up, as ids are.
+    """
     steps = range(x.shape[1])
     taken = steps[::-1] if reverse else steps
     if lengths is None:
         return None, [None] * len(steps), taken
-    running = (torch.arange(len(steps), device=x.device)[:, None] < lengths).unsqueeze(2)
+    numbers = torch.arange(len(steps) + 1, device=x.device)
+    running = (numbers[:-1, None] < numbers)[:, lengths].unsqueeze(2)  # a column of the table for each sequence
     return running, list(running), taken
 
 

@@ -131,6 +131,13 @@ def test_another_activation_is_refused():
         rnn.forward(x, *states, *weights, activation="sigmoid")
 
 
+@each_layer
+def test_a_length_beyond_the_steps_is_refused(name):
+    x, states, weights = drawn(name)
+    with pytest.raises(IndexError, match=f"index {T + 1} is out of bounds"):
+        LAYERS[name][0].forward(x, *states, *weights, torch.tensor([T, 1, T + 1]))
+
+
 def test_the_embeddings_examples_have_ids_that_are_repeated():
     """Without them a dE that assigns where it should add would pass."""
     examples = list(embedding.examples(torch.Generator().manual_seed(0)))
