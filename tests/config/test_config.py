@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tomllib
 from dataclasses import replace
 from math import inf, nan
 
@@ -268,26 +267,21 @@ def test_only_pictures_are_moved(option, value, sample):
 
 @pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
-def test_threads_left_out_are_those_that_torch_found_and_no_more_than_the_process_may_use(tmp_path):
-    """Of a large network in a process of its own: not as many as there are cores."""
+def test_the_threads_found_are_those_of_torch_and_no_more_than_the_process_may_use():
+    """In a process of its own: not as many as there are cores."""
+    program = "import torch; found = torch.get_num_threads(); import train; from training import prepare; "
+    program += "print(found, prepare.FOUND_THREADS)"
     others = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
 
-    def said(*arguments, **environment):
-        how = {"cwd": ROOT, "env": others | environment, "check": True, "stdout": subprocess.PIPE, "text": True}
-        return subprocess.run([sys.executable, *arguments], **how).stdout
+    def said(**environment):
+        command = [sys.executable, "-c", program]
+        return subprocess.check_output(command, cwd=ROOT, env=others | environment, text=True).split()
 
-    def threads_of_a_run(name, **environment):
-        options = ["--hidden", "300", "300", "--dataset", "sample", "--max-steps", "1", "--examples", "100"]
-        said("train.py", *options, "--run-dir", str(tmp_path / name), **environment)
-        return tomllib.loads((tmp_path / name / "config.toml").read_text())["threads"]
-
-    threads = {"OMP_NUM_THREADS": str((os.cpu_count() or 1) + 1)}
-    found = said("-c", "import torch; print(torch.get_num_threads())", **threads)
-    assert threads_of_a_run("found", **threads) == int(found)
+    assert said(OMP_NUM_THREADS="1") == ["1", "1"]
     allowed = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(allowed)})
-        assert threads_of_a_run("allowed") == 1
+        assert said() == ["1", "1"]
     finally:
         os.sched_setaffinity(0, allowed)
 

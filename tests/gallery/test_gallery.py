@@ -62,11 +62,13 @@ def test_another_choice_at_a_kink_is_no_mistake(choice):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(1, 6))
 def test_the_numbers_do_not_matter(seed):
-    alarms = [f"{entry.name}\n{report}" for entry in ENTRIES if not (report := entry.ours(True, seed)).passed]
-    missed = [entry.name for entry in ENTRIES if entry.ours(False, seed).passed]
-    seen = [entry.name for entry in ENTRIES if not entry.misses(False, seed)]
+    """Each entry at one of five other seeds."""
+    entries = ENTRIES[seed - 1 :: 5]
+    alarms = [f"{entry.name}\n{report}" for entry in entries if not (report := entry.ours(True, seed)).passed]
+    missed = [entry.name for entry in entries if entry.ours(False, seed).passed]
+    seen = [entry.name for entry in entries if not entry.misses(False, seed)]
     assert not alarms, "\n".join(alarms)
     assert not missed
     assert not seen, "the naive test sees these"

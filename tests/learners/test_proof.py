@@ -46,7 +46,6 @@ def test_the_last_line_of_lock_step(run, tmp_path):
         ({"check_every": 5}, "2 of 2 steps agree (one in 5 was compared); largest error "),
         ({"check_every": 20}, "no step was compared: the run took 14, and one in 20 is compared"),
         ({"impl": "manual"}, "test accuracy"),
-        ({"impl": "reference"}, "test accuracy"),
     ],
     ids=str,
 )

@@ -227,10 +227,7 @@ def each(problems, fast=8, rest="slow"):
     kinds = {}
     for name, problem in problems.items():
         kinds.setdefault(type(problem.model), []).append(name)
-    return each_of(problems, [name for names in kinds.values() for name in names[:: ceil(len(names) / fast)]], rest)
-
-
-def each_of(problems, fast, rest):
+    chosen = {name for names in kinds.values() for name in names[:: ceil(len(names) / fast)]}
     marks = {True: (), False: getattr(pytest.mark, rest)}
-    cases = [pytest.param(problem, id=name, marks=marks[name in fast]) for name, problem in problems.items()]
+    cases = [pytest.param(problem, id=name, marks=marks[name in chosen]) for name, problem in problems.items()]
     return pytest.mark.parametrize("problem", cases)

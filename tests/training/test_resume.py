@@ -66,14 +66,17 @@ OPTIONS = {
 }
 
 
+TOLD_TO_EACH = [title for title in OPTIONS if title.startswith("optimizer") or "penalties" in title]  # not to the loop
+RESUMED = [(title, "manual") for title in OPTIONS] + [(title, "reference") for title in TOLD_TO_EACH]
+
+
 @pytest.mark.sweep(6)
 @pytest.mark.parametrize(
-    "impl",
-    ["manual", pytest.param("reference", marks=pytest.mark.slow), pytest.param("both", marks=pytest.mark.long)],
+    ("title", "impl"), [*RESUMED, *(pytest.param(title, "both", marks=pytest.mark.long) for title in TOLD_TO_EACH[-2:])]
 )
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_stopped_again_and_again_with(options, impl, npz, tmp_path):
+def test_stopped_again_and_again_with(title, impl, npz, tmp_path):
     """Masks and schedules are functions of seed and step; what follows the evaluations is a part of the progress."""
+    options = OPTIONS[title]
     data = load("npz", npz, validation=options.get("validation", 0))
     settings = config(data, impl=impl, **options)
     _, outcome = train_loop(settings, data, tmp_path / "whole")
