@@ -44,5 +44,5 @@ speed:  ## time a training step again and write the README's table
 defaults:  ## train with every combination of optimizer, cost and activation (half an hour), write docs/defaults.md
 	$(BIN)/python -m benchmarks.defaults
 
-mutation:  ## break the mathematics in every small way, see whether the tests notice (ten minutes), write docs/mutation.md
+mutation:  ## break the mathematics in every small way, see whether the tests notice (20 minutes), write docs/mutation.md
 	$(BIN)/python -m benchmarks.mutation

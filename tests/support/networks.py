@@ -169,7 +169,7 @@ def text(model, loss):
 WIDTHS = (11, 9, 6, 13, 5, 8, 12, 7, 10)  # all different, so that a transposed matrix cannot fit
 BATCHES = (1, 2, 7, 33)
 CASES = [
-    (depth, name, list(LOSSES)[(depth + 3 * i) % len(LOSSES)], BATCHES[(depth // 2 + i) % len(BATCHES)])
+    (depth, name, list(LOSSES)[(depth + i) % len(LOSSES)], BATCHES[(depth // 2 + i) % len(BATCHES)])
     for depth, (i, name) in product(range(1, 9), enumerate((*ACTIVATIONS, "mixed")))
 ]
 
