@@ -100,6 +100,6 @@ def typed(name: str, hint: Any, value: Any) -> Any:
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        kind = {int: "a whole number", float: "a number", str: "text in quotes"}[hint]
+        kind = {int: "a whole number", float: "a number", str: "text in quotes", bool: "true or false"}[hint]
         raise UserError(f"{name} is {value!r}, but it must be {kind}")
     return value
