@@ -1,6 +1,6 @@
 """Recurrent networks: pictures read row by row, and texts character by character."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated
 
@@ -61,6 +61,7 @@ class Recurrents(Family):
     name, summary, preset = NAME, "a recurrent network for pictures, row by row, and for texts", "rows-lstm"
     config, options, model = RecurrentConfig, Options, Recurrent
     tasks = (CLASSIFICATION.name, NEXT_TOKEN.name)
+    rates: Mapping[str, float] = {"adam": 0.01}
 
     def arrange(self, config: RecurrentConfig, data: Dataset) -> Dataset:
         return segments(data, config.context, carries=True) if data.task == NEXT_TOKEN.name else data
