@@ -146,7 +146,7 @@ def run_dir(tmp_path_factory):
 
 REFUSED = {
     "--prompt": "--prompt is empty",
-    "--prompt aŵ\x07aŵ": r"--prompt has 2 different characters that this network never saw: 'ŵ', '\x07';",
+    "--prompt aŵ\x07aŵ": r"--prompt has characters that this network never saw: 'ŵ', '\x07';",
     "--prompt a --index 3": "--index and --prompt name an example each",
     "--index 0": "--index is 0, but it must be from 1 to",
     "--index 100000": "--index is 100000, but it must be from 1 to",

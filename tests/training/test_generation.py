@@ -176,14 +176,17 @@ WRONG = {
     (
         "--prompt",
         "aXéX",
-    ): "--prompt has 2 different characters that this network never saw: 'X', 'é'; it knows 7: '\\n', ",
+    ): "--prompt has characters that this network never saw: 'X', 'é'; it knows 7: '\\n', ",
     ("x.png",): "this network is for prediction of the next token and has no classes",
     (
         "--dataset",
         "mnist",
     ): "--dataset is mnist, but this network is for prediction of the next token: give --dataset text",
     ("--dataset", "mnits"): "did you mean 'mnist'",
-    ("--dataset", "shakespeare"): "different characters that this network never saw: '!', '&', \"'\", ',',",
+    (
+        "--dataset",
+        "shakespeare",
+    ): "part of shakespeare has characters that this network never saw: '!', '&', \"'\", ',',",
 }
 
 

@@ -53,8 +53,8 @@ class Vocabulary:
         number = {name: i for i, name in enumerate(self.classes)}
         if unknown := [piece for piece in dict.fromkeys(pieces) if piece not in number]:
             raise UserError(
-                f"{where} has {len(unknown):,} different {self.tokens} that this network never saw: "
-                f"{listed([*map(repr, unknown)])}; it knows {len(number):,}: {listed([*map(repr, self.classes)])}"
+                f"{where} has {self.tokens} that this network never saw: {listed([*map(repr, unknown)])}; it knows "
+                f"{len(number):,}: {listed([*map(repr, self.classes)])}"
             )
         return torch.tensor([number[piece] for piece in pieces])
 
