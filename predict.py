@@ -51,7 +51,7 @@ class Text:
     temperature: Annotated[float, NUMBER] = 1.0
     """1 draws by the network's own probabilities, less draws likely ones more often; 0 takes the likeliest."""
     top_k: Annotated[int, WHOLE] = 0
-    """Draw from so many of the likeliest only; 0 draws from all."""
+    """Draw from the K likeliest only; 0 draws from all."""
     seed: Annotated[int, SEED] = 0
     """Seed of what is drawn: the same one gives the same text."""
 

@@ -20,7 +20,7 @@ from manual_backprop.losses import SoftmaxCrossEntropy
 from manual_backprop.parameters import Parameters
 from manual_backprop.tape import Tape
 from training.data import Dataset
-from training.data.text import ENDS_OF_LINES, Vocabulary, visible
+from training.data.text import ENDS_OF_LINES, SPACES, Vocabulary, visible
 from training.errors import UserError
 from training.evaluation import BLOCK, examples_of
 from training.families.model import Model
@@ -231,7 +231,7 @@ def _strip(r: Reading) -> str:
         color = ",".join(f"{255 + depth * (end - 255):.0f}" for end in DARK)
         ink = ";color:#fff" if depth > 0.7 else ""
         tip = f"{r.name(id_)}, {_back(r, t)} back: {number(norm)}"
-        shown = " " if token == " " else html.escape(r.name(id_))
+        shown = " " if token in SPACES else html.escape(r.name(id_))
         spans.append(f'<span style="background:rgb({color}){ink}" title="{html.escape(tip)}">{shown}</span>')
         if token in ENDS_OF_LINES:
             spans.append("<br>")

@@ -88,7 +88,7 @@ def bits(sums: Sums) -> float:
 ACCURACY = Metric("accuracy", accuracy, "fraction classified correctly", ".2%", "share")
 LOSS = Metric("loss", mean_cost, "cost per example", ".4f", "logarithmic", on_train=False)
 TOKEN_LOSS = Metric("loss", mean_cost, "cost per token", ".4f", "logarithmic", on_train=False)
-BITS = Metric("bits", bits, "bits per character", ".3f", "logarithmic")
+BITS = Metric("bits", bits, "bits per token", ".3f", "logarithmic")
 
 CLASSIFICATION = Task(
     name="classification",

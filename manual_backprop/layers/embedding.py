@@ -22,7 +22,7 @@ Cache = tuple[Tensor, Tensor, int | None]
 def forward(ids: Tensor, E: Tensor, padding: int | None = None) -> tuple[Tensor, Cache]:
     if E.dim() != 2 or not (padding is None or 0 <= padding < len(E)):
         raise ValueError(f"E is {tuple(E.shape)}, the padding id {padding}: give (V, C), and an id from 0 to V − 1")
-    z = E[ids]
+    z = E.index_select(0, ids.flatten()).view(*ids.shape, E.shape[1])  # where E[ids] also took −1
     if padding is not None:
         z = z.masked_fill((ids == padding).unsqueeze(-1), 0.0)
     return z, (ids, E, padding)

@@ -21,14 +21,15 @@ def order(
 ) -> tuple[Tensor | None, list[Tensor] | list[None], Sequence[int]]:
     """Which sequences run, (T, B, 1), None where all do; the same for each step; the steps in their order.
 
-    torch raises IndexError for a length beyond T: lengths are looked up, as ids are.
+    torch raises IndexError for a length below 0 or beyond T: lengths are looked up, as ids are.
     """
     steps = range(x.shape[1])
     taken = steps[::-1] if reverse else steps
     if lengths is None:
         return None, [None] * len(steps), taken
     numbers = torch.arange(len(steps) + 1, device=x.device)
-    running = (numbers[:-1, None] < numbers)[:, lengths].unsqueeze(2)  # a column of the table for each sequence
+    table = numbers[:-1] < numbers.unsqueeze(1)
+    running = table.index_select(0, lengths).T.unsqueeze(2)  # a row of the table for each sequence
     return running, list(running), taken
 
 

@@ -125,6 +125,7 @@ def test_print_config_trains_nothing_and_read_back_is_the_same(capsys, tmp_path)
         ('activation = "relu"', "activation is 'relu', but it must be a list"),
         ('activation = ["sigmod"]', "did you mean 'sigmoid'"),
         ('impl = "manul"', "did you mean 'manual'"),
+        ("model = 'recurrent'\nbidirectional = 1", "bidirectional is 1, but it must be true or false"),
         ("data_dir = 3", "data_dir is 3, but it must be text in quotes"),
         ("[training]\nlr = 3.0", "unknown key 'training'"),
         ("lr = 3.0\nlr = 4.0", "is not a TOML file"),

@@ -16,6 +16,7 @@ from tests.support.explained import as_number, said
 from tests.support.refusals import assert_refused
 from tests.support.running import ROOT, call, flags, manual_of
 from training.data import Dataset, Streams
+from training.data.text import BYTES
 from training.families.configure import configure
 from training.families.networks import arranged, make_twin
 from training.prediction import Trained
@@ -35,7 +36,8 @@ def a_network(model="recurrent", **options):
     config = configure(model=model, **options)
     ids = torch.randint(len(CLASSES), (300,), generator=torch.Generator().manual_seed(2))
     whole = Streams(ids, 1)
-    data = arranged(config, Dataset("text", whole, whole, (1,), CLASSES, "", task="prediction of the next token"))
+    classes = BYTES if config.tokens == "bytes" else CLASSES
+    data = arranged(config, Dataset("text", whole, whole, (1,), classes, "", task="prediction of the next token"))
     trained = Trained(config, data, manual_of(config, data))
     trained.learner.params.load_state_dict(random_parameters(trained.learner.model, seed=1, gain=2.0))
     return trained, data
@@ -127,7 +129,10 @@ def test_the_page_says_what_was_read_and_is_as_dark_as_it_says(trained):
 
 def test_bytes_of_a_prompt_that_is_no_utf_8():
     trained, _ = a_network(tokens="bytes")
-    assert text.prompted(trained, "é \udcff").before.tolist() == [0xC3, 0xA9, 0x20, 0xFF]
+    place = text.prompted(trained, "é \udcff")
+    assert place.before.tolist() == [0xC3, 0xA9, 0x20, 0xFF]
+    shown = re.findall(r'">([^<]+)</span>', text.page(text.read(trained, place)))
+    assert shown == ["0xc3", "0xa9", " ", "0xff"]
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +146,7 @@ def run_dir(tmp_path_factory):
 
 REFUSED = {
     "--prompt": "--prompt is empty",
-    "--prompt aŵ\x07aŵ": r"--prompt has 2 different characters that this network never saw: 'ŵ', '\x07';",
+    "--prompt aŵ\x07aŵ": r"--prompt has characters that this network never saw: 'ŵ', '\x07';",
     "--prompt a --index 3": "--index and --prompt name an example each",
     "--index 0": "--index is 0, but it must be from 1 to",
     "--index 100000": "--index is 100000, but it must be from 1 to",

@@ -132,10 +132,17 @@ def test_another_activation_is_refused():
 
 
 @each_layer
-def test_a_length_beyond_the_steps_is_refused(name):
+@pytest.mark.parametrize("length", [-1, T + 1])
+def test_a_length_outside_of_the_steps_is_refused(name, length):
     x, states, weights = drawn(name)
-    with pytest.raises(IndexError, match=f"index {T + 1} is out of bounds"):
-        LAYERS[name][0].forward(x, *states, *weights, torch.tensor([T, 1, T + 1]))
+    with pytest.raises(IndexError, match="index out of range"):
+        LAYERS[name][0].forward(x, *states, *weights, torch.tensor([T, 1, length]))
+
+
+@pytest.mark.parametrize("id_", [-1, 5])
+def test_an_id_outside_of_the_embedding_is_refused(id_):
+    with pytest.raises(IndexError, match="index out of range"):
+        embedding.forward(torch.tensor([[0, 4], [1, id_]]), torch.zeros(5, 3))
 
 
 def test_the_embeddings_examples_have_ids_that_are_repeated():

@@ -92,8 +92,8 @@ def test_outputs_that_are_not_finite_draw_nothing():
 @pytest.mark.parametrize(
     ("tokens", "classes", "text", "ids", "back"),
     [
-        ("characters", "\n\x1baé🐅", "é🐅\na\x1b", [3, 4, 0, 2, 1], "é🐅\na\ufffd"),
-        ("bytes", "AB", "é\udcff", [0xC3, 0xA9, 0xFF], "é\ufffd"),
+        ("characters", "\n\x1baé🐅", "é🐅\r\na\x1b", [3, 4, 0, 2, 1], "é🐅\na\ufffd"),
+        ("bytes", "AB", "é\udcff\r\n\r", [0xC3, 0xA9, 0xFF, 13, 10, 13], "é\ufffd\n\ufffd"),
         ("characters", ("a", "the", "sea"), " the  sea\n", [1, 2], "the sea"),
     ],
     ids=["characters", "bytes", "words"],
@@ -176,14 +176,17 @@ WRONG = {
     (
         "--prompt",
         "aXéX",
-    ): "--prompt has 2 different characters that this network never saw: 'X', 'é'; it knows 7: '\\n', ",
+    ): "--prompt has characters that this network never saw: 'X', 'é'; it knows 7: '\\n', ",
     ("x.png",): "this network is for prediction of the next token and has no classes",
     (
         "--dataset",
         "mnist",
     ): "--dataset is mnist, but this network is for prediction of the next token: give --dataset text",
     ("--dataset", "mnits"): "did you mean 'mnist'",
-    ("--dataset", "shakespeare"): "different characters that this network never saw: '!', '&', \"'\", ',',",
+    (
+        "--dataset",
+        "shakespeare",
+    ): "part of shakespeare has characters that this network never saw: '!', '&', \"'\", ',',",
 }
 
 

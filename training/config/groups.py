@@ -37,7 +37,7 @@ class Data:
     """Directory of the data, which are downloaded to it if missing; for images the folder of class folders, for npz
     and text the file."""
     tokens: Literal["characters", "bytes"] = "characters"
-    """What a text is read as; bytes suit any file, and there are always 256 of them."""
+    """What an id of a text stands for: a character, or a byte of any file, of which there are 256."""
     validation: Annotated[int, WHOLE] = 0
     """Hold out the last N training examples (of a text: tokens) and test on them instead of the test set."""
     examples: Annotated[int, WHOLE] = 0

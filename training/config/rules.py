@@ -39,7 +39,7 @@ WHOLE = Range("a whole number from 0", lambda n: n >= 0)
 COUNT = Range("a whole number from 1", lambda n: n >= 1)
 UP_TO_1000 = Range("a whole number from 0 to 1000", lambda n: 0 <= n <= 1000)
 SIZES = Range("one or more whole numbers from 1", lambda sizes: bool(sizes) and min(sizes) >= 1)
-NUMBER = Range("a number from 0", lambda x: 0 <= x < inf)
+NUMBER = Range("a finite number from 0", lambda x: 0 <= x < inf)
 SEED = Range("a whole number from 0 to 2⁶³ − 1", lambda n: 0 <= n < 2**63)
 POSITIVE = Range("a positive number", lambda x: 0 < x < inf)
 FRACTION = Range("from 0 to below 1", lambda x: 0 <= x < 1)
@@ -100,6 +100,6 @@ def typed(name: str, hint: Any, value: Any) -> Any:
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        kind = {int: "a whole number", float: "a number", str: "text in quotes"}[hint]
+        kind = {int: "a whole number", float: "a number", str: "text in quotes", bool: "true or false"}[hint]
         raise UserError(f"{name} is {value!r}, but it must be {kind}")
     return value

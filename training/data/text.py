@@ -19,8 +19,8 @@ Tokens = Literal["characters", "bytes"]
 
 SHAKESPEARE = Path(__file__).parent / "shakespeare" / "plays.txt.xz"
 BYTES = tuple(chr(byte) if 32 < byte < 127 else f"0x{byte:02x}" for byte in range(256))
-ENDS_OF_LINES = ("\n", "0x0a")
-VISIBLE = {" ": "␣", "0x20": "␣", "\t": "⇥", "0x09": "⇥", **dict.fromkeys(ENDS_OF_LINES, "↵")}
+SPACES, ENDS_OF_LINES = (" ", "0x20"), ("\n", "0x0a")
+VISIBLE = {**dict.fromkeys(SPACES, "␣"), "\t": "⇥", "0x09": "⇥", **dict.fromkeys(ENDS_OF_LINES, "↵")}
 SHORTEST = 11  # of which the last tenth has two: one to read, and one to predict
 
 
@@ -37,8 +37,11 @@ class Vocabulary:
         return "" if max(map(len, self.classes)) == 1 else " "
 
     def encode(self, option: str, text: str) -> list[int]:
-        """The ids of `text`, the value of `option`. Raises UserError for one that is empty or has what no id is for."""
-        pieces = text.split() if self.between else text
+        """The ids of `text`, the value of `option`; the end of a line is \\n, as in `load_text`.
+
+        Raises UserError for a text that is empty or has what no id is for.
+        """
+        pieces = text.split() if self.between else text.replace("\r\n", "\n")
         if not pieces:
             raise UserError(f"{option} is empty: give a text to go on with")
         if self.tokens == "bytes":
@@ -50,17 +53,21 @@ class Vocabulary:
         number = {name: i for i, name in enumerate(self.classes)}
         if unknown := [piece for piece in dict.fromkeys(pieces) if piece not in number]:
             raise UserError(
-                f"{where} has {len(unknown):,} different {self.tokens} that this network never saw: "
-                f"{listed([*map(repr, unknown)])}; it knows {len(number):,}: {listed([*map(repr, self.classes)])}"
+                f"{where} has {self.tokens} that this network never saw: {listed([*map(repr, unknown)])}; it knows "
+                f"{len(number):,}: {listed([*map(repr, self.classes)])}"
             )
         return torch.tensor([number[piece] for piece in pieces])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of these ids, with U+FFFD for what is not UTF-8, and for control characters but \\n and \\t."""
+        """The text of these ids, with \\r\\n as \\n.
+
+        U+FFFD stands for what is not UTF-8, and for control characters but \\n and \\t.
+        """
         if self.tokens == "bytes":
             text = bytes(ids).decode(errors="replace")
         else:
             text = self.between.join(self.classes[i] for i in ids)
+        text = text.replace("\r\n", "\n")
         return "".join("\ufffd" if category(c) == "Cc" and c not in "\n\t" else c for c in text)
 
 

@@ -1,6 +1,6 @@
 """Recurrent networks: pictures read row by row, and texts character by character."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated
 
@@ -25,7 +25,7 @@ class Options:
     """Options of the recurrent network."""
 
     cell: Annotated[str, OneOf(CELLS)] = "lstm"
-    """What a layer is made of."""
+    """Kind of the layers: simple recurrent (rnn), long short-term memory (lstm), or gated recurrent units (gru)."""
     width: Annotated[int, COUNT] = 128
     """Units in each layer."""
     depth: Annotated[int, Range("a whole number from 1 to 100", lambda n: 1 <= n <= 100)] = 1
@@ -33,9 +33,9 @@ class Options:
     bidirectional: bool = False
     """Read the rows of a picture in both directions."""
     context: Annotated[int, COUNT] = CONTEXT
-    """Characters of a text in a step: backpropagation through time goes back so far at most, the state goes on."""
+    """Characters or bytes of a text that a step reads. The gradient goes back no further; the state is carried on."""
     activation: Annotated[tuple[str, ...], OneOf(("tanh", "relu"))] = ("tanh",)
-    """That of rnn; lstm and gru have tanh."""
+    """Activation of rnn; lstm and gru have tanh."""
     dropout: Annotated[float, FRACTION] = 0.0
     """Probability, from 0 to below 1, with which an output of a layer is dropped before the next one reads it."""
 
@@ -61,6 +61,7 @@ class Recurrents(Family):
     name, summary, preset = NAME, "a recurrent network for pictures, row by row, and for texts", "rows-lstm"
     config, options, model = RecurrentConfig, Options, Recurrent
     tasks = (CLASSIFICATION.name, NEXT_TOKEN.name)
+    rates: Mapping[str, float] = {"adam": 0.01}
 
     def arrange(self, config: RecurrentConfig, data: Dataset) -> Dataset:
         return segments(data, config.context, carries=True) if data.task == NEXT_TOKEN.name else data
