@@ -63,7 +63,7 @@ def test_equal_neurons_stay_equal_and_unequal_ones_do_not_become_equal(few, samp
         assert course.moved == (moving[-1:] if name in initial_weights.STUCK else moving)
     data = first(sample, 2_000, 100)
     assert initial_weights.course(equal["zeros, sigmoid"], data).replaced < initial_weights.ROUNDING
-    monkeypatch.setitem(INITIALIZERS, "zeros", WeightsAndBiases(nearly_zero, nearly_zero))
+    monkeypatch.setitem(INITIALIZERS, "zeros", WeightsAndBiases(nearly_zero, nearly_zero, nearly_zero))
     broken = initial_weights.course(equal["zeros, sigmoid"], data)
     assert min(broken.early, broken.replaced) > initial_weights.ROUNDING
 
