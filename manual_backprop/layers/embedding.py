@@ -5,7 +5,7 @@
     EM1  dE[v] = Σ dz over all places whose id is v             0 for the padding id
 
 It is the affine map of one-hot rows, without the zeros: an id that comes twice adds twice.
-Raises ValueError if E is no matrix; torch raises IndexError for an id outside of it. Source: the chain rule.
+Raises ValueError if E is no matrix; IndexError for an id outside of it. Source: the chain rule.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,11 @@ Cache = tuple[Tensor, Tensor, int | None]
 def forward(ids: Tensor, E: Tensor, padding: int | None = None) -> tuple[Tensor, Cache]:
     if E.dim() != 2 or not (padding is None or 0 <= padding < len(E)):
         raise ValueError(f"E is {tuple(E.shape)}, the padding id {padding}: give (V, C), and an id from 0 to V − 1")
-    z = E.index_select(0, ids.flatten()).view(*ids.shape, E.shape[1])  # where E[ids] also took −1
+    try:
+        z = E.index_select(0, ids.flatten()).view(*ids.shape, E.shape[1])  # where E[ids] also took −1
+    except IndexError:
+        found = f"{ids.min()} to {ids.max()}"
+        raise IndexError(f"ids are from {found}: give ids from 0 to {len(E) - 1}, the rows of E") from None
     if padding is not None:
         z = z.masked_fill((ids == padding).unsqueeze(-1), 0.0)
     return z, (ids, E, padding)

@@ -17,7 +17,7 @@ With `lengths` (B,) a sequence ends after so many steps: behind them y is 0, and
 `reverse` takes the steps from the last to the first. Whoever does not hand dh₀ on to the segment before cuts the
 gradient there, which is truncated backpropagation through time.
 
-Raises ValueError for shapes that do not fit; torch raises IndexError for a length below 0 or beyond T.
+Raises ValueError for shapes that do not fit; IndexError for a length below 0 or beyond T.
 Sources: Elman 1990; Werbos 1990.
 """
 

@@ -21,7 +21,7 @@ def order(
 ) -> tuple[Tensor | None, list[Tensor] | list[None], Sequence[int]]:
     """Which sequences run, (T, B, 1), None where all do; the same for each step; the steps in their order.
 
-    torch raises IndexError for a length below 0 or beyond T: lengths are looked up, as ids are.
+    Raises IndexError for a length below 0 or beyond T: lengths are looked up, as ids are, and torch finds it.
     """
     steps = range(x.shape[1])
     taken = steps[::-1] if reverse else steps
@@ -29,7 +29,12 @@ def order(
         return None, [None] * len(steps), taken
     numbers = torch.arange(len(steps) + 1, device=x.device)
     table = numbers[:-1] < numbers.unsqueeze(1)
-    running = table.index_select(0, lengths).T.unsqueeze(2)  # a row of the table for each sequence
+    try:
+        running = table.index_select(0, lengths).T.unsqueeze(2)  # a row of the table for each sequence
+    except IndexError:
+        raise IndexError(
+            f"lengths are from {lengths.min()} to {lengths.max()}: give them from 0 to {len(steps)}, the steps"
+        ) from None
     return running, list(running), taken
 
 
