@@ -12,11 +12,10 @@ import torch
 
 from gradient_check import compare_gradients
 from manual_backprop.layers.activations import ACTIVATIONS
+from manual_backprop.models import recurrent
 from manual_backprop.models.cnn import CNN
 from manual_backprop.models.lenet5 import LeNet5
 from manual_backprop.models.mlp import MLP
-from manual_backprop.models.recurrent import CELLS
-from manual_backprop.models.recurrent import Recurrent as Recurrents
 from manual_backprop.tape import Tape
 from tests.support.both_ways import LOSSES, TWIN_LOSSES, by_autograd, by_hand, by_twin, random_parameters
 from tests.support.text.recurrent import Recurrent, RecurrentTwin
@@ -219,8 +218,10 @@ DROPPED = {
     or (isinstance(problem.model, MLP) and len(problem.model.activations) in (2, 3, 5) and problem.batch > 1)
 }
 DROPPED |= {
-    f"{cell}, dropout": pictures(Recurrents(cell, (2, 3, 4), 5, 6, 2, cell == "gru", dropout=0.3), "quadratic", 7)
-    for cell in CELLS
+    f"{cell}, dropout": pictures(
+        recurrent.Recurrent(cell, (2, 3, 4), 5, 6, 2, cell == "gru", dropout=0.3), "quadratic", 7
+    )
+    for cell in recurrent.CELLS
 }
 OF_FAMILIES = {
     f"{name}: {problem.title}": Problem(problem) for name, family in FAMILIES.items() for problem in family.problems()
